@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The seam of the project: what a kernel under test offers to those who drive it.
+
+Everything above speaks byte-exact KVM ioctls and memory through a `Kernel`; everything
+below (emulator, local, vng, ssh) implements it.  All addresses are virtual addresses of
+the process that drives KVM *on the target*, all file descriptors are that process's, and
+ioctl arguments are opaque bytes: nobody below this line interprets them for the caller.
+
+An operation is a small frozen dataclass.  A batch of operations runs in order on one
+thread of the target and stops after the first that fails.  Several threads run at once;
+that is how races are tested.
+"""
+
+from __future__ import annotations
+
+import abc
+import errno as _errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds that a synchronous operation may take before it counts as hung."""
+
+PROT_READ, PROT_WRITE = 1, 2
+MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 0x01, 0x02, 0x20, 0x4000
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """open(2); the value is the new file descriptor."""
+
+    path: str
+    flags: int = os.O_RDWR | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """close(2)."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ioctl:
+    """ioctl(2): an int is passed as it is, bytes as a pointer to a buffer that holds them.
+
+    The buffer's content after the call comes back as `Result.data`.
+    """
+
+    fd: int
+    request: int
+    arg: int | bytes = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mmap:
+    """mmap(2); the value is the address on the target.  Without a file: anonymous memory."""
+
+    length: int
+    prot: int = PROT_READ | PROT_WRITE
+    flags: int = MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE
+    fd: int = -1
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Munmap:
+    """munmap(2)."""
+
+    address: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Copy `length` bytes out of the target process's memory into `Result.data`."""
+
+    address: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Copy `data` into the target process's memory."""
+
+    address: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fallocate:
+    """fallocate(2)."""
+
+    fd: int
+    mode: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ftruncate:
+    """ftruncate(2)."""
+
+    fd: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """Read at most `limit` bytes of a (sysfs, proc) file into `Result.data`."""
+
+    path: str
+    limit: int = 1 << 16
+
+
+Op = Open | Close | Ioctl | Mmap | Munmap | Read | Write | Fallocate | Ftruncate | ReadFile
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one operation gave: `value` of the call, `errno` (0 on success), bytes read back."""
+
+    value: int
+    errno: int = 0
+    data: bytes = b""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the operation succeeded."""
+        return self.errno == 0
+
+
+class TargetError(Exception):
+    """The target failed as a whole: it died, hung or broke the protocol (not a test's failure)."""
+
+
+class TargetTimeoutError(TargetError):
+    """An operation did not end within its deadline; the message says which and what was seen last."""
+
+
+class OperationError(OSError):
+    """One operation failed on the target; carries the errno and names the operation."""
+
+    def __init__(self, op: Op, result: Result) -> None:
+        name = _errno.errorcode.get(result.errno, str(result.errno))
+        super().__init__(result.errno, f"{describe(op)}: {name}")
+        self.op = op
+        self.result = result
+
+
+def describe(op: Op) -> str:
+    """One line that names an operation for messages, without its payload."""
+    match op:
+        case Open(path=path) | ReadFile(path=path):
+            return f"{type(op).__name__.lower()}({path})"
+        case Ioctl(fd=fd, request=request):
+            return f"ioctl(fd {fd}, {request:#x})"
+        case Write(address=address, data=data):
+            return f"write({address:#x}, {len(data)} bytes)"
+        case _:
+            return str(op)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A batch under way on one of the target's threads."""
+
+    number: int
+    thread: int
+    what: str
+
+
+class Inspector(abc.ABC):
+    """What a black box cannot show: the RMP and counters, where a backend has them."""
+
+    @abc.abstractmethod
+    def assigned_pages(self) -> int:
+        """Count the 4 KiB pages that the RMP holds as assigned to a guest ASID (ASID > 0)."""
+
+    @abc.abstractmethod
+    def gmem_rmp(self, fd: int, offset: int) -> tuple[bool, int, int, bool, int] | None:
+        """RMP state behind a guest_memfd offset: (assigned, asid, gpa, validated, page size 0=4K/1=2M).
+
+        None where the file has no page at that offset.
+        """
+
+    @abc.abstractmethod
+    def gmem_bytes(self, fd: int, offset: int, length: int) -> bytes:
+        """What physical memory holds behind a guest_memfd offset (zeros where unpopulated)."""
+
+    @abc.abstractmethod
+    def counters(self) -> dict[str, int]:
+        """Event counters since boot: rmpupdate, psmash, wbinvd, clflush, psp, leaked_pages, asids."""
+
+
+class Kernel(abc.ABC):
+    """A running kernel and the process in it that holds /dev/kvm: the protocol every backend speaks."""
+
+    name: str
+    inspector: Inspector | None = None
+
+    @abc.abstractmethod
+    def start(self, ops: Sequence[Op], *, thread: int = 0) -> Ticket:
+        """Queue a batch on a thread of the target (threads are made on first use)."""
+
+    @abc.abstractmethod
+    def wait(self, ticket: Ticket, timeout: float = DEFAULT_TIMEOUT) -> list[Result]:
+        """Wait for a batch: a result for each operation up to and including the first failed one.
+
+        Raises TargetTimeoutError when the deadline passes, TargetError when the target is lost.
+        """
+
+    @abc.abstractmethod
+    def interrupt(self, thread: int) -> None:
+        """Send a signal to a thread, so that a blocking ioctl (KVM_RUN) returns EINTR."""
+
+    @abc.abstractmethod
+    def log(self) -> str:
+        """Return the kernel log (dmesg) since boot, control characters and all."""
+
+    @abc.abstractmethod
+    def shutdown(self) -> None:
+        """Give the target back: close every file, end its threads.  May be called twice."""
+
+    # What follows is convenience over the five methods above, the same for every backend.
+
+    def batch(
+        self, ops: Sequence[Op], *, thread: int = 0, timeout: float = DEFAULT_TIMEOUT
+    ) -> list[Result]:
+        """Run a batch and wait for it."""
+        return self.wait(self.start(ops, thread=thread), timeout)
+
+    def call(self, op: Op, *, thread: int = 0, timeout: float = DEFAULT_TIMEOUT) -> Result:
+        """Run one operation; a failed one is a Result with an errno, not an exception."""
+        return self.batch([op], thread=thread, timeout=timeout)[0]
+
+    def check(self, op: Op, *, thread: int = 0, timeout: float = DEFAULT_TIMEOUT) -> Result:
+        """Run one operation and raise OperationError when it fails."""
+        result = self.call(op, thread=thread, timeout=timeout)
+        if not result.ok:
+            raise OperationError(op, result)
+        return result
+
+    def open(self, path: str, flags: int = os.O_RDWR | os.O_CLOEXEC) -> int:
+        """Open a file on the target."""
+        return self.check(Open(path, flags)).value
+
+    def close(self, fd: int) -> None:
+        """Close a file on the target."""
+        self.check(Close(fd))
+
+    def ioctl(
+        self,
+        fd: int,
+        request: int,
+        arg: int | bytes = 0,
+        *,
+        thread: int = 0,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Result:
+        """Issue one ioctl."""
+        return self.call(Ioctl(fd, request, arg), thread=thread, timeout=timeout)
+
+    def mmap(self, length: int, *, fd: int = -1, offset: int = 0) -> int:
+        """Map memory (anonymous without a file); returns the target's address."""
+        flags = MAP_SHARED if fd >= 0 else MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE
+        return self.check(Mmap(length, flags=flags, fd=fd, offset=offset)).value
+
+    def munmap(self, address: int, length: int) -> None:
+        """Unmap memory."""
+        self.check(Munmap(address, length))
+
+    def read(self, address: int, length: int) -> bytes:
+        """Read the target process's memory."""
+        return self.check(Read(address, length)).data
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write the target process's memory."""
+        self.check(Write(address, data))
+
+    def fallocate(self, fd: int, mode: int, offset: int, length: int) -> Result:
+        """Allocate or punch a range of a file."""
+        return self.call(Fallocate(fd, mode, offset, length))
+
+    def read_file(self, path: str) -> str | None:
+        """Content of a small file, None where the target has no such file."""
+        result = self.call(ReadFile(path))
+        return result.data.decode(errors="replace") if result.ok else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.shutdown()
