@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a backend is: a way to get a running Kernel to test."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar
+
+from harness.kernel import Kernel
+
+
+class Backend(abc.ABC):
+    """Opens kernels of one kind; made once a process, from `harness.backends.get(name)`."""
+
+    name: ClassVar[str]
+    """As in --backend."""
+
+    revisions: ClassVar[tuple[str, ...]] = ()
+    """Revisions of the series it can offer at will; empty where the kernel that runs decides."""
+
+    reusable: ClassVar[bool] = False
+    """Whether one kernel serves many test modules: where opening is dear (a boot), yes."""
+
+    deadline: ClassVar[float] = 120.0
+    """Seconds that one test may take unless its marker says otherwise."""
+
+    @abc.abstractmethod
+    def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:
+        """Return a fresh kernel that runs.
+
+        Options are those of the command line that were given: `kernel` (a name built by
+        `snptest build`), `host` (ssh).  A backend ignores what does not concern it.
+        Raises UserError where the user can do something about a failure, BuildError where a
+        build or boot failed.
+        """
+
+    def unavailable(self) -> str | None:
+        """Say in one line why this machine cannot offer it and what to do; None where it can."""
+        return None

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Errors a user can act on: one line that says what is wrong and a hint that says what to do."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can put right; shown as one line and a hint, never as a traceback."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(UserError):
+    """The command line asks for what cannot be: exit code 2."""
+
+
+class BuildError(UserError):
+    """A kernel, guest or helper did not build, or the kernel did not boot: exit code 3."""
