@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the host kernel does with the RMP (arch/x86/virt/svm/sev.c, Linux 6.12).
+
+Every change of the RMP by the emulated kernel goes through here, so that counters and the
+accounting of leaked pages have one home.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from harness.emulator.kvm.errors import KvmError
+from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M
+from harness.emulator.rmp import PageSize, RmpCode
+
+if TYPE_CHECKING:
+    from harness.emulator.machine import Machine
+
+
+class HostRmp:
+    """rmp_make_private, rmp_make_shared, psmash and the list of leaked pages."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._rmp = machine.rmp
+        self.leaked_pages = 0
+
+    def make_private(
+        self, pa: int, gpa: int, size: PageSize, asid: int, *, immutable: bool = False
+    ) -> None:
+        """Assign a page to a guest (rmp_make_private); EFAULT when RMPUPDATE refuses."""
+        self._machine.count("rmpupdate")
+        code = self._rmp.rmpupdate(
+            pa, assigned=True, gpa=gpa, asid=asid, size=size, immutable=immutable
+        )
+        if code != RmpCode.SUCCESS:
+            self._failed(pa, code)
+
+    def make_private_range(self, pa: int, npages: int, gpa: int, asid: int) -> None:
+        """Assign consecutive 4 KiB pages to a guest."""
+        self._machine.count("rmpupdate", npages)
+        code, done = self._rmp.rmpupdate_range(pa, npages, assigned=True, gpa=gpa, asid=asid)
+        if code != RmpCode.SUCCESS:
+            self._failed(pa + done * PAGE_SIZE, code)
+
+    def make_firmware(self, pa: int) -> None:
+        """Hand a page to the firmware (rmp_make_private with ASID 0, immutable)."""
+        self.make_private(pa, 0, PageSize.PG_4K, 0, immutable=True)
+
+    def make_shared(self, pa: int, size: PageSize) -> None:
+        """Give a page back to the hypervisor (rmp_make_shared)."""
+        self._machine.count("rmpupdate")
+        code = self._rmp.rmpupdate(pa, assigned=False, size=size)
+        if code != RmpCode.SUCCESS:
+            self._failed(pa, code)
+
+    def make_shared_range(self, pa: int, npages: int) -> None:
+        """Give consecutive 4 KiB pages back to the hypervisor."""
+        self._machine.count("rmpupdate", npages)
+        code, done = self._rmp.rmpupdate_range(pa, npages, assigned=False)
+        if code != RmpCode.SUCCESS:
+            self._failed(pa + done * PAGE_SIZE, code)
+
+    def psmash(self, pa: int) -> None:
+        """Split a 2 MiB entry into 512 entries of 4 KiB."""
+        self._machine.count("psmash")
+        code = self._rmp.psmash(pa & ~(PAGE_SIZE_2M - 1))
+        if code != RmpCode.SUCCESS:
+            self._failed(pa, code, "PSMASH")
+
+    def leak(self, pa: int, npages: int) -> None:
+        """Never use pages again whose RMP entry cannot be given back (snp_leak_pages)."""
+        self.leaked_pages += npages
+        pfn = pa >> 12
+        self._machine.printk(f"SEV-SNP: Leaking PFN range 0x{pfn:x}-0x{pfn + npages:x}")
+
+    def _failed(self, pa: int, code: RmpCode, what: str = "RMPUPDATE") -> None:
+        self._machine.printk(f"SEV-SNP: {what} failed for PFN {pa >> 12:x}, ret: {int(code)}")
+        raise KvmError(errno.EFAULT)
+
+    def any_assigned(self, pa: int, npages: int) -> bool:
+        """Whether any entry of a range (2 MiB aligned, or of 4 KiB entries) is assigned."""
+        pfn = pa >> 12
+        return bool((self._rmp.lo[pfn : pfn + npages] & 1).any())
