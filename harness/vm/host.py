@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The host under test: /dev/kvm, /dev/sev and what they offer."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cached_property
+
+from harness.kernel import Kernel
+from harness.uapi import kvm as uapi
+from harness.uapi.revisions import Revision
+from harness.vm.errors import KvmIoctlError
+from harness.vm.sevdev import SevPlatform
+from harness.vm.vm import Vm
+
+CPUID_ENTRIES = 256
+
+TYPE_NAMES = {
+    uapi.KVM_X86_DEFAULT_VM: "KVM_X86_DEFAULT_VM",
+    uapi.KVM_X86_SW_PROTECTED_VM: "KVM_X86_SW_PROTECTED_VM",
+    uapi.KVM_X86_SEV_VM: "KVM_X86_SEV_VM",
+    uapi.KVM_X86_SEV_ES_VM: "KVM_X86_SEV_ES_VM",
+    uapi.KVM_X86_SNP_VM: "KVM_X86_SNP_VM",
+}
+
+
+class Host:
+    """A kernel with KVM, speaking one revision of the SNP interfaces."""
+
+    def __init__(self, kernel: Kernel, revision: Revision) -> None:
+        self.kernel = kernel
+        self.revision = revision
+
+    @cached_property
+    def fd(self) -> int:
+        """Descriptor of /dev/kvm, opened at first use."""
+        return self.kernel.open("/dev/kvm")
+
+    @cached_property
+    def sev(self) -> SevPlatform:
+        """/dev/sev, opened at first use."""
+        return SevPlatform(self.kernel, self.revision)
+
+    def extension(self, cap: int) -> int:
+        """KVM_CHECK_EXTENSION."""
+        return self.kernel.ioctl(self.fd, uapi.KVM_CHECK_EXTENSION, cap).value
+
+    @cached_property
+    def vm_types(self) -> frozenset[int]:
+        """The VM types that KVM_CAP_VM_TYPES reports."""
+        mask = self.extension(uapi.KVM_CAP_VM_TYPES)
+        return frozenset(bit for bit in range(32) if mask >> bit & 1)
+
+    @property
+    def has_snp(self) -> bool:
+        """Whether SNP VMs can be made."""
+        return uapi.KVM_X86_SNP_VM in self.vm_types
+
+    @property
+    def has_private_memory(self) -> bool:
+        """Whether any VM type offers guest_memfd."""
+        return bool(self.vm_types & {uapi.KVM_X86_SNP_VM, uapi.KVM_X86_SW_PROTECTED_VM})
+
+    @property
+    def strongest_type(self) -> int:
+        """The VM type with the strongest protection on offer."""
+        for kind in (uapi.KVM_X86_SNP_VM, uapi.KVM_X86_SW_PROTECTED_VM):
+            if kind in self.vm_types:
+                return kind
+        return uapi.KVM_X86_DEFAULT_VM
+
+    def parameter(self, name: str) -> str | None:
+        """A parameter of the module kvm_amd, None where the target does not have it."""
+        value = self.kernel.read_file(f"/sys/module/kvm_amd/parameters/{name}")
+        return value.strip() if value is not None else None
+
+    def create_vm(self, type: int | None = None, *, irqchip: bool = True) -> Vm:
+        """KVM_CREATE_VM; without a type the strongest there is.
+
+        irqchip: give it local APICs in the kernel (KVM_CAP_SPLIT_IRQCHIP), which APs need.
+        """
+        kind = self.strongest_type if type is None else type
+        result = self.kernel.ioctl(self.fd, uapi.KVM_CREATE_VM, kind)
+        if not result.ok:
+            name = TYPE_NAMES.get(kind, str(kind))
+            raise KvmIoctlError(f"KVM_CREATE_VM({name})", result.errno)
+        vm = Vm(self, result.value, kind)
+        if irqchip:
+            vm.enable_cap(uapi.KVM_CAP_SPLIT_IRQCHIP, 24)
+        return vm
+
+    @cached_property
+    def supported_cpuid(self) -> list[uapi.kvm_cpuid_entry2]:
+        """KVM_GET_SUPPORTED_CPUID."""
+        size = ctypes.sizeof(uapi.kvm_cpuid_entry2)
+        request = CPUID_ENTRIES.to_bytes(4, "little") + bytes(4 + CPUID_ENTRIES * size)
+        result = self.kernel.ioctl(self.fd, uapi.KVM_GET_SUPPORTED_CPUID, request)
+        if not result.ok:
+            raise KvmIoctlError("KVM_GET_SUPPORTED_CPUID", result.errno)
+        count = int.from_bytes(result.data[:4], "little")
+        return [
+            uapi.kvm_cpuid_entry2.from_buffer_copy(result.data, 8 + number * size)
+            for number in range(count)
+        ]
+
+    @cached_property
+    def cbit(self) -> int:
+        """Position of the C-bit (CPUID 0x8000001F EBX[5:0]); 51 where the leaf is missing."""
+        for entry in self.supported_cpuid:
+            if entry.function == 0x8000001F and entry.ebx & 0x3F:
+                return int(entry.ebx & 0x3F)
+        return 51
