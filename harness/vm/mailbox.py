@@ -17,6 +17,8 @@ MAGIC: Final = 0x54504E53
 """The guest writes it when it has set itself up ("SNPT")."""
 
 PROTOCOL: Final = 1
+REFUSED_VECTOR: Final = 0x100
+"""Reported vector when the hypervisor called an exit of the #VC handler malformed: plus its reason."""
 HEADER_SIZE: Final = 64
 RECORD_SIZE: Final = 192
 ARGS: Final = 11
@@ -226,6 +228,7 @@ def constants() -> dict[str, int]:
         "MAILBOX_MAGIC": MAGIC,
         "MAILBOX_PROTOCOL": PROTOCOL,
         "MAILBOX_ARGS": ARGS,
+        "REFUSED_VECTOR": REFUSED_VECTOR,
         "MAILBOX_VALUES": VALUES,
         "MAILBOX_MAX_RECORDS": MAX_RECORDS,
     }
