@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What differs between revisions of the SNP host series, as data.
+
+v12 is the 29-patch series of 29 March 2024, read from its patches; merged is what Linux 6.11
+first shipped, read from arch/x86/kvm/svm/sev.c, 6.12.  A test or a model asks the revision;
+it never compares names.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from harness.uapi import sev
+
+
+class VmsaOrder(Enum):
+    """The order in which LAUNCH_FINISH measures the vCPUs' VMSAs."""
+
+    BOOT_FIRST = "vcpu_id 0 first, then by index"
+    INDEX = "by index, the order in which vCPUs were created"
+
+
+class PscExit(Enum):
+    """How a page state change reaches userspace."""
+
+    VMGEXIT = "KVM_EXIT_VMGEXIT; userspace walks the request itself"
+    HYPERCALL = "KVM_EXIT_HYPERCALL with KVM_HC_MAP_GPA_RANGE, once for each run of entries"
+
+
+class ExtGuestRequest(Enum):
+    """Who supplies the certificates of an extended guest request."""
+
+    VMGEXIT = "userspace, asked by KVM_EXIT_VMGEXIT"
+    EMPTY_TABLE = "nobody: KVM writes 24 zero bytes, the end of an empty table"
+
+
+class GuestRequestFailure(Enum):
+    """Who learns that the hypervisor could not carry out a guest request."""
+
+    GUEST = "the guest, by SNP_GUEST_VMM_ERR_GENERIC"
+    USERSPACE = "userspace: KVM_RUN fails with EIO"
+
+
+@dataclass(frozen=True, slots=True)
+class SevCommand:
+    """A command of KVM_MEMORY_ENCRYPT_OP and the structure it takes."""
+
+    id: int
+    struct: type[ctypes.Structure]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """One revision of the interfaces between KVM, the PSP driver, userspace and guest."""
+
+    name: str
+    title: str
+    kernels: str
+    """Where it is found."""
+
+    launch_start: SevCommand
+    launch_update: SevCommand
+    launch_finish: SevCommand
+
+    launch_flags: bool
+    """The launch structures have `flags`, which must be zero (EINVAL)."""
+
+    # LAUNCH_START
+    policy_required: int
+    """Policy bits that must be set (EINVAL)."""
+    policy_refused: int
+    """Policy bits that must be clear (EINVAL)."""
+    policy_valid: int | None
+    """Bits that may be set at all (EINVAL), None where KVM leaves that to the firmware."""
+    policy_checked_first: bool
+    """Refused before a guest context exists; if not, the refused start leaves one behind, and
+    every later start is EINVAL, too."""
+
+    # LAUNCH_UPDATE
+    update_assigned_errno: int
+    """Errno for a page that the RMP already assigns to a guest; 0: success, nothing done to it."""
+    update_errno: int | None
+    """Errno whatever the cause (6.12 has one for all), None where the cause's own comes back."""
+    update_not_private_errno: int
+    """Errno for a page without KVM_MEMORY_ATTRIBUTE_PRIVATE."""
+    update_firmware_errno: int
+    """Errno when the firmware refuses; the reason is in kvm_sev_cmd.error."""
+    update_writes_progress: bool
+    """gfn_start, uaddr and len come back advanced past what was done."""
+
+    # LAUNCH_FINISH
+    vmsa_order: VmsaOrder
+    finish_key_field: str
+    """Field of the structure that becomes VCEK_DIS of the firmware's command."""
+
+    # Guest events
+    psc_exit: PscExit
+    ap_creation_error_stops_target: bool
+    """A refused AP creation request still takes the target vCPU's VMSA away."""
+    guest_request_failure: GuestRequestFailure
+    guest_request_generic: int
+    """The VMM error of a request that failed otherwise than by length or busy; 0: none."""
+    guest_request_aligned: bool
+    """Request and response GPAs must be page-aligned."""
+    ext_guest_request: ExtGuestRequest
+
+    # The rest of KVM and /dev/sev
+    legacy_command_errno: int | None
+    """Errno of SEV and SEV-ES commands on an initialised SNP guest, None where KVM lets them on."""
+    init2_ghcb_version: bool
+    """KVM_SEV_INIT2 takes ghcb_version."""
+    pre_fault_memory: bool
+    """KVM_PRE_FAULT_MEMORY exists; for SNP it needs a finished launch."""
+    pause_attestation: bool
+    """/dev/sev has SNP_PAUSE_ATTESTATION and SNP_RESUME_ATTESTATION."""
+
+    probe: tuple[tuple[int, int], ...]
+    """Errno by command id, as a VM of any type answers before KVM_SEV_INIT2 (see identify)."""
+
+    @property
+    def finish_has_vlek_required(self) -> bool:
+        """Whether LAUNCH_FINISH has `vlek_required`."""
+        return self.finish_key_field == "vlek_required"
+
+    @property
+    def finish_has_vcek_disabled(self) -> bool:
+        """Whether LAUNCH_FINISH has `vcek_disabled`."""
+        return self.finish_key_field == "vcek_disabled"
+
+    @property
+    def psc_needs_exit_hypercall(self) -> bool:
+        """Whether page state changes fail unless KVM_CAP_EXIT_HYPERCALL was enabled."""
+        return self.psc_exit is PscExit.HYPERCALL
+
+    def __str__(self) -> str:
+        return self.name
+
+
+V12 = Revision(
+    name="v12",
+    title="[PATCH v12 00/29] Add AMD Secure Nested Paging (SEV-SNP) Hypervisor Support",
+    kernels="AMDESE/linux snp-host-v12 (6.8, kvm-coco-queue of March 2024)",
+    launch_start=SevCommand(sev.KVM_SEV_SNP_LAUNCH_START_v12, sev.kvm_sev_snp_launch_start_v12),
+    launch_update=SevCommand(sev.KVM_SEV_SNP_LAUNCH_UPDATE_v12, sev.kvm_sev_snp_launch_update_v12),
+    launch_finish=SevCommand(sev.KVM_SEV_SNP_LAUNCH_FINISH_v12, sev.kvm_sev_snp_launch_finish_v12),
+    launch_flags=False,
+    policy_required=sev.SNP_POLICY_MASK_SMT,
+    policy_refused=sev.SNP_POLICY_MASK_SINGLE_SOCKET,
+    policy_valid=None,
+    policy_checked_first=False,
+    update_assigned_errno=0,
+    update_errno=None,
+    update_not_private_errno=errno.EINVAL,
+    update_firmware_errno=errno.EIO,
+    update_writes_progress=False,
+    vmsa_order=VmsaOrder.BOOT_FIRST,
+    finish_key_field="vlek_required",
+    psc_exit=PscExit.VMGEXIT,
+    ap_creation_error_stops_target=True,
+    guest_request_failure=GuestRequestFailure.GUEST,
+    guest_request_generic=1 << 31,
+    guest_request_aligned=True,
+    ext_guest_request=ExtGuestRequest.VMGEXIT,
+    legacy_command_errno=None,
+    init2_ghcb_version=False,
+    pre_fault_memory=False,
+    pause_attestation=True,
+    probe=(
+        (sev.KVM_SEV_SNP_LAUNCH_START_v12, errno.ENOTTY),
+        (sev.KVM_SEV_SNP_LAUNCH_START, errno.EINVAL),
+    ),
+)
+
+MERGED = Revision(
+    name="merged",
+    title="AMD SEV-SNP host support as merged for Linux 6.11",
+    kernels="Linux 6.11 and later",
+    launch_start=SevCommand(sev.KVM_SEV_SNP_LAUNCH_START, sev.kvm_sev_snp_launch_start),
+    launch_update=SevCommand(sev.KVM_SEV_SNP_LAUNCH_UPDATE, sev.kvm_sev_snp_launch_update),
+    launch_finish=SevCommand(sev.KVM_SEV_SNP_LAUNCH_FINISH, sev.kvm_sev_snp_launch_finish),
+    launch_flags=True,
+    policy_required=sev.SNP_POLICY_MASK_SMT | sev.SNP_POLICY_MASK_RSVD_MBO,
+    policy_refused=sev.SNP_POLICY_MASK_SINGLE_SOCKET,
+    policy_valid=sev.SNP_POLICY_MASK_VALID,
+    policy_checked_first=True,
+    update_assigned_errno=errno.EIO,
+    update_errno=errno.EIO,
+    update_not_private_errno=errno.EIO,
+    update_firmware_errno=errno.EIO,
+    update_writes_progress=True,
+    vmsa_order=VmsaOrder.INDEX,
+    finish_key_field="vcek_disabled",
+    psc_exit=PscExit.HYPERCALL,
+    ap_creation_error_stops_target=False,
+    guest_request_failure=GuestRequestFailure.USERSPACE,
+    guest_request_generic=0,
+    guest_request_aligned=False,
+    ext_guest_request=ExtGuestRequest.EMPTY_TABLE,
+    legacy_command_errno=errno.EPERM,
+    init2_ghcb_version=True,
+    pre_fault_memory=True,
+    pause_attestation=False,
+    probe=(
+        (sev.KVM_SEV_SNP_LAUNCH_START_v12, errno.EINVAL),
+        (sev.KVM_SEV_SNP_LAUNCH_START, errno.ENOTTY),
+    ),
+)
+
+REVISIONS: Mapping[str, Revision] = {V12.name: V12, MERGED.name: MERGED}
+
+PROBE_COMMANDS = tuple(command for command, _ in MERGED.probe)
+"""Commands to send with KVM_MEMORY_ENCRYPT_OP to a fresh VM, `data` 0, to tell revisions apart."""
+
+
+def identify(answers: Mapping[int, int]) -> Revision | None:
+    """Tell the revision from the errno that each of PROBE_COMMANDS gave.
+
+    sev_mem_enc_ioctl() sends an id it does not know to EINVAL; one it knows reaches
+    snp_launch_start(), which answers ENOTTY before it reads anything, since the VM is not an SNP
+    guest before KVM_SEV_INIT2.  With SEV off both are ENOTTY, and a kernel without SNP says
+    EINVAL to both: then the answer is None.
+    """
+    for revision in REVISIONS.values():
+        if all(answers.get(command) == wanted for command, wanted in revision.probe):
+            return revision
+    return None
