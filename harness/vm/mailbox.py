@@ -18,7 +18,7 @@ MAGIC: Final = 0x54504E53
 
 PROTOCOL: Final = 1
 REFUSED_VECTOR: Final = 0x100
-"""Reported vector when the hypervisor called an exit of the #VC handler malformed: plus its reason."""
+"""Vector reported when the hypervisor called an exit of the #VC handler malformed: + reason."""
 HEADER_SIZE: Final = 64
 RECORD_SIZE: Final = 192
 ARGS: Final = 11
@@ -29,7 +29,8 @@ _HEADER: Final = struct.Struct("<IIIIIIQQIIQQ")
 _COMMAND: Final = struct.Struct(f"<II{ARGS}Q")
 _RESULT: Final = struct.Struct(f"<IIQQQ{VALUES}Q")
 COUNT_OFFSET: Final = 8
-assert _HEADER.size == HEADER_SIZE and _COMMAND.size + _RESULT.size == RECORD_SIZE
+assert _HEADER.size == HEADER_SIZE
+assert _COMMAND.size + _RESULT.size == RECORD_SIZE
 
 
 class Op(IntEnum):
@@ -67,13 +68,13 @@ class Op(IntEnum):
     VMGEXIT_MSR = 12
     """(value) -> answer; one exchange of the GHCB MSR protocol"""
     VMGEXIT = 13
-    """(exit code, info1, info2, scratch, rax, rbx, rcx, rdx, xcr0, version, usage), flags VmgExit ->
-    sw_exit_info_1, sw_exit_info_2, rax, rbx, rcx, rdx, valid_bitmap[0], valid_bitmap[1]"""
+    """(exit code, info1, info2, scratch, rax, rbx, rcx, rdx, xcr0, version, usage), flags
+    VmgExit -> sw_exit_info_1, sw_exit_info_2, rax, rbx, rcx, rdx, valid_bitmap[0], valid_bitmap[1]"""
     VMGEXIT_RAW = 14
     """() flags VmgExit.KEEP_MSR; with the GHCB page as it is -> as VMGEXIT"""
     PSC = 15
-    """(limit, info1, info2) repeat NAE 0x80000010 with the list in the GHCB's shared buffer until it is
-    done, fails or `limit` exits are used up -> sw_exit_info_1, sw_exit_info_2, exits, cur_entry,
+    """(limit, info1, info2) repeat NAE 0x80000010 with the list in the GHCB's shared buffer
+    until it is done, fails or `limit` exits are used up -> sw_exit_info_1, sw_exit_info_2, exits, cur_entry,
     end_entry"""
     CPUID = 16
     """(leaf, subleaf), flag 1: through the MSR protocol -> eax, ebx, ecx, edx"""
@@ -94,7 +95,7 @@ class Op(IntEnum):
     LOCKED_ADD = 24
     """(va, addend, times) -> word after the last addition"""
     STORE_LOOP = 25
-    """(va, value, times, stride, span): store times words, value counts up, address wraps at span"""
+    """(va, value, times, stride, span): store words, value counts up, address wraps at span"""
     LOAD_LOOP = 26
     """(va, times) -> last word, how often it changed, first word"""
     RDTSC = 27
@@ -110,7 +111,8 @@ class Op(IntEnum):
     TRIPLE_FAULT = 32
     """(); does not return"""
     BUILD_VMSA = 33
-    """(va of the page, rip, rsp, rdi, sev_features, vmpl, cr3), flag 1: no RMPADJUST -> RAX of RMPADJUST"""
+    """(va of the page, rip, rsp, rdi, sev_features, vmpl, cr3), flag 1: no RMPADJUST
+    -> RAX of RMPADJUST"""
     STATE = 34
     """() -> cr0, cr3, cr4, rflags, rsp, cs, tr, vCPU index"""
     XCHG = 35
