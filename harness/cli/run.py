@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`snptest run`: suites by name, reports to where they were asked for, an exit code to trust."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from harness import backends
+from harness.backends.base import Backend
+from harness.errors import UsageError
+from harness.report import junit, ktap, live, sanitize, summary
+from harness.report.jsonl import JsonLines
+from harness.report.outcome import exit_code
+from harness.runner import ROOT, SILENCE, Event, Run
+
+SUITES = ROOT / "suites"
+ORDER = ("launch", "psc", "ap_creation", "guest_req", "gmem")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says."""
+
+    suites: tuple[str, ...] = ()
+    backend: str = "emulator"
+    revision: str | None = None
+    kernel: str | None = None
+    host: str | None = None
+    expression: str | None = None
+    workers: str = "auto"
+    seed: int = 0
+    junit: Path | None = None
+    ktap: Path | None = None
+    json: Path | None = None
+
+
+def run_suites(options: RunOptions) -> int:
+    """Run, report, and judge."""
+    backend = backends.get(options.backend)
+    if options.revision and backend.revisions and options.revision not in backend.revisions:
+        raise UsageError(
+            f"backend {backend.name} does not offer revision {options.revision!r}",
+            f"it offers {', '.join(backend.revisions)}",
+        )
+    paths = _paths(options.suites)
+    workers = _workers(options.workers, backend)
+    outputs = [path for path in (options.junit, options.ktap, options.json) if path]
+    for path in outputs:
+        _check_writable(path)
+    console = make_console(stderr=options.ktap == Path("-"))
+    folder = _results_folder()
+    run = Run(
+        arguments=_arguments(options, paths, workers),
+        folder=folder,
+        silence=backend.deadline + SILENCE,
+    )
+    header = {
+        "backend": options.backend,
+        "revision": options.revision or ", ".join(backend.revisions),
+        "kernel": options.kernel,
+        "host": options.host,
+        "workers": workers,
+        "seed": options.seed,
+    }
+    files = [JsonLines(folder / "results.jsonl")]
+    if options.json:
+        files.append(JsonLines(options.json))
+    live.header(console, header)
+    for file in files:
+        file.write("start", header)
+    _execute(run, files, console)
+    code = _report(options, run, console)
+    for file in files:
+        file.finish({"exit": int(code), "seconds": round(run.seconds, 3), "broken": run.broken})
+    console.print(Text(f"results: {_shown(folder)}", style="dim"), soft_wrap=True)
+    return code
+
+
+def _execute(run: Run, files: list[JsonLines], console: Console) -> None:
+    display = live.display(console)
+
+    def listen(event: Event) -> None:
+        match event["event"]:
+            case "result":
+                for file in files:
+                    file.result(event["result"])
+                display.result(event["result"])
+            case "collected":
+                display.collected(event["count"])
+            case "begin":
+                display.begin(event["id"])
+
+    try:
+        run.execute(listen)
+    finally:
+        display.close()
+
+
+def _report(options: RunOptions, run: Run, console: Console) -> int:
+    if not run.results and not run.collected and not run.broken and not run.interrupted:
+        raise UsageError(
+            "no test matches", f"-k {options.expression}" if options.expression else ""
+        )
+    properties = {"backend": options.backend, "seed": str(options.seed)}
+    if options.kernel:
+        properties["kernel"] = options.kernel
+    if options.junit:
+        junit.write(options.junit, run.results, properties)
+    if options.ktap == Path("-"):
+        sys.stdout.write(ktap.render(run.results))
+    elif options.ktap:
+        ktap.write(options.ktap, run.results)
+    summary.show(console, run.results, run.seconds, _rerun(options))
+    for reason in run.broken:
+        console.print(Text(f"snptest: {reason}", style="bold yellow"), soft_wrap=True)
+    if run.broken and not run.results:
+        log = sanitize.text(run.log.read_bytes()).splitlines()
+        for line in log[-15:]:
+            console.print(Text(f"  {line}"), soft_wrap=True)
+    if run.interrupted:
+        console.print(Text("interrupted: the results are not complete", style="bold yellow"))
+        return 130
+    missing = run.collected - len(run.results)
+    if missing > 0:
+        console.print(Text(f"snptest: {missing} tests have no result", style="bold yellow"))
+    return exit_code(run.results, broken=bool(run.broken) or missing > 0)
+
+
+def _paths(names: tuple[str, ...]) -> list[str]:
+    known = [name for name in ORDER if (SUITES / name).is_dir()]
+    if not names:
+        if not known:
+            raise UsageError("this tree has no suites yet")
+        return [f"suites/{name}" for name in known]
+    paths = []
+    for name in names:
+        if (ROOT / name.partition("::")[0]).exists() and name.startswith("suites/"):
+            paths.append(name)
+        elif name.rstrip("/") in known:
+            paths.append(f"suites/{name.rstrip('/')}")
+        else:
+            raise UsageError(f"no suite is called {name!r}", f"there are {', '.join(known)}")
+    return paths
+
+
+def _workers(text: str, backend: Backend) -> int:
+    if text == "auto":
+        # A kernel that is dear to open is opened once.
+        return 1 if backend.reusable else len(os.sched_getaffinity(0))
+    if not text.isascii() or not text.isdigit() or int(text) > 1024:
+        raise UsageError(f"-n takes a number or auto, not {text!r}")
+    return int(text)
+
+
+def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]:
+    arguments = [
+        *paths,
+        "-p",
+        "no:cacheprovider",
+        f"--backend={options.backend}",
+        f"--seed={options.seed}",
+        "--continue-on-collection-errors",
+        "--tb=short",
+    ]
+    # One worker is still a process of its own: what dies there is told by the one that lives.
+    arguments += (
+        [f"--numprocesses={workers}", "--dist=loadscope"] if workers else ["-p", "no:xdist"]
+    )
+    given = {
+        "--revision": options.revision,
+        "--kernel": options.kernel,
+        "--host": options.host,
+        "-k": options.expression,
+    }
+    for name, value in given.items():
+        if value is not None:
+            arguments += [name, value] if name == "-k" else [f"{name}={value}"]
+    return arguments
+
+
+def _rerun(options: RunOptions) -> list[str]:
+    words = []
+    if options.backend != "emulator":
+        words += ["--backend", options.backend]
+    for name in ("kernel", "host"):
+        value = getattr(options, name)
+        if value:
+            words += [f"--{name}", value]
+    if options.seed:
+        words += ["--seed", str(options.seed)]
+    return words
+
+
+def _check_writable(path: Path) -> None:
+    if path == Path("-"):
+        return
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory", "name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"cannot write {path}: permission denied")
+
+
+def _results_folder() -> Path:
+    base = Path(os.environ.get("SNPTEST_RESULTS", ROOT / "results"))
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{number}" for number in range(1, 100))):
+        folder = base / f"{stamp}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(
+                f"cannot make {folder}: {error.strerror}",
+                "SNPTEST_RESULTS names another folder for results",
+            ) from error
+        return folder
+    raise UsageError(f"too many runs began in one second in {base}")
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Make the console of a command: colour on a terminal only, lines whole elsewhere."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 120
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)

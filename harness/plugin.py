@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The pytest plugin behind `snptest run` and behind plain `pytest suites/psc`.
+
+It gives tests their kernel and host, one of each revision the backend offers, opens another
+kernel when one died, keeps deadlines, and streams every result as one JSON line (--results).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import pytest
+
+from harness import backends, features
+from harness.backends.base import Backend
+from harness.console import find_splat
+from harness.deadline import deadline
+from harness.errors import UserError
+from harness.kernel import Kernel
+from harness.pool import KernelPool
+from harness.report import sanitize, verdict
+from harness.report.outcome import Outcome
+from harness.report.stream import ResultStream
+
+if TYPE_CHECKING:
+    from harness.vm.host import Host
+
+MARKERS = (
+    "patches(*numbers): patches of the v12 series that the test covers",
+    "areas(*names): areas that the test covers, across patches",
+    "needs(*features): skip where kernel or revision lack a feature (harness/features.py)",
+    "deadline(seconds): time the test may take, instead of the backend's default",
+    "splat(pattern): the test may make the kernel print this warning",
+)
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What the command line says about the target."""
+
+    backend: str
+    revision: str | None
+    kernel: str | None
+    host: str | None
+    seed: int
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options; those of `snptest run` have the same names."""
+    group = parser.getgroup("snptest", "SEV-SNP: kernel under test and results")
+    group.addoption("--backend", default="emulator", help="emulator (default), local, vng, ssh")
+    group.addoption("--revision", help="only this revision of the series: v12, merged")
+    group.addoption("--kernel", help="kernel that `snptest build` made (vng)")
+    group.addoption("--host", help="host to test (ssh)")
+    group.addoption("--seed", type=int, default=0, help="seed of schedules and keys (default 0)")
+    group.addoption("--deadline", type=float, help="seconds a test may take")
+    group.addoption("--results", metavar="FILE", help="write one JSON line per result to FILE")
+    group.addoption("--stacks", metavar="DIR", help="where a hung process leaves its stacks")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers, set up the session's state, start the stream of results."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    config.pluginmanager.register(Session(config), "snptest-session")
+    results = config.getoption("--results")
+    if results and not hasattr(config, "workerinput"):
+        stream = ResultStream(Path(results), config)
+        config.pluginmanager.register(stream, "snptest-results")
+
+
+class Session:
+    """State and hooks of one test process (with xdist: of a worker)."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.options = BackendOptions(
+            backend=config.getoption("--backend"),
+            revision=config.getoption("--revision"),
+            kernel=config.getoption("--kernel"),
+            host=config.getoption("--host"),
+            seed=config.getoption("--seed"),
+        )
+        self._backend: Backend | None = None
+        self._pool: KernelPool | None = None
+        self._stacks: TextIO | None = None
+        self.crashed = False
+
+    @property
+    def backend(self) -> Backend:
+        """The backend, imported when the first test wants it."""
+        if self._backend is None:
+            try:
+                self._backend = backends.get(self.options.backend)
+            except UserError as error:
+                raise pytest.UsageError(str(error)) from None
+        return self._backend
+
+    @property
+    def pool(self) -> KernelPool:
+        """The kernels that are open."""
+        if self._pool is None:
+            options = {"kernel": self.options.kernel, "host": self.options.host}
+            given = {key: value for key, value in options.items() if value is not None}
+            self._pool = KernelPool(self.backend, self.options.seed, given)
+        return self._pool
+
+    def revisions(self) -> list[str | None]:
+        """Revisions to run with: the one asked for, all on offer, or what the kernel says."""
+        wanted, offered = self.options.revision, self.backend.revisions
+        if wanted and offered and wanted not in offered:
+            raise pytest.UsageError(
+                f"backend {self.backend.name} does not offer revision {wanted!r}; "
+                f"it offers {', '.join(offered)}"
+            )
+        return [wanted] if wanted else list(offered) or [None]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run what uses a kernel once per revision; the id begins with it: test_x[v12-...]."""
+        if "revision" in metafunc.fixturenames:
+            revisions = self.revisions()
+            ids = [revision or self.backend.name for revision in revisions]
+            metafunc.parametrize("revision", revisions, ids=ids, scope="module", indirect=True)
+
+    def pytest_sessionfinish(self) -> None:
+        """Give every kernel back."""
+        if self._pool is not None:
+            self._pool.discard_all()
+
+    # A test's life ----------------------------------------------------------------------
+
+    def _deadline(self, item: pytest.Item, phase: str) -> Any:
+        marker = item.get_closest_marker("deadline")
+        seconds = self.config.getoption("--deadline") or (
+            self._backend.deadline if self._backend else Backend.deadline
+        )
+        if marker and phase == "call":
+            seconds = float(marker.args[0])
+        return deadline(seconds, f"{phase} of {item.name}", self._stacks_file())
+
+    def _stacks_file(self) -> TextIO | None:
+        folder = self.config.getoption("--stacks")
+        if folder and self._stacks is None:
+            worker = getattr(self.config, "workerinput", {}).get("workerid", "main")
+            self._stacks = (Path(folder) / f"stacks-{worker}.txt").open("w")
+        return self._stacks
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """See to it that a kernel which died in the teardown is not used again."""
+        value = yield
+        if self.crashed:
+            self._bury(item)
+        return value
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
+        """Arrange under a deadline, from a marked place in the kernel log on."""
+        if self._pool is not None:
+            self._pool.mark()
+        with self._deadline(item, "setup"):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
+        """Run under a deadline; a test that passes but made the kernel warn has failed."""
+        with self._deadline(item, "call"):
+            value = yield
+        if self._pool is not None and not item.get_closest_marker("splat"):
+            splat = find_splat(self._pool.console())
+            if splat:
+                pytest.fail(f"the kernel warned: {splat}", pytrace=False)
+        return value
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
+        """Tear down under a deadline; all of it where the kernel died, so that all is remade."""
+        with self._deadline(item, "teardown"):
+            try:
+                if self.crashed:
+                    self._bury(item)
+            finally:
+                value = yield
+        return value
+
+    def _bury(self, item: pytest.Item) -> None:
+        # pytest tears down to what the next test shares with this one; on a dead kernel
+        # nothing may be shared.  The kernel goes first, so that what lived on it fails fast.
+        self.crashed = False
+        if self._pool is not None:
+            self._pool.discard_all()
+        try:
+            item.session._setupstate.teardown_exact(None)
+        except Exception as error:  # noqa: BLE001  # the crash is the result; this is its echo
+            item.add_report_section("teardown", "after the crash", str(error))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Add what the reports need to pytest's report; it travels from worker to controller."""
+        report = yield
+        facts: dict[str, Any] = _facts(item) if report.when == "setup" else {}
+        if call.excinfo is not None and report.failed:
+            error = call.excinfo.value
+            outcome = verdict.of_exception(error, call.when)
+            self.crashed = self.crashed or outcome is Outcome.CRASH
+            facts |= {"verdict": outcome.value, "reason": verdict.reason_of(error)}
+            if self._pool is not None:
+                facts["console"] = sanitize.tail(self._pool.console())
+            if isinstance(error, UserError):
+                report.longrepr = str(error)
+        elif call.excinfo is not None and report.skipped and not hasattr(report, "wasxfail"):
+            facts["reason"] = verdict.reason_of(call.excinfo.value)
+        report.snptest = facts  # type: ignore[attr-defined]
+        return report
+
+
+def _facts(item: pytest.Item) -> dict[str, Any]:
+    """Collect what a result says about its test, in types that xdist can send."""
+    callspec = getattr(item, "callspec", None)
+    return {
+        "suite": verdict.suite_of(item.nodeid),
+        "revision": (callspec.params.get("revision") if callspec else None) or "",
+        "description": _first_sentence(getattr(item, "obj", None)),
+        "patches": sorted({n for mark in item.iter_markers("patches") for n in mark.args}),
+        "areas": sorted({name for mark in item.iter_markers("areas") for name in mark.args}),
+    }
+
+
+def _first_sentence(function: object) -> str:
+    paragraph = (getattr(function, "__doc__", None) or "").strip().split("\n\n")[0]
+    flat = sanitize.line(paragraph)
+    end = flat.find(". ")
+    return flat[: end + 1] if end >= 0 else flat
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of one module and revision together: they share a kernel, in order.
+
+    That is also what makes two runs with one seed alike, however many workers there are.
+    """
+    if config.getoption("dist") != "loadscope":
+        return None
+    from harness.report.schedule import ModuleRevisionScheduling
+
+    return ModuleRevisionScheduling(config, log)
+
+
+# Fixtures -------------------------------------------------------------------------------
+
+
+def _session(request: pytest.FixtureRequest) -> Session:
+    session = request.config.pluginmanager.get_plugin("snptest-session")
+    assert isinstance(session, Session)
+    return session
+
+
+@pytest.fixture(scope="session")
+def backend_options(request: pytest.FixtureRequest) -> BackendOptions:
+    """What the command line says about the target."""
+    return _session(request).options
+
+
+@pytest.fixture(scope="module")
+def revision(request: pytest.FixtureRequest) -> str | None:
+    """Name of the revision under test; None where the kernel that runs decides."""
+    name = request.param
+    assert name is None or isinstance(name, str)
+    return name
+
+
+@pytest.fixture(scope="module")
+def kernel(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Kernel]:
+    """The kernel under test; another one is opened for the next test when it dies."""
+    session = _session(request)
+    reason = session.backend.unavailable()
+    if reason:
+        pytest.skip(reason)
+    yield session.pool.get(revision)
+    session.pool.release(revision)
+
+
+@pytest.fixture(scope="module")
+def host(kernel: Kernel, revision: str | None) -> Iterator[Host]:
+    """The host under test: /dev/kvm of the kernel, speaking the revision's ABI."""
+    from harness.uapi.revisions import REVISIONS, probe
+    from harness.vm.host import Host
+
+    opened = Host(kernel, REVISIONS[revision] if revision else probe(kernel))
+    yield opened
+    if "fd" in vars(opened):
+        kernel.close(opened.fd)
+
+
+@pytest.fixture(autouse=True)
+def _needs(request: pytest.FixtureRequest) -> None:
+    """Skip a test whose needs the kernel or the revision does not meet."""
+    needs = [name for mark in request.node.iter_markers("needs") for name in mark.args]
+    if needs:
+        host = request.getfixturevalue("host")
+        for name in needs:
+            reason = features.lacks(name, host)
+            if reason:
+                pytest.skip(reason)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A seed of the test's own: the same for the same --seed, whatever ran before."""
+    base = _session(request).options.seed
+    digest = hashlib.sha256(f"{base}:{request.node.nodeid}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    """Random numbers that are the same for the same --seed."""
+    return random.Random(seed)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The JUnit report: a test suite per suite and revision, console and details attached."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from junit_xml import TestCase, TestSuite, to_xml_report_string
+
+from harness.report.outcome import Outcome, Result
+
+
+def write(path: Path, results: Sequence[Result], properties: dict[str, str]) -> None:
+    """Write all results as one JUnit file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(results, properties), encoding="utf-8")
+
+
+def render(results: Sequence[Result], properties: dict[str, str]) -> str:
+    """Return the JUnit document as text."""
+    ordered = sorted(results, key=_group)
+    suites = [
+        TestSuite(_title(key), [_case(result) for result in group], properties=properties)
+        for key, group in itertools.groupby(ordered, key=_group)
+    ]
+    text = to_xml_report_string(suites, prettyprint=False)
+    assert isinstance(text, str)
+    return text
+
+
+def _group(result: Result) -> tuple[str, str]:
+    return result.suite, result.revision
+
+
+def _title(key: tuple[str, str]) -> str:
+    suite, revision = key
+    return f"{suite}[{revision}]" if revision else suite
+
+
+def _case(result: Result) -> Any:
+    module, _, name = result.id.partition("::")
+    console = [f"=== console ===\n{result.console}"] if result.console else []
+    output = [result.output] if result.output else []
+    case = TestCase(
+        name,
+        classname=module.removesuffix(".py").replace("/", "."),
+        elapsed_sec=result.seconds,
+        stdout="\n".join([result.description] * bool(result.description) + output + console),
+        file=module,
+    )
+    # junit-xml leaves a failure without message and output out.
+    reason = result.reason or "no reason given"
+    match result.outcome:
+        case Outcome.FAIL:
+            case.add_failure_info(reason, result.details, failure_type="fail")
+        case Outcome.CRASH:
+            # JUnit knows no crash; as an error it stays apart from a wrong answer.
+            case.add_error_info(f"crash: {reason}", result.details, error_type="crash")
+        case Outcome.ERROR:
+            case.add_error_info(reason, result.details, error_type="error")
+        case Outcome.SKIP:
+            case.add_skipped_info(reason)
+        case Outcome.XFAIL:
+            case.add_skipped_info(f"known issue: {reason}")
+        case Outcome.PASS:
+            pass
+    return case

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What became of a test: the six outcomes, the record of one result, the exit code of a run."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+class Outcome(enum.StrEnum):
+    """The outcomes a test can have; a failure is a result, an error is not."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    """The kernel answered wrongly."""
+    XFAIL = "xfail"
+    """A known issue, matched."""
+    ERROR = "error"
+    """The harness or a build failed."""
+    CRASH = "crash"
+    """The kernel under test died or hung."""
+    SKIP = "skip"
+    """The kernel lacks what the test needs."""
+
+    @property
+    def bad(self) -> bool:
+        """Whether it needs somebody's attention."""
+        return self in (Outcome.FAIL, Outcome.ERROR, Outcome.CRASH)
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of every command."""
+
+    PASSED = 0
+    FAILED = 1
+    USAGE = 2
+    BROKEN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One test's result.  All text in it is sanitised before it gets here."""
+
+    id: str
+    """The pytest node id, as a re-run takes it."""
+    suite: str
+    revision: str
+    outcome: Outcome
+    seconds: float
+    description: str = ""
+    """First sentence of the test's docstring: what must hold."""
+    reason: str = ""
+    """One line: why it failed or was skipped."""
+    details: str = ""
+    """The traceback or the whole message."""
+    console: str = ""
+    """What the kernel under test logged during the test."""
+    output: str = ""
+    """What the test printed."""
+    patches: tuple[int, ...] = ()
+    areas: tuple[str, ...] = ()
+    backend: str = ""
+
+    @property
+    def name(self) -> str:
+        """The id without its suite's folder: file and test."""
+        return self.id.rpartition("/")[2]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Self:
+        """Read what `as_dict` gave; fields left out are empty, unknown ones are ignored."""
+        known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
+        known["outcome"] = Outcome(known["outcome"])
+        for name in ("patches", "areas"):
+            known[name] = tuple(known.get(name, ()))
+        return cls(**{"revision": "", **known})
+
+
+def exit_code(results: Iterable[Result], *, broken: bool = False) -> ExitCode:
+    """Judge a run: 3 beats 1, for what the harness broke says nothing about the kernel."""
+    outcomes = {result.outcome for result in results}
+    if broken or Outcome.ERROR in outcomes:
+        return ExitCode.BROKEN
+    if Outcome.FAIL in outcomes or Outcome.CRASH in outcomes:
+        return ExitCode.FAILED
+    return ExitCode.PASSED

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The producer of results: a pytest plugin that turns reports into the stream of JSON lines.
+
+It runs in the process that sees all reports (with xdist: the controller).  Whoever shows or
+stores results reads the stream; nothing else of pytest is needed for that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.report import sanitize, verdict
+from harness.report.jsonl import JsonLines
+from harness.report.outcome import Outcome, Result
+
+
+class ResultStream:
+    """Writes what happens: start, collected, begin, result, broken, finish."""
+
+    def __init__(self, path: Path, config: pytest.Config) -> None:
+        self.lines = JsonLines(path)
+        self.backend: str = config.getoption("--backend")
+        self.stacks: str | None = config.getoption("--stacks")
+        self.phases: dict[str, verdict.Phases] = {}
+        self.counts: Counter[str] = Counter()
+        self.collected = False
+        self.broken_files: set[str] = set()
+        self.began = time.monotonic()
+        self.lines.write("start", {"backend": self.backend, "seed": config.getoption("--seed")})
+
+    # Collection -------------------------------------------------------------------------
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Without workers: what will run."""
+        self._collected(item.nodeid for item in session.items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        """With workers: the first one to know says what will run."""
+        self._collected(ids)
+
+    def _collected(self, ids: Iterable[str]) -> None:
+        count = Counter(verdict.suite_of(nodeid) for nodeid in ids)
+        # The controller of workers collects nothing itself.
+        if count and not self.collected:
+            self.collected = True
+            self.lines.write("collected", {"count": count.total(), "suites": dict(count)})
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Report a file that cannot be imported, once however many workers tried."""
+        if report.failed and report.nodeid not in self.broken_files:
+            self.broken_files.add(report.nodeid)
+            text = sanitize.tail(report.longreprtext)
+            last = next((each[2:] for each in text.splitlines() if each.startswith("E ")), text)
+            self._emit(
+                Result(
+                    id=report.nodeid,
+                    suite=verdict.suite_of(report.nodeid),
+                    revision="",
+                    outcome=Outcome.ERROR,
+                    seconds=0.0,
+                    reason=sanitize.line(f"could not be collected: {last}", verdict.REASON_WIDTH),
+                    details=text,
+                    backend=self.backend,
+                )
+            )
+
+    # Tests ------------------------------------------------------------------------------
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Say which test begins."""
+        self.lines.write("begin", {"id": nodeid})
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect the phases of a test; the teardown is the last."""
+        if report.when not in ("setup", "call", "teardown"):
+            self._emit(self._died(report))
+            return
+        phases = self.phases.setdefault(report.nodeid, verdict.Phases(report.nodeid))
+        phases.add(report)
+        if report.when == "teardown":
+            del self.phases[report.nodeid]
+            self._emit(phases.result(self.backend))
+
+    def _died(self, report: pytest.TestReport) -> Result:
+        """Tell of a worker that died; xdist then starts another, which runs the rest."""
+        phases = self.phases.pop(report.nodeid, verdict.Phases(report.nodeid))
+        phases.outcome = Outcome.CRASH
+        phases.reason = "the process that drove the kernel died during this test"
+        phases.details = sanitize.tail(report.longreprtext)
+        worker = getattr(getattr(report, "node", None), "gateway", None)
+        if self.stacks and worker is not None:
+            path = Path(self.stacks) / f"stacks-{worker.id}.txt"
+            if path.exists() and path.stat().st_size:
+                phases.reason = "the test hung and its process had to be ended"
+                phases.details += "\n\n" + sanitize.tail(path.read_bytes().decode(errors="replace"))
+        return phases.result(self.backend)
+
+    def _emit(self, result: Result) -> None:
+        self.counts[result.outcome] += 1
+        self.lines.result(result)
+
+    # End --------------------------------------------------------------------------------
+
+    def pytest_internalerror(self, excrepr: object) -> None:
+        """Report that pytest itself failed: no result can be trusted to be complete."""
+        self.lines.write("broken", {"reason": sanitize.tail(str(excrepr))})
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Count up and end the stream."""
+        # xdist ends before a test whose worker died twice is told; nothing may be dropped.
+        for phases in self.phases.values():
+            phases.outcome = Outcome.CRASH
+            phases.reason = "the run ended during this test"
+            self._emit(phases.result(self.backend))
+        footer = {"seconds": round(time.monotonic() - self.began, 3), "exit": int(exitstatus)}
+        self.lines.finish(footer | {"counts": dict(self.counts)})

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From what pytest saw to what became of a test: exceptions and phases to one Result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from harness.errors import UserError
+from harness.kernel import OperationError, TargetError
+from harness.report import sanitize
+from harness.report.outcome import Outcome, Result
+
+REASON_WIDTH = 300
+
+
+def of_exception(error: BaseException, when: str) -> Outcome:
+    """Judge an exception that is neither a skip nor an expected failure."""
+    if isinstance(error, BaseExceptionGroup):
+        verdicts = {of_exception(each, when) for each in error.exceptions}
+        ranking = (Outcome.CRASH, Outcome.ERROR, Outcome.FAIL)
+        return next(verdict for verdict in ranking if verdict in verdicts)
+    if isinstance(error, TargetError):
+        return Outcome.CRASH
+    if isinstance(error, UserError):
+        return Outcome.ERROR
+    # Arranging a test runs real operations too: a wrong answer there is a wrong answer.
+    if isinstance(error, (AssertionError, OperationError, pytest.fail.Exception)):
+        return Outcome.FAIL
+    return Outcome.FAIL if when == "call" else Outcome.ERROR
+
+
+def reason_of(error: BaseException) -> str:
+    """Return one line that says what went wrong."""
+    first = next((each for each in str(error).splitlines() if each.strip()), "")
+    name = type(error).__name__
+    if isinstance(error, (UserError, pytest.skip.Exception, pytest.fail.Exception)):
+        return sanitize.line(first or name, REASON_WIDTH)
+    if isinstance(error, AssertionError) and first:
+        return sanitize.line(first, REASON_WIDTH)
+    return sanitize.line(f"{name}: {first}" if first else name, REASON_WIDTH)
+
+
+@dataclass
+class Phases:
+    """The reports of one test as they come in, over xdist or not."""
+
+    id: str
+    outcome: Outcome = Outcome.PASS
+    seconds: float = 0.0
+    reason: str = ""
+    details: str = ""
+    console: str = ""
+    output: str = ""
+    facts: dict[str, Any] | None = None
+
+    def add(self, report: pytest.TestReport) -> None:
+        """Take in a phase; the first bad one decides, later ones add to the details."""
+        facts: dict[str, Any] = getattr(report, "snptest", {})
+        if "suite" in facts:
+            self.facts = facts
+        self.seconds += report.duration
+        outcome, reason = _judge(report, facts)
+        if outcome is Outcome.PASS:
+            return
+        details = sanitize.tail(report.longreprtext) if outcome.bad else ""
+        if self.outcome.bad:
+            self.details += f"\n\nthen, in {report.when}:\n{details}"
+            return
+        self.outcome, self.reason, self.details = outcome, reason, details
+        self.console = sanitize.tail(facts.get("console", ""))
+        self.output = sanitize.tail(report.capstdout + report.capstderr) if outcome.bad else ""
+
+    def result(self, backend: str) -> Result:
+        """The result, once the last phase is in."""
+        facts = self.facts or {}
+        return Result(
+            id=sanitize.line(self.id),
+            suite=facts.get("suite") or suite_of(self.id),
+            revision=facts.get("revision", ""),
+            outcome=self.outcome,
+            seconds=round(self.seconds, 6),
+            description=facts.get("description", ""),
+            reason=self.reason,
+            details=self.details,
+            console=self.console,
+            output=self.output,
+            patches=tuple(facts.get("patches", ())),
+            areas=tuple(facts.get("areas", ())),
+            backend=backend,
+        )
+
+
+def _judge(report: pytest.TestReport, facts: dict[str, Any]) -> tuple[Outcome, str]:
+    if hasattr(report, "wasxfail"):
+        reason = sanitize.line(str(report.wasxfail).removeprefix("reason: "))
+        if report.skipped:
+            return Outcome.XFAIL, reason
+        return Outcome.FAIL, f"passed, but is listed as a known issue: {reason}"
+    if report.skipped:
+        reason = facts.get("reason", "")
+        if not reason and isinstance(report.longrepr, tuple):
+            reason = sanitize.line(str(report.longrepr[2]).removeprefix("Skipped: "))
+        return Outcome.SKIP, reason
+    if report.failed:
+        if "verdict" in facts:
+            return Outcome(facts["verdict"]), facts["reason"]
+        text = sanitize.line(report.longreprtext, REASON_WIDTH)
+        return Outcome.FAIL, text.replace(
+            "[XPASS(strict)]", "passed, but is listed as a known issue:"
+        )
+    return Outcome.PASS, ""
+
+
+def suite_of(id: str) -> str:
+    """Name the suite of a node id: the folder below suites/, else the file."""
+    parts = id.partition("::")[0].split("/")
+    if "suites" in parts[:-2]:
+        return parts[parts.index("suites") + 1]
+    return parts[-1].removesuffix(".py")

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs the suites in a pytest of their own and hands on what happens, whatever happens to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.report import sanitize
+from harness.report.outcome import Result
+
+ROOT = Path(__file__).resolve().parent.parent
+SILENCE = 300.0
+"""Seconds beyond a test's deadline in which nothing at all happens before the run is given up."""
+
+Event = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """A run of pytest and what came of it."""
+
+    arguments: Sequence[str]
+    folder: Path
+    """Where pytest's own output (pytest.log) and stacks of hung processes go."""
+    silence: float = SILENCE
+    results: list[Result] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    """Reasons why the results are not the whole truth."""
+    interrupted: bool = False
+    collected: int = 0
+    seconds: float = 0.0
+
+    @property
+    def log(self) -> Path:
+        """What pytest itself printed."""
+        return self.folder / "pytest.log"
+
+    def execute(self, listener: Callable[[Event], None]) -> None:
+        """Run to the end; the listener gets every event as it happens, results as Result."""
+        began = time.monotonic()
+        reading, writing = os.pipe()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            *self.arguments,
+            f"--results=/dev/fd/{writing}",
+            f"--stacks={self.folder}",
+        ]
+        environment = os.environ | {"PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[writing],
+            )
+        os.close(writing)
+        before = signal.signal(signal.SIGTERM, _raise_interrupt)
+        finished = False
+        try:
+            for event in self._events(reading, process):
+                finished = finished or event["event"] == "finish"
+                self._take(event, listener)
+            status = process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            status = _kill(process)
+            self.broken.append("pytest did not end after its last test")
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            os.close(reading)
+            if process.poll() is None:
+                _kill(process)
+            self.seconds = time.monotonic() - began
+        # pytest's statuses: 0 and 1 are results, 2 interrupted, 3 internal error, 4 usage, 5 none.
+        if not self.interrupted and (not finished or status not in (0, 1, 2, 5)):
+            self.broken.append(f"pytest ended early with status {status}; see {self.log}")
+
+    def _take(self, event: Event, listener: Callable[[Event], None]) -> None:
+        match event["event"]:
+            case "result":
+                result = Result.from_dict(event)
+                self.results.append(result)
+                event = {"event": "result", "result": result}
+            case "collected":
+                self.collected = event["count"]
+            case "broken":
+                reason = str(event["reason"]).strip().splitlines() or ["unknown"]
+                self.broken.append(f"pytest failed itself: {sanitize.line(reason[-1])}")
+        listener(event)
+
+    def _events(self, reading: int, process: subprocess.Popen[bytes]) -> Iterator[Event]:
+        pending = b""
+        while True:
+            try:
+                ready, _, _ = select.select([reading], [], [], self.silence)
+                chunk = os.read(reading, 1 << 16) if ready else b""
+            except KeyboardInterrupt:
+                if self.interrupted:
+                    _kill(process)
+                    return
+                # The first one lets pytest end by itself and tell what is done.
+                self.interrupted = True
+                self.silence = 15.0
+                process.send_signal(signal.SIGINT)
+                continue
+            if not ready:
+                self.broken.append(f"nothing happened for {self.silence:.0f} s; the run was ended")
+                _kill(process)
+                return
+            if not chunk:
+                return
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                event = json.loads(line)
+                assert isinstance(event, dict)
+                yield event
+
+
+def _kill(process: subprocess.Popen[bytes]) -> int:
+    process.kill()
+    return process.wait(timeout=60)
+
+
+def _raise_interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _python_path() -> str:
+    inherited = os.environ.get("PYTHONPATH", "")
+    return os.pathsep.join([str(ROOT), *([inherited] if inherited else [])])
