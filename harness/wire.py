@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The host's side of the agent: a Kernel behind a byte stream.
+
+The frames are described in harness/agent.py, which both sides share.  Every wait has a
+deadline, and whatever ends the stream (the agent dies, its machine panics, garbage comes)
+makes each pending and later call raise TargetError at once, with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import selectors
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from harness import agent as protocol
+from harness.kernel import (
+    DEFAULT_TIMEOUT,
+    Close,
+    Fallocate,
+    Ftruncate,
+    Ioctl,
+    Kernel,
+    Mmap,
+    Munmap,
+    Op,
+    Open,
+    Read,
+    ReadFile,
+    Result,
+    TargetError,
+    TargetTimeoutError,
+    Ticket,
+    Write,
+    describe,
+)
+
+_U64 = (1 << 64) - 1
+SEND_TIMEOUT = 30.0
+"""Seconds a frame may take to leave: a target that no longer reads has hung."""
+
+
+def encode(op: Op) -> bytes:
+    """Put one operation into the form the agent reads; ValueError where it does not fit."""
+    try:
+        return _encode(op)
+    except struct.error as error:
+        raise ValueError(f"{describe(op)}: {error}") from None
+
+
+def _encode(op: Op) -> bytes:
+    match op:
+        case Open(path, flags):
+            return _pack(protocol.OPEN, (flags,), os.fsencode(path))
+        case Close(fd):
+            return _pack(protocol.CLOSE, (fd,))
+        case Ioctl(fd, request, bytes(buffer)):
+            return _pack(protocol.IOCTL_BUFFER, (fd, request), buffer)
+        case Ioctl(fd, request, int(arg)):
+            return _pack(protocol.IOCTL_INT, (fd, request, arg & _U64))
+        case Mmap(length, prot, flags, fd, offset):
+            return _pack(protocol.MMAP, (length, prot, flags, fd, offset))
+        case Munmap(address, length):
+            return _pack(protocol.MUNMAP, (address, length))
+        case Read(address, length):
+            return _pack(protocol.READ, (address, length))
+        case Write(address, data):
+            return _pack(protocol.WRITE, (address,), data)
+        case Fallocate(fd, mode, offset, length):
+            return _pack(protocol.FALLOCATE, (fd, mode, offset, length))
+        case Ftruncate(fd, length):
+            return _pack(protocol.FTRUNCATE, (fd, length))
+        case ReadFile(path, limit):
+            return _pack(protocol.READ_FILE, (limit,), os.fsencode(path))
+        case _:
+            raise ValueError(f"not an operation: {op!r}")
+
+
+def _pack(code: int, fields: tuple[int, ...], payload: bytes | None = None) -> bytes:
+    head = bytes((code,)) + protocol.FIELDS[code].pack(*fields)
+    if payload is None:
+        return head
+    if len(payload) > protocol.MAX_DATA:
+        raise ValueError(f"{len(payload)} bytes in one operation, {protocol.MAX_DATA} is the most")
+    return head + protocol.LENGTH.pack(len(payload)) + payload
+
+
+def decode_results(body: bytes) -> tuple[int, list[Result]]:
+    """Take an R frame apart: ticket and results; ValueError when it is damaged."""
+    try:
+        ticket, count = protocol.RESULTS.unpack_from(body)
+        offset = protocol.RESULTS.size
+        results = []
+        for _ in range(count):
+            value, code, length = protocol.RESULT.unpack_from(body, offset)
+            offset += protocol.RESULT.size
+            data = body[offset : offset + length]
+            if len(data) != length:
+                raise ValueError("a result's data is cut short")
+            offset += length
+            results.append(Result(value, code, data))
+    except struct.error as error:
+        raise ValueError(f"damaged results: {error}") from None
+    if offset != len(body):
+        raise ValueError(f"{len(body) - offset} bytes after the last result")
+    return ticket, results
+
+
+@dataclass(slots=True)
+class _Reply:
+    """What somebody waits for: results of a batch, or the log."""
+
+    event: threading.Event = field(default_factory=threading.Event)
+    results: list[Result] = field(default_factory=list)
+    text: bytes = b""
+    errno: int = 0
+
+
+class RemoteKernel(Kernel):
+    """A kernel whose KVM an agent drives for us, over two file descriptors (or one twice).
+
+    `last_seen` says what a message about a lost or hung target should end with (the tail
+    of a console); `on_close` gives the target's processes back.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reader: int,
+        writer: int,
+        *,
+        last_seen: Callable[[], str] = lambda: "",
+        on_close: Callable[[], None] = lambda: None,
+        hello_timeout: float = 10.0,
+    ) -> None:
+        self.name = name
+        self.hello: dict[str, object] = {}
+        self._reader, self._writer = reader, writer
+        self._last_seen, self._on_close = last_seen, on_close
+        self._numbers = itertools.count(1)
+        self._replies: dict[int, _Reply] = {}
+        self._lock = threading.Lock()
+        self._send_lock = threading.Lock()
+        self._death: str | None = None
+        self._closing = False
+        self.pid: int | None = None
+        self._greeted = threading.Event()
+        self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        self._thread = threading.Thread(target=self._receive, name=f"wire-{name}", daemon=True)
+        self._thread.start()
+        try:
+            self._greet(hello_timeout)
+        except BaseException:
+            self.shutdown()
+            raise
+
+    # The Kernel protocol.
+
+    def start(self, ops: Sequence[Op], *, thread: int = 0) -> Ticket:
+        """Send a batch to a thread of the target."""
+        ops = list(ops)
+        if not 0 < len(ops) <= protocol.MAX_OPS:
+            raise ValueError(f"a batch has 1 to {protocol.MAX_OPS} operations, not {len(ops)}")
+        what = describe(ops[0]) + (f" and {len(ops) - 1} more" if len(ops) > 1 else "")
+        body = b"".join(encode(op) for op in ops)
+        number = self._register()
+        self._send(b"B", protocol.BATCH.pack(number, thread, len(ops)) + body)
+        return Ticket(number, thread, what)
+
+    def wait(self, ticket: Ticket, timeout: float = DEFAULT_TIMEOUT) -> list[Result]:
+        """Wait for a batch; one that timed out can be waited for again."""
+        what = f"{ticket.what} on thread {ticket.thread}"
+        return self._await(ticket.number, timeout, what).results
+
+    def interrupt(self, thread: int) -> None:
+        """Have the batch under way on a thread return EINTR (see harness/agent.py)."""
+        self._send(b"I", protocol.INTERRUPT.pack(thread))
+
+    def log(self) -> str:
+        """Return the target's kernel log; one line saying why where it may not be read."""
+        number = self._register()
+        self._send(b"L", protocol.LOG.pack(number))
+        reply = self._await(number, DEFAULT_TIMEOUT, "the kernel log")
+        if reply.errno:
+            return f"(snptest may not read the kernel log: {os.strerror(reply.errno)})\n"
+        return reply.text.decode(errors="replace")
+
+    def shutdown(self) -> None:
+        """Close the stream: the agent exits, and the kernel closes what it had open."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        self._die("the target was shut down")
+        os.write(self._wake_writer, b"x")
+        self._thread.join(10)
+        with self._send_lock:
+            for fd in {self._reader, self._writer, self._wake_reader, self._wake_writer}:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self._on_close()
+
+    # Sending and waiting.
+
+    def _register(self) -> int:
+        with self._lock:
+            self._check_alive()
+            number = next(self._numbers)
+            self._replies[number] = _Reply()
+            return number
+
+    def _check_alive(self) -> None:
+        if self._death is not None:
+            raise TargetError(f"{self.name}: {self._death}")
+
+    def _await(self, number: int, timeout: float, what: str) -> _Reply:
+        with self._lock:
+            reply = self._replies.get(number)
+        if reply is None:
+            raise ValueError(f"nothing is under way as ticket {number} ({what})")
+        if not reply.event.wait(timeout):
+            raise TargetTimeoutError(
+                f"{self.name}: {what} did not end within {timeout:g} s{self._seen()}"
+            )
+        with self._lock:
+            self._replies.pop(number, None)
+            if not reply.results and not reply.text and not reply.errno:
+                self._check_alive()
+        return reply
+
+    def _seen(self) -> str:
+        seen = self._last_seen()
+        return f"; last seen:\n{seen}" if seen else ""
+
+    def _send(self, kind: bytes, rest: bytes) -> None:
+        if len(rest) + 1 > protocol.MAX_FRAME:
+            raise ValueError(f"a batch of {len(rest)} bytes, {protocol.MAX_FRAME} is the most")
+        data = memoryview(protocol.LENGTH.pack(len(rest) + 1) + kind + rest)
+        deadline = time.monotonic() + SEND_TIMEOUT
+        with self._send_lock, selectors.DefaultSelector() as selector:
+            self._check_alive()
+            selector.register(self._writer, selectors.EVENT_WRITE)
+            while data:
+                try:
+                    data = data[os.write(self._writer, data) :]
+                    continue
+                except BlockingIOError:
+                    pass
+                except OSError as error:
+                    # The reader thread knows more: the agent's last words, the end of file.
+                    self._thread.join(1)
+                    self._die(f"the connection to the agent broke: {error.strerror}")
+                    self._check_alive()
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    # Half a frame is out: nothing sensible can follow it.
+                    self._die(f"the agent did not read for {SEND_TIMEOUT:g} s")
+                    raise TargetTimeoutError(f"{self.name}: {self._death}")
+                selector.select(left)
+
+    def _die(self, why: str) -> None:
+        """Note the end of the target, once, and wake everybody who waits for it."""
+        seen = "" if self._closing else self._seen()
+        with self._lock:
+            if self._death is None:
+                self._death = why + seen
+            for reply in self._replies.values():
+                reply.event.set()
+        self._greeted.set()
+
+    # Receiving, on a thread of its own.
+
+    def _greet(self, timeout: float) -> None:
+        if not self._greeted.wait(timeout):
+            raise TargetTimeoutError(
+                f"{self.name}: the agent said nothing within {timeout:g} s{self._seen()}"
+            )
+        self._check_alive()
+
+    def _receive(self) -> None:
+        buffer = bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._reader, selectors.EVENT_READ)
+            selector.register(self._wake_reader, selectors.EVENT_READ)
+            try:
+                while not self._closing:
+                    ready = {key.fd for key, _ in selector.select()}
+                    if self._reader not in ready:
+                        continue
+                    try:
+                        part = os.read(self._reader, 1 << 20)
+                    except BlockingIOError:
+                        continue
+                    except OSError as error:
+                        self._die(f"the connection to the agent broke: {error.strerror}")
+                        return
+                    if not part:
+                        self._die("the agent has gone" + (" inside a frame" if buffer else ""))
+                        return
+                    buffer += part
+                    self._take_frames(buffer)
+            except ValueError as error:
+                self._die(f"the agent broke the protocol: {error}")
+
+    def _take_frames(self, buffer: bytearray) -> None:
+        """Handle the whole frames at the start of the buffer and drop them from it."""
+        while len(buffer) >= protocol.LENGTH.size:
+            (length,) = protocol.LENGTH.unpack_from(buffer)
+            if not 0 < length <= protocol.MAX_FRAME:
+                raise ValueError(f"a frame of {length} bytes is out of bounds")
+            end = protocol.LENGTH.size + length
+            if len(buffer) < end:
+                return
+            frame = bytes(memoryview(buffer)[protocol.LENGTH.size : end])
+            del buffer[:end]
+            self._handle(frame[:1], frame[1:])
+
+    def _handle(self, kind: bytes, rest: bytes) -> None:
+        if kind == b"H" and not self._greeted.is_set():
+            hello = json.loads(rest)
+            if not isinstance(hello, dict) or hello.get("magic") != protocol.MAGIC:
+                raise ValueError("what answers is not the agent")
+            if hello.get("version") != protocol.VERSION:
+                raise ValueError(
+                    f"the agent speaks version {hello.get('version')}, this is {protocol.VERSION}"
+                )
+            self.hello = hello
+            self._greeted.set()
+        elif not self.hello:
+            raise ValueError("what answers is not the agent")
+        elif kind == b"R":
+            number, results = decode_results(rest)
+            self._answer(number, results, b"", 0)
+        elif kind == b"L" and len(rest) >= protocol.LOG_REPLY.size:
+            number, code = protocol.LOG_REPLY.unpack_from(rest)
+            self._answer(number, [], rest[protocol.LOG_REPLY.size :] or b"\n", code)
+        elif kind == b"E":
+            raise ValueError(f"it complains of us: {rest.decode(errors='replace')}")
+        else:
+            raise ValueError(f"unknown frame {kind!r}")
+
+    def _answer(self, number: int, results: list[Result], text: bytes, code: int) -> None:
+        with self._lock:
+            reply = self._replies.get(number)
+            if reply is None:
+                raise ValueError(f"an answer to ticket {number}, which nobody asked for")
+            reply.results, reply.text, reply.errno = results, text, code
+            reply.event.set()
