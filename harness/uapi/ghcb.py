@@ -92,6 +92,7 @@ VMGEXIT_PSC_OP_PRIVATE = 1
 VMGEXIT_PSC_OP_SHARED = 2
 VMGEXIT_PSC_OP_PSMASH = 3  # GHCB specification, page state change entry
 VMGEXIT_PSC_OP_UNSMASH = 4
+VMGEXIT_PSC_MAX_ENTRY = 64
 VMGEXIT_PSC_MAX_COUNT = 253
 VMGEXIT_PSC_ERROR_GENERIC = 0x100 << 32
 VMGEXIT_PSC_ERROR_INVALID_HDR = 1 << 32 | 1
@@ -104,10 +105,14 @@ AP_RESET_HOLD_MSR_PROTO = 2
 
 # SW_EXITINFO1 of SVM_EXIT_IOIO: arch/x86/include/asm/svm.h, 6.12.
 SVM_IOIO_TYPE_MASK = 1
-SVM_IOIO_STR_MASK = 1 << 2
-SVM_IOIO_REP_MASK = 1 << 3
+SVM_IOIO_STR_SHIFT = 2
+SVM_IOIO_REP_SHIFT = 3
 SVM_IOIO_SIZE_SHIFT = 4
 SVM_IOIO_ASIZE_SHIFT = 7
+SVM_IOIO_STR_MASK = 1 << SVM_IOIO_STR_SHIFT
+SVM_IOIO_REP_MASK = 1 << SVM_IOIO_REP_SHIFT
+SVM_IOIO_SIZE_MASK = 7 << SVM_IOIO_SIZE_SHIFT
+SVM_IOIO_ASIZE_MASK = 7 << SVM_IOIO_ASIZE_SHIFT
 
 
 class ghcb_save_area(PackedStruct):
@@ -180,7 +185,13 @@ class psc_entry(Struct):
 
 
 class snp_psc_desc(Struct):
-    """A whole page state change request, as long as the shared buffer allows."""
+    """A page state change request as large as a Linux guest makes it."""
+
+    _fields_ = (("hdr", psc_hdr), ("entries", psc_entry * VMGEXIT_PSC_MAX_ENTRY))
+
+
+class psc_buffer(Struct):
+    """A page state change request as large as the shared buffer allows."""
 
     _fields_ = (("hdr", psc_hdr), ("entries", psc_entry * VMGEXIT_PSC_MAX_COUNT))
 

@@ -81,7 +81,7 @@ class snp_report_req(Struct):
         ("user_data", u8 * SNP_REPORT_USER_DATA_SIZE),
         ("vmpl", u32),
         ("key_sel", u32),
-        ("rsvd", u8 * 24),
+        ("rsvd_tail", u8 * 24),
     )
 
 
@@ -240,7 +240,7 @@ class snp_cpuid_fn(PackedStruct):
         ("ebx", u32),
         ("ecx", u32),
         ("edx", u32),
-        ("reserved", u64),
+        ("__reserved", u64),
     )
 
 
@@ -249,7 +249,7 @@ class snp_cpuid_table(PackedStruct):
 
     _fields_ = (
         ("count", u32),
-        ("reserved1", u32),
-        ("reserved2", u64),
+        ("__reserved1", u32),
+        ("__reserved2", u64),
         ("fn", snp_cpuid_fn * SNP_CPUID_COUNT_MAX),
     )

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from harness.uapi import sev
+from harness.uapi import kvm, sev
 
 
 class VmsaOrder(Enum):
@@ -82,7 +82,12 @@ class Revision:
 
     # LAUNCH_UPDATE
     update_assigned_errno: int
-    """Errno for a page that the RMP already assigns to a guest; 0: success, nothing done to it."""
+    """Errno for a first page that the RMP already assigns to a guest.
+
+    0 is no error, and nothing is done to the page: v12 breaks off its loop without one.  For
+    page types with content it comes not so far on hardware: its copy into the assigned page
+    faults, and the ioctl's value is the positive number of bytes that were not copied.
+    """
     update_errno: int | None
     """Errno whatever the cause (6.12 has one for all), None where the cause's own comes back."""
     update_not_private_errno: int
@@ -90,7 +95,8 @@ class Revision:
     update_firmware_errno: int
     """Errno when the firmware refuses; the reason is in kvm_sev_cmd.error."""
     update_writes_progress: bool
-    """gfn_start, uaddr and len come back advanced past what was done."""
+    """gfn_start, uaddr and len come back advanced past what was done; an error behind the first
+    page then is success, with the rest left for the next call."""
 
     # LAUNCH_FINISH
     vmsa_order: VmsaOrder
@@ -113,6 +119,8 @@ class Revision:
     """Errno of SEV and SEV-ES commands on an initialised SNP guest, None where KVM lets them on."""
     init2_ghcb_version: bool
     """KVM_SEV_INIT2 takes ghcb_version."""
+    vmsa_features_attribute: tuple[int, int]
+    """Group and attribute of /dev/kvm that tell the valid vmsa_features."""
     pre_fault_memory: bool
     """KVM_PRE_FAULT_MEMORY exists; for SNP it needs a finished launch."""
     pause_attestation: bool
@@ -167,6 +175,7 @@ V12 = Revision(
     ext_guest_request=ExtGuestRequest.VMGEXIT,
     legacy_command_errno=None,
     init2_ghcb_version=False,
+    vmsa_features_attribute=(0, 1),
     pre_fault_memory=False,
     pause_attestation=True,
     probe=(
@@ -202,6 +211,7 @@ MERGED = Revision(
     ext_guest_request=ExtGuestRequest.EMPTY_TABLE,
     legacy_command_errno=errno.EPERM,
     init2_ghcb_version=True,
+    vmsa_features_attribute=(kvm.KVM_X86_GRP_SEV, kvm.KVM_X86_SEV_VMSA_FEATURES),
     pre_fault_memory=True,
     pause_attestation=False,
     probe=(
