@@ -69,13 +69,13 @@ class Op(IntEnum):
     """(value) -> answer; one exchange of the GHCB MSR protocol"""
     VMGEXIT = 13
     """(exit code, info1, info2, scratch, rax, rbx, rcx, rdx, xcr0, version, usage), flags
-    VmgExit -> sw_exit_info_1, sw_exit_info_2, rax, rbx, rcx, rdx, valid_bitmap[0], valid_bitmap[1]"""
+    VmgExit -> sw_exit_info_1, sw_exit_info_2, rax, rbx, rcx, rdx, both words of valid_bitmap"""
     VMGEXIT_RAW = 14
     """() flags VmgExit.KEEP_MSR; with the GHCB page as it is -> as VMGEXIT"""
     PSC = 15
     """(limit, info1, info2) repeat NAE 0x80000010 with the list in the GHCB's shared buffer
-    until it is done, fails or `limit` exits are used up -> sw_exit_info_1, sw_exit_info_2, exits, cur_entry,
-    end_entry"""
+    until it is done, fails or `limit` exits are used up -> sw_exit_info_1, sw_exit_info_2, exits,
+    cur_entry, end_entry"""
     CPUID = 16
     """(leaf, subleaf), flag 1: through the MSR protocol -> eax, ebx, ecx, edx"""
     RDMSR = 17
