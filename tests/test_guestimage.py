@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import unicorn
 from unicorn import unicorn_const as uc_const
 from unicorn import x86_const as x86
+from unicorn.unicorn import Uc
 
 from harness import guestimage
 from harness.guestimage import Flavour, GuestImageError
@@ -134,7 +134,8 @@ class Bare:
 
     def __init__(self) -> None:
         image = guestimage.load(Flavour.PLAIN)
-        uc: Any = unicorn.Uc(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
+        make: Any = Uc
+        uc = make(uc_const.UC_ARCH_X86, uc_const.UC_MODE_64)
         uc.ctl_set_cpu_model(x86.UC_CPU_X86_EPYC)
         uc.mem_map(0, 16 << 20)
         for part in boot.launch_pages(image, cbit=None, vcpus=2, secrets=False):
