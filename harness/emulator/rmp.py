@@ -42,6 +42,12 @@ __all__ = [
     "RmpFault",
 ]
 
+# Looking a member up in its enumeration costs more than all checks of a page together.
+SUCCESS, FAIL_INPUT, FAIL_PERMISSION = RmpCode.SUCCESS, RmpCode.FAIL_INPUT, RmpCode.FAIL_PERMISSION
+FAIL_INUSE, FAIL_OVERLAP = RmpCode.FAIL_INUSE, RmpCode.FAIL_OVERLAP
+FAIL_SIZEMISMATCH = RmpCode.FAIL_SIZEMISMATCH
+PG_4K, PG_2M = PageSize.PG_4K, PageSize.PG_2M
+
 ADDRESS_2M = (REGION - 1) << 12
 """Address bits that are zero in a 2 MiB aligned page address."""
 
@@ -62,7 +68,7 @@ class Rmp(RmpAccess):
         assigned: bool,
         gpa: int = 0,
         asid: int = 0,
-        size: PageSize = PageSize.PG_4K,
+        size: PageSize = PG_4K,
         immutable: bool = False,
     ) -> RmpCode:
         """RMPUPDATE: give a page to a guest (ASID > 0), to the firmware, or take it back.
@@ -71,22 +77,22 @@ class Rmp(RmpAccess):
         the others.
         """
         pfn = spa >> 12
-        huge = size == PageSize.PG_2M
+        huge = size == PG_2M
         if self._bad_update(pfn, REGION if huge else 1, gpa, asid, assigned, immutable):
-            return RmpCode.FAIL_INPUT
+            return FAIL_INPUT
         if huge and (pfn % REGION or gpa & ADDRESS_2M):
-            return RmpCode.FAIL_INPUT
+            return FAIL_INPUT
         code = self._changeable(pfn, REGION if huge else 1)
-        if code == RmpCode.SUCCESS:
+        if code == SUCCESS:
             code = self._overlap_2m(pfn) if huge else self._overlap_4k(pfn)
-        if code != RmpCode.SUCCESS:
+        if code != SUCCESS:
             return code
         lo, hi = _new_entry(assigned, gpa, asid, immutable)
         if huge:
             self._store_2m(pfn, lo | SIZE_2M if assigned else 0, hi)
         else:
             self._store(pfn, lo, hi)
-        return RmpCode.SUCCESS
+        return SUCCESS
 
     def rmpupdate_range(
         self,
@@ -118,21 +124,21 @@ class Rmp(RmpAccess):
                 asid=asid,
                 immutable=immutable,
             )
-            if code != RmpCode.SUCCESS:
+            if code != SUCCESS:
                 return code, done
             done += 1
-        return RmpCode.SUCCESS, done
+        return SUCCESS, done
 
     def psmash(self, spa: int) -> RmpCode:
         """PSMASH: split a 2 MiB entry into 512 that keep all but size and GPA."""
         pfn = spa >> 12
         if pfn % REGION or not 0 <= pfn <= self.pages - REGION:
-            return RmpCode.FAIL_INPUT
+            return FAIL_INPUT
         lo, hi = self._words[2 * pfn], self._words[2 * pfn + 1]
         if lo & HEAD_2M != HEAD_2M:
-            return RmpCode.FAIL_INPUT
+            return FAIL_INPUT
         code = self._changeable(pfn, REGION)
-        if code == RmpCode.SUCCESS:
+        if code == SUCCESS:
             self._smash(pfn, lo & ~SIZE_2M, hi)
         return code
 
@@ -150,25 +156,25 @@ class Rmp(RmpAccess):
         *,
         size: PageSize,
         validate: bool,
-        npt_size: PageSize = PageSize.PG_4K,
+        npt_size: PageSize = PG_4K,
         current_vmpl: int = 0,
     ) -> tuple[RmpCode, bool]:
         """PVALIDATE: set or clear Validated.  Returns the code and the carry flag (no change).
 
         Raises RmpFault where the page is not the guest's, or larger than asked for.
         """
-        if size == PageSize.PG_2M and gpa & ADDRESS_2M:
-            return RmpCode.FAIL_INPUT, False
+        if size == PG_2M and gpa & ADDRESS_2M:
+            return FAIL_INPUT, False
         if current_vmpl:
-            return RmpCode.FAIL_PERMISSION, False
+            return FAIL_PERMISSION, False
         ruler = self._owned(spa, gpa, asid)
         if self._size_mismatch(ruler, spa, gpa, size, npt_size):
-            return RmpCode.FAIL_SIZEMISMATCH, False
+            return FAIL_SIZEMISMATCH, False
         lo = self._words[2 * ruler]
         if bool(lo & VALIDATED) == validate:
-            return RmpCode.SUCCESS, True
+            return SUCCESS, True
         self._words[2 * ruler] = lo ^ VALIDATED
-        return RmpCode.SUCCESS, False
+        return SUCCESS, False
 
     def pvalidate_range(
         self, spa: int, npages: int, gpa: int, asid: int, *, validate: bool
@@ -186,12 +192,12 @@ class Rmp(RmpAccess):
         while done < npages:
             offset = done * PAGE_SIZE
             code, same = self.pvalidate(
-                spa + offset, gpa + offset, asid, size=PageSize.PG_4K, validate=validate
+                spa + offset, gpa + offset, asid, size=PG_4K, validate=validate
             )
-            if code != RmpCode.SUCCESS:
+            if code != SUCCESS:
                 return code, done, changed
             done, changed = done + 1, changed + (not same)
-        return RmpCode.SUCCESS, done, changed
+        return SUCCESS, done, changed
 
     def rmpadjust(
         self,
@@ -204,31 +210,31 @@ class Rmp(RmpAccess):
         perms: int,
         vmsa: bool,
         current_vmpl: int,
-        npt_size: PageSize = PageSize.PG_4K,
+        npt_size: PageSize = PG_4K,
     ) -> RmpCode:
         """RMPADJUST: set the permissions of a less privileged VMPL, and at VMPL0 the VMSA bit.
 
         Raises RmpFault as PVALIDATE does, and PageNotValidated.
         """
         if not 0 <= target_vmpl < VMPLS or perms & ~PERM_ALL:
-            return RmpCode.FAIL_INPUT
-        if size == PageSize.PG_2M and gpa & ADDRESS_2M:
-            return RmpCode.FAIL_INPUT
+            return FAIL_INPUT
+        if size == PG_2M and gpa & ADDRESS_2M:
+            return FAIL_INPUT
         ruler = self._owned(spa, gpa, asid)
         if self._size_mismatch(ruler, spa, gpa, size, npt_size):
-            return RmpCode.FAIL_SIZEMISMATCH
+            return FAIL_SIZEMISMATCH
         lo, hi = self._words[2 * ruler], self._words[2 * ruler + 1]
         if not lo & VALIDATED:
             raise PageNotValidated(gpa)
         if target_vmpl <= current_vmpl or perms & ~(hi >> 8 * current_vmpl):
-            return RmpCode.FAIL_PERMISSION
+            return FAIL_PERMISSION
         if self.in_use and any(pfn in self.in_use for pfn in _pages(ruler, lo)):
-            return RmpCode.FAIL_INUSE
+            return FAIL_INUSE
         if not current_vmpl:
             lo = lo | VMSA if vmsa else lo & ~VMSA
         shift = 8 * target_vmpl
         self._store(ruler, lo, hi & ~(0xFF << shift) | perms << shift)
-        return RmpCode.SUCCESS
+        return SUCCESS
 
     def rmpquery(
         self,
@@ -244,15 +250,15 @@ class Rmp(RmpAccess):
         Raises RmpFault where the page is not the guest's, and PageNotValidated.
         """
         if not 0 <= target_vmpl < VMPLS:
-            return RmpCode.FAIL_INPUT, 0, PageSize.PG_4K
+            return FAIL_INPUT, 0, PG_4K
         ruler = self._owned(spa, gpa, asid)
         lo, hi = self._words[2 * ruler], self._words[2 * ruler + 1]
         if not lo & VALIDATED:
             raise PageNotValidated(gpa)
         if target_vmpl <= current_vmpl:
-            return RmpCode.FAIL_PERMISSION, 0, PageSize.PG_4K
-        size = PageSize.PG_2M if lo & SIZE_2M else PageSize.PG_4K
-        return RmpCode.SUCCESS, hi >> 8 * target_vmpl & 0xFF, size
+            return FAIL_PERMISSION, 0, PG_4K
+        size = PG_2M if lo & SIZE_2M else PG_4K
+        return SUCCESS, hi >> 8 * target_vmpl & 0xFF, size
 
     # -- checks of RMPUPDATE and PSMASH ----------------------------------------------------
 
@@ -270,26 +276,26 @@ class Rmp(RmpAccess):
     def _changeable(self, pfn: int, count: int) -> RmpCode:
         """Neither the table's own memory, nor in use by hardware, nor immutable."""
         if pfn < self._own.stop and pfn + count > self._own.start:
-            return RmpCode.FAIL_PERMISSION
+            return FAIL_PERMISSION
         if self.in_use and any(page in self.in_use for page in range(pfn, pfn + count)):
-            return RmpCode.FAIL_INUSE
+            return FAIL_INUSE
         if count == 1:
             immutable = bool(self._words[2 * pfn] & IMMUTABLE)
         else:
             immutable = bool((self.lo[pfn : pfn + count] & IMMUTABLE).any())
-        return RmpCode.FAIL_PERMISSION if immutable else RmpCode.SUCCESS
+        return FAIL_PERMISSION if immutable else SUCCESS
 
     def _overlap_4k(self, pfn: int) -> RmpCode:
         """A 4 KiB page may not lie in an assigned 2 MiB page."""
         head = self._words[2 * (pfn & ~(REGION - 1))]
-        return RmpCode.FAIL_OVERLAP if head & HEAD_2M == HEAD_2M else RmpCode.SUCCESS
+        return FAIL_OVERLAP if head & HEAD_2M == HEAD_2M else SUCCESS
 
     def _overlap_2m(self, pfn: int) -> RmpCode:
         """A 2 MiB page may not lie over assigned 4 KiB pages."""
         if self._words[2 * pfn] & HEAD_2M == HEAD_2M:
-            return RmpCode.SUCCESS
+            return SUCCESS
         assigned = (self.lo[pfn : pfn + REGION] & ASSIGNED).any()
-        return RmpCode.FAIL_OVERLAP if assigned else RmpCode.SUCCESS
+        return FAIL_OVERLAP if assigned else SUCCESS
 
     def _until_special(self, pfn: int, npages: int) -> int:
         """Pages from `pfn` before the first that is in use or the table's own."""
@@ -321,9 +327,9 @@ class Rmp(RmpAccess):
         15-40, and 15.36.6 for what nested page tables map).
         """
         huge = bool(self._words[2 * ruler] & SIZE_2M)
-        if size == PageSize.PG_2M:
-            return not huge or npt_size == PageSize.PG_4K
-        if huge or npt_size == PageSize.PG_2M:
+        if size == PG_2M:
+            return not huge or npt_size == PG_4K
+        if huge or npt_size == PG_2M:
             raise self._fault_size(spa, gpa)
         return False
 

@@ -21,7 +21,9 @@ from harness.emulator.rmp_entry import (
 )
 from harness.emulator.rmp_table import RmpTable
 
+PG_4K, PG_2M = PageSize.PG_4K, PageSize.PG_2M
 PRIVATE_FAULT = RmpFault.RMP | RmpFault.ENC
+PLAIN = OWNER | SIZE_2M | VALIDATED
 
 
 class RmpAccess(RmpTable):
@@ -38,7 +40,7 @@ class RmpAccess(RmpTable):
         execute: bool,
         user: bool,
         vmpl: int = 0,
-        npt_size: PageSize = PageSize.PG_4K,
+        npt_size: PageSize = PG_4K,
     ) -> None:
         """Check an access by an SNP guest; raises RmpFault or PageNotValidated.
 
@@ -49,9 +51,15 @@ class RmpAccess(RmpTable):
             if write and not self.check_host_write(spa, npt_size):
                 raise RmpFault(RmpFault.RMP, spa, gpa, "shared write to an assigned page")
             return
+        pfn = spa >> 12
+        if 0 <= pfn < self.pages and not (vmpl or npt_size):
+            # What nearly every access is: VMPL0, 4 KiB, and nothing wrong with it.
+            expected = ASSIGNED | VALIDATED | gpa & GPA_MASK | asid << ASID_SHIFT
+            if self._words[2 * pfn] & PLAIN == expected and asid > 0:
+                return
         ruler = self._owned(spa, gpa, asid)
         lo = self._words[2 * ruler]
-        if bool(lo & SIZE_2M) != (npt_size == PageSize.PG_2M):
+        if bool(lo & SIZE_2M) != (npt_size == PG_2M):
             raise RmpFault(PRIVATE_FAULT, spa, gpa, "RMP and nested page size differ")
         if not lo & VALIDATED:
             raise PageNotValidated(gpa)
@@ -78,7 +86,7 @@ class RmpAccess(RmpTable):
         RMP-Covered, Guest-Owned, Reverse-Map and Mutable, which all fail with the same bits.
         """
         pfn = spa >> 12
-        if not 0 <= pfn < self.pages or pfn in self._own or asid <= 0:
+        if not 0 <= pfn < self.pages or asid <= 0:
             raise RmpFault(PRIVATE_FAULT, spa, gpa, "the page cannot belong to a guest")
         lo = self._words[2 * pfn]
         expected = ASSIGNED | gpa & GPA_MASK | asid << ASID_SHIFT
@@ -93,13 +101,13 @@ class RmpAccess(RmpTable):
             return head
         raise RmpFault(PRIVATE_FAULT, spa, gpa, "ASID or GPA differ, or the page is immutable")
 
-    def check_host_write(self, spa: int, size: PageSize = PageSize.PG_4K) -> bool:
+    def check_host_write(self, spa: int, size: PageSize = PG_4K) -> bool:
         """Whether software outside of guests may write: the Hypervisor-Owned check.
 
         A 2 MiB mapping needs all 512 pages; reads are never checked.
         """
         pfn = spa >> 12
-        if size == PageSize.PG_2M:
+        if size == PG_2M:
             pfn &= ~(REGION - 1)
             if pfn < self._own.stop and pfn + REGION > self._own.start:
                 return False

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.rmp_entry import (
     ASID_MASK,
     ASID_SHIFT,
@@ -27,10 +28,16 @@ Words = npt.NDArray[np.uint64]
 
 REGION = 512
 """Entries per 2 MiB."""
+BLOCK = 4096
+"""Entries worked on at once, so that they and what is computed from them stay in the cache."""
+
+_PAGES: Words = np.arange(BLOCK, dtype=np.uint64) * np.uint64(PAGE_SIZE)
 
 
 class Bulk(Protocol):
     """Operations on entries [first, first + count) of one table."""
+
+    name: str
 
     def update(self, first: int, count: int, lo: int, step: int, hi: int) -> int:
         """RMPUPDATE of 4 KiB pages: entry i becomes (lo + i * step, hi).  Returns how many."""
@@ -55,32 +62,51 @@ class NumpyBulk:
 
     def update(self, first: int, count: int, lo: int, step: int, hi: int) -> int:
         """RMPUPDATE of 4 KiB pages."""
-        words = self._lo[first : first + count]
-        good = _leading((words & _u64(IMMUTABLE)) == 0)
+        done = 0
+        while done < count:
+            at, size = first + done, min(BLOCK, count - done)
+            good = self._updatable(at, size)
+            self.fill(at, good, lo + done * step, step, hi)
+            done += good
+            if good < size:
+                break
+        return done
+
+    def _updatable(self, first: int, count: int) -> int:
+        good = _leading((self._lo[first : first + count] & _u64(IMMUTABLE)) == 0)
         start = first // REGION * REGION
         heads = self._lo[start : first + count : REGION]
         huge = np.flatnonzero((heads & _u64(HEAD_2M)) == _u64(HEAD_2M))
         if huge.size:
             good = min(good, max(0, start + int(huge[0]) * REGION - first))
-        self.fill(first, good, lo, step, hi)
         return good
 
     def fill(self, first: int, count: int, lo: int, step: int, hi: int) -> None:
         """Write entries."""
-        self._lo[first : first + count] = ramp(lo, step, count)
+        for done in range(0, count, BLOCK):
+            at, size = first + done, min(BLOCK, count - done)
+            self._lo[at : at + size] = ramp(lo + done * step, step, size) if step else lo
         self._hi[first : first + count] = hi
 
     def validate(self, first: int, count: int, lo: int, validate: bool) -> tuple[int, int]:
         """PVALIDATE of 4 KiB pages."""
-        words = self._lo[first : first + count]
-        good = _leading(((words ^ ramp(lo, 4096, count)) & ~_u64(VALIDATED | VMSA)) == 0)
-        words = words[:good]
-        before = int(np.count_nonzero(words & _u64(VALIDATED)))
-        if validate:
-            words |= _u64(VALIDATED)
-            return good, good - before
-        words &= ~_u64(VALIDATED)
-        return good, before
+        done = changed = 0
+        while done < count:
+            at, size = first + done, min(BLOCK, count - done)
+            words = self._lo[at : at + size]
+            expected = ramp(lo + done * PAGE_SIZE, PAGE_SIZE, size)
+            good = _leading(((words ^ expected) & ~_u64(VALIDATED | VMSA)) == 0)
+            words = words[:good]
+            before = int(np.count_nonzero(words & _u64(VALIDATED)))
+            if validate:
+                words |= _u64(VALIDATED)
+            else:
+                words &= ~_u64(VALIDATED)
+            changed += good - before if validate else before
+            done += good
+            if good < size:
+                break
+        return done, changed
 
     def count(self, first: int, count: int, asid: int) -> tuple[int, int]:
         """Count assigned entries and covered pages."""
@@ -98,6 +124,8 @@ def _u64(value: int) -> np.uint64:
 
 def ramp(lo: int, step: int, count: int) -> Words:
     """lo, lo + step, ..."""
+    if step == PAGE_SIZE and count <= BLOCK:
+        return _PAGES[:count] + _u64(lo)
     return np.arange(count, dtype=np.uint64) * _u64(step) + _u64(lo)
 
 

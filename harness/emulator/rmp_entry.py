@@ -47,6 +47,9 @@ class PageSize(IntEnum):
     PG_2M = 1
 
 
+_SIZES = (PageSize.PG_4K, PageSize.PG_2M)
+
+
 @dataclass(frozen=True, slots=True)
 class RmpEntry:
     """The fields of an entry (APM vol. 2, table 15-34); the default is a hypervisor's page."""
@@ -65,7 +68,7 @@ class RmpEntry:
         """Fields of the two words."""
         return cls(
             bool(lo & ASSIGNED),
-            PageSize.PG_2M if lo & SIZE_2M else PageSize.PG_4K,
+            _SIZES[lo >> 1 & 1],
             bool(lo & IMMUTABLE),
             lo & GPA_MASK,
             lo >> ASID_SHIFT & ASID_MASK,

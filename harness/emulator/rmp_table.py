@@ -8,7 +8,7 @@ firmware, which may write any entry.
 from __future__ import annotations
 
 from harness.emulator.memory import PAGE_SIZE, PhysicalMemory
-from harness.emulator.rmp_bulk import REGION, Bulk, NumpyBulk, Words
+from harness.emulator.rmp_bulk import REGION, Bulk, Words
 from harness.emulator.rmp_entry import (
     ASSIGNED,
     GPA_LIMIT,
@@ -17,6 +17,7 @@ from harness.emulator.rmp_entry import (
     PageState,
     RmpEntry,
 )
+from harness.emulator.rmp_fast import bulk
 
 ENTRY_SIZE = 16
 HYPERVISOR_PAGE = RmpEntry()
@@ -44,7 +45,7 @@ class RmpTable:
         # Indexing a memoryview gives a Python int in a third of numpy's time.
         self._words: memoryview = memory.view(self.first, pages * ENTRY_SIZE).cast("Q")
         self._own = range(base // PAGE_SIZE, -(-self.end // PAGE_SIZE))
-        self.bulk: Bulk = NumpyBulk(self.table)
+        self.bulk: Bulk = bulk(self.table)
         self.in_use: set[int] = set()
         """Page numbers that hardware uses: VMSAs of running vCPUs (APM vol. 2, 15.36.12)."""
 
@@ -59,7 +60,13 @@ class RmpTable:
         pfn = spa >> 12
         if not 0 <= pfn < self.pages:
             return HYPERVISOR_PAGE
-        return RmpEntry.decode(self._words[2 * pfn], self._words[2 * pfn + 1])
+        lo, hi = self._words[2 * pfn], self._words[2 * pfn + 1]
+        return RmpEntry.decode(lo, hi) if lo or hi else HYPERVISOR_PAGE
+
+    def is_assigned(self, spa: int) -> bool:
+        """Whether the page is a guest's or the firmware's; cheaper than its entry."""
+        pfn = spa >> 12
+        return 0 <= pfn < self.pages and bool(self._words[2 * pfn] & ASSIGNED)
 
     def effective(self, spa: int) -> RmpEntry:
         """The entry that rules the page: that of the 2 MiB page it lies in, if there is one."""
@@ -115,8 +122,8 @@ class RmpTable:
         self.memory.zero(self.base, self.end - self.base)
 
     def _store(self, pfn: int, lo: int, hi: int) -> None:
-        if not 0 <= pfn < self.pages:
-            raise ValueError(f"page 0x{pfn:x} is not covered by the RMP")
+        if not 0 <= pfn < self.pages or pfn in self._own:
+            raise ValueError(f"page 0x{pfn:x} has no RMP entry that may be written")
         self._words[2 * pfn] = lo
         self._words[2 * pfn + 1] = hi
 
