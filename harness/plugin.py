@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -36,6 +36,7 @@ MARKERS = (
     "needs(*features): skip where kernel or revision lack a feature (harness/features.py)",
     "deadline(seconds): time the test may take, instead of the backend's default",
     "splat(pattern): the test may make the kernel print this warning",
+    "kbuild: builds or boots a kernel: minutes, and packages; `check --quick` leaves it out",
 )
 
 
@@ -290,13 +291,34 @@ def kernel(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Ker
 @pytest.fixture(scope="module")
 def host(kernel: Kernel, revision: str | None) -> Iterator[Host]:
     """The host under test: /dev/kvm of the kernel, speaking the revision's ABI."""
-    from harness.uapi.revisions import REVISIONS, probe
+    from harness.probe import probe
+    from harness.uapi.revisions import REVISIONS
     from harness.vm.host import Host
 
     opened = Host(kernel, REVISIONS[revision] if revision else probe(kernel))
     yield opened
     if "fd" in vars(opened):
         kernel.close(opened.fd)
+
+
+@pytest.fixture
+def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Callable[..., Host]]:
+    """Boots another host with other parameters: boot(sev_snp=False); skips where none can be."""
+    from harness.uapi.revisions import REVISIONS
+    from harness.vm.host import Host
+
+    session = _session(request)
+    opened: list[Kernel] = []
+
+    def boot_host(**parameters: Any) -> Host:
+        if not session.backend.configurable or revision is None:
+            pytest.skip(f"backend {session.backend.name} boots no kernel with other parameters")
+        opened.append(session.backend.open(revision, session.options.seed, parameters=parameters))
+        return Host(opened[-1], REVISIONS[revision])
+
+    yield boot_host
+    for kernel in opened:
+        kernel.shutdown()
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,9 @@ class Backend(abc.ABC):
     reusable: ClassVar[bool] = False
     """Whether one kernel serves many test modules: where opening is dear (a boot), yes."""
 
+    configurable: ClassVar[bool] = False
+    """Whether `open` takes `parameters`, a dict of what to change about machine and kernel."""
+
     deadline: ClassVar[float] = 120.0
     """Seconds that one test may take unless its marker says otherwise."""
 

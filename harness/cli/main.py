@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="""Validate SEV-SNP patches for KVM: does a revision work, and if not, which patch broke it?
+    help="""Validate SEV-SNP patches for KVM: does a revision work; if not, which patch broke it?
 
 \b
 Examples:
@@ -52,7 +52,7 @@ Examples:
 
 @app.command(help=RUN_HELP)
 def run(
-    suites: Annotated[list[str] | None, typer.Argument(metavar="[SUITE]...")] = None,
+    suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE")] = None,
     backend: Annotated[
         str, typer.Option(metavar="NAME", help="emulator, local, vng or ssh")
     ] = "emulator",
@@ -103,7 +103,7 @@ def check(
         bool, typer.Option("--quick", help="leave out what builds or boots kernels")
     ] = False,
 ) -> None:
-    """Pass the project's own tests: linters, type checker, tests of the harness."""
+    """Pass the project's own tests (lint, types, harness)."""
     from harness.cli.check import check as run_checks
 
     raise typer.Exit(run_checks(quick=quick))
@@ -111,10 +111,10 @@ def check(
 
 @app.command()
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME")] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="write the figures")] = None,
 ) -> None:
-    """Measure performance, as ratios taken in one run, against the bars set for it."""
+    """Measure performance, as ratios, against its bars."""
     from harness.cli.bench import bench as run_benchmarks
 
     raise typer.Exit(run_benchmarks(tuple(names or ()), json))
@@ -139,7 +139,7 @@ def build(
         typer.Option(metavar="DIR", help="patches to apply, in order (git am or quilt series)"),
     ] = None,
 ) -> None:
-    """Build a kernel under test: Debian's source, your series on top, a small config.
+    """Build a kernel: Debian's source plus your series.
 
     \b
     Example:

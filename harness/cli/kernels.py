@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`snptest build` and `snptest kernels`: a thin door to harness.kbuild."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import UsageError
+
+
+def build_kernel(name: str, base: str, series: Path | None) -> int:
+    """Build a kernel; the code to exit with."""
+    if series is not None and not series.is_dir():
+        raise UsageError(f"{series} is not a directory", "--series names the folder of patches")
+    from harness.kbuild import cli
+
+    return cli.build(name, base=base, series=series)
+
+
+def list_kernels() -> int:
+    """List what was built; the code to exit with."""
+    from harness.kbuild import cli
+
+    return cli.kernels()

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`snptest doctor`: what this machine has, what it lacks, and how to get it."""
+
+from __future__ import annotations
+
+import enum
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from harness.cli.run import make_console
+from harness.report import sanitize
+from harness.report.outcome import ExitCode
+from harness.runner import ROOT
+
+PROBE_SECONDS = 10.0
+"""Deadline of one probe: a broken /dev/kvm may hang whoever asks it."""
+
+BUILD_SPACE_GIB = 6
+"""Unpacked source (1.7), its git history (0.6), objects of two kernels, ccache."""
+
+BUILD_TOOLS = {
+    "make": "make",
+    "flex": "flex",
+    "bison": "bison",
+    "bc": "bc",
+    "cpio": "cpio",
+    "rsync": "rsync",
+    "git": "git",
+    "ccache": "ccache",
+    "pahole": "dwarves",
+    "depmod": "kmod",
+}
+"""Program and Debian package, needed to build kernels."""
+
+BUILD_HEADERS = {"libelf.h": "libelf-dev", "openssl/evp.h": "libssl-dev"}
+
+# Creates a VM and a vCPU and runs one HLT: what opens may still not run guests (nested
+# page tables that a hypervisor below us does not do well).  ioctl numbers: linux/kvm.h.
+_RUN_HLT = r"""
+import ctypes, fcntl, mmap, struct
+kvm = open("/dev/kvm", "r+b", buffering=0)
+vm = fcntl.ioctl(kvm, 0xAE01, 0)
+memory = mmap.mmap(-1, 4096)
+memory[0] = 0xF4
+address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+fcntl.ioctl(vm, 0x4020AE46, struct.pack("<IIQQQ", 0, 0, 0, 4096, address))
+vcpu = fcntl.ioctl(vm, 0xAE41, 0)
+run = mmap.mmap(vcpu, fcntl.ioctl(kvm, 0xAE04, 0))
+sregs = bytearray(fcntl.ioctl(vcpu, 0x8138AE83, bytes(312)))
+sregs[0:8] = bytes(8)        # cs.base
+sregs[12:14] = bytes(2)      # cs.selector
+fcntl.ioctl(vcpu, 0x4138AE84, bytes(sregs))
+fcntl.ioctl(vcpu, 0x4090AE82, struct.pack("<18Q", *[0] * 16, 0, 2))
+fcntl.ioctl(vcpu, 0xAE80, 0)
+print("exit", struct.unpack_from("<I", run, 8)[0])
+"""
+
+
+class State(enum.StrEnum):
+    """How a check came out."""
+
+    OK = "ok"
+    MISSING = "missing"
+    """Something the project can use is not there."""
+    BROKEN = "broken"
+    """Something that is there, or that everything needs, does not work."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table."""
+
+    topic: str
+    state: State
+    found: str
+    remedy: str = ""
+    needed_for: str = ""
+
+
+def findings() -> Iterator[Finding]:
+    """Examine this machine, piece by piece."""
+    for examine in (_python, _compiler, _kvm, _snp, _boot, _kernel_build, _space):
+        yield from examine()
+
+
+def show() -> int:
+    """Print the table; 3 where the emulator could not run, else 0."""
+    console = make_console()
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "state", "found", "for", "remedy"):
+        table.add_column(title, overflow="fold")
+    styles = {State.OK: "green", State.MISSING: "yellow", State.BROKEN: "bold red"}
+    broken = False
+    for finding in findings():
+        broken = broken or finding.state is State.BROKEN
+        table.add_row(
+            finding.topic,
+            Text(finding.state.value, style=styles[finding.state]),
+            Text(sanitize.line(finding.found)),
+            finding.needed_for,
+            finding.remedy,
+        )
+    console.print(table)
+    if broken:
+        console.print(Text("not everything the emulator needs is there", style="bold red"))
+    else:
+        console.print(Text("./snptest run works here", style="green"))
+    return ExitCode.BROKEN if broken else ExitCode.PASSED
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("python", State.OK, f"{platform.python_version()} ({sys.executable})")
+    unicorn = importlib.metadata.version("unicorn")
+    yield Finding("unicorn", State.OK, unicorn, needed_for="emulator")
+
+
+def _program(name: str, package: str, purpose: str, *, vital: bool = False) -> Finding:
+    path = shutil.which(name)
+    if path:
+        return Finding(name, State.OK, _version(path), needed_for=purpose)
+    state = State.BROKEN if vital else State.MISSING
+    return Finding(name, state, "not found", f"apt-get install {package}", purpose)
+
+
+def _version(path: str) -> str:
+    output = _output([path, "--version"])
+    return output.splitlines()[0] if output else path
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PROBE_SECONDS,
+            text=True,
+            errors="replace",
+            check=False,
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _compiler() -> Iterator[Finding]:
+    yield _program("gcc", "gcc libc6-dev", "test guests", vital=True)
+    yield _program("as", "binutils", "test guests", vital=True)
+    yield _program("ld", "binutils", "test guests", vital=True)
+
+
+def _kvm() -> Iterator[Finding]:
+    device = Path("/dev/kvm")
+    purpose = "local, fast vng"
+    if not device.exists():
+        flags = _cpu_flags()
+        remedy = (
+            "modprobe kvm_amd" if "svm" in flags else "a machine (or nested VM) with SVM enabled"
+        )
+        yield Finding("/dev/kvm", State.MISSING, "not there", remedy, purpose)
+    elif not os.access(device, os.R_OK | os.W_OK):
+        remedy = "adduser $USER kvm, then log in again"
+        yield Finding("/dev/kvm", State.MISSING, "no permission", remedy, purpose)
+    else:
+        answer = _output([sys.executable, "-I", "-c", _RUN_HLT])
+        # KVM_EXIT_HLT is 5 (linux/kvm.h).
+        if answer == "exit 5":
+            yield Finding("/dev/kvm", State.OK, "runs a guest", needed_for=purpose)
+        else:
+            found = answer.splitlines()[-1] if answer else f"hung for {PROBE_SECONDS:.0f} s"
+            remedy = "usable by name only; vng falls back to emulation (TCG)"
+            yield Finding("/dev/kvm", State.MISSING, f"runs no guest: {found}", remedy, purpose)
+
+
+def _cpu_flags() -> frozenset[str]:
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _snp() -> Iterator[Finding]:
+    purpose = "SNP on local"
+    flags = _cpu_flags()
+    present = [name for name in ("svm", "sev", "sev_es", "sev_snp") if name in flags]
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in _read("/proc/cpuinfo").splitlines()
+            if line.startswith("model name")
+        ),
+        "unknown CPU",
+    )
+    # The kernel clears the flag where it does not enable SNP for hosts (amd.c, 6.12).
+    state = State.OK if "sev_snp" in flags else State.MISSING
+    remedy = "" if state is State.OK else "EPYC 7003 or later; BIOS: SEV-SNP and RMP coverage on"
+    yield Finding("CPU", state, f"{model}: {' '.join(present) or 'no svm'}", remedy, purpose)
+    for name in ("sev", "sev_es", "sev_snp"):
+        value = _read(f"/sys/module/kvm_amd/parameters/{name}")
+        good = value in ("Y", "1")
+        remedy = "" if good else f"a kernel with the patches, and kvm_amd.{name}=1"
+        state = State.OK if good else State.MISSING
+        yield Finding(f"kvm_amd.{name}", state, value or "no such parameter", remedy, purpose)
+    device = Path("/dev/sev")
+    if not device.exists():
+        yield Finding(str(device), State.MISSING, "not there", "modprobe ccp; see dmesg", purpose)
+    elif not os.access(device, os.R_OK | os.W_OK):
+        yield Finding(str(device), State.MISSING, "no permission", "run as root", purpose)
+    else:
+        yield Finding(str(device), State.OK, "there", needed_for=purpose)
+
+
+def _boot() -> Iterator[Finding]:
+    yield _program("qemu-system-x86_64", "qemu-system-x86", "vng")
+    try:
+        found = importlib.metadata.version("virtme-ng")
+    except importlib.metadata.PackageNotFoundError:
+        yield Finding("virtme-ng", State.MISSING, "not found", "rm -r .venv; ./snptest", "vng")
+    else:
+        yield Finding("virtme-ng", State.OK, found, needed_for="vng")
+
+
+def _kernel_build() -> Iterator[Finding]:
+    missing = [package for name, package in BUILD_TOOLS.items() if not shutil.which(name)]
+    missing += [
+        package
+        for header, package in BUILD_HEADERS.items()
+        if not any(
+            (Path(folder) / header).exists()
+            for folder in ("/usr/include", "/usr/include/x86_64-linux-gnu")
+        )
+    ]
+    sources = sorted(path.name for path in Path("/usr/src").glob("linux-source-*.tar.*"))
+    if missing:
+        remedy = f"apt-get install {' '.join(missing)}"
+        found = f"{len(missing)} packages lack"
+        yield Finding("kernel build", State.MISSING, found, remedy, "snptest build")
+    else:
+        yield Finding("kernel build", State.OK, "tools there", needed_for="snptest build")
+    if sources:
+        yield Finding("kernel source", State.OK, ", ".join(sources), needed_for="snptest build")
+    else:
+        remedy = "apt-get install linux-source-6.12 (Debian 12: from bookworm-backports)"
+        yield Finding("kernel source", State.MISSING, "none", remedy, "snptest build")
+
+
+def _space() -> Iterator[Finding]:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snptest"
+    for topic, folder in (("this tree", ROOT), ("cache", cache)):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free / (1 << 30)
+        found = f"{folder}: {free:.0f} GiB free"
+        if not os.access(existing, os.W_OK):
+            yield Finding(topic, State.MISSING, f"{folder}: not writable", "", "results, kernels")
+        elif free < BUILD_SPACE_GIB:
+            remedy = f"{BUILD_SPACE_GIB} GiB to build kernels"
+            yield Finding(topic, State.MISSING, found, remedy, "snptest build")
+        else:
+            yield Finding(topic, State.OK, found)
