@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The modelled SNP machine: physical memory, RMP, PSP, kernel log, counters.
 
-Physical address space: [0, 1 MiB) is never handed out; the RMP lies at the top; all that is
+Physical address space: [0, 2 MiB) is never handed out; the RMP lies at the top; all that is
 left between them is RAM.
 """
 
@@ -15,7 +15,7 @@ from harness.emulator.psp import Psp
 from harness.emulator.rmp import Rmp
 from harness.kernel import TargetError
 
-LOW_MEMORY = 1 << 20
+DEBUG_LINES = 10_000
 
 
 class PanicError(TargetError):
@@ -54,6 +54,7 @@ class Machine:
         self.psp = Psp(self.memory, self.rmp, seed=config.seed or 0)
         self.counters: dict[str, int] = {}
         self.dead: str | None = None
+        self.debug_lines: list[str] = []
         self._log: list[str] = []
 
     def count(self, event: str, times: int = 1) -> None:
@@ -63,6 +64,11 @@ class Machine:
     def printk(self, line: str) -> None:
         """Write a line to the kernel log."""
         self._log.append(line)
+
+    def debug(self, line: str) -> None:
+        """Write a line at debug level (vcpu_unimpl, pr_debug): kept apart from the log."""
+        if len(self.debug_lines) < DEBUG_LINES:
+            self.debug_lines.append(line)
 
     def log(self) -> str:
         """The kernel log."""

@@ -110,8 +110,8 @@ class Revision:
     guest_request_failure: GuestRequestFailure
     guest_request_generic: int
     """The VMM error of a request that failed otherwise than by length or busy; 0: none."""
-    guest_request_aligned: bool
-    """Request and response GPAs must be page-aligned."""
+    guest_request_bad_address: int | None
+    """Reason (GHCB_ERR_*) for GPAs that are unaligned or equal; None: a request that failed."""
     ext_guest_request: ExtGuestRequest
 
     # The rest of KVM and /dev/sev
@@ -171,7 +171,7 @@ V12 = Revision(
     ap_creation_error_stops_target=True,
     guest_request_failure=GuestRequestFailure.GUEST,
     guest_request_generic=1 << 31,
-    guest_request_aligned=True,
+    guest_request_bad_address=None,
     ext_guest_request=ExtGuestRequest.VMGEXIT,
     legacy_command_errno=None,
     init2_ghcb_version=False,
@@ -207,7 +207,7 @@ MERGED = Revision(
     ap_creation_error_stops_target=False,
     guest_request_failure=GuestRequestFailure.USERSPACE,
     guest_request_generic=0,
-    guest_request_aligned=False,
+    guest_request_bad_address=ghcb.GHCB_ERR_MISSING_INPUT,
     ext_guest_request=ExtGuestRequest.EMPTY_TABLE,
     legacy_command_errno=errno.EPERM,
     init2_ghcb_version=True,

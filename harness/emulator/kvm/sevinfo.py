@@ -18,9 +18,12 @@ class SevInfo:
     vmsa_features: int = 0
     ghcb_version: int = 0
     policy: int = 0
+    fd: int = -1
+    """The /dev/sev descriptor that LAUNCH_START was given."""
     snp_context: int | None = None
     """Physical address of the guest context page (GCTX), None before LAUNCH_START."""
     guest_req_buffer: int | None = None
     guest_resp_buffer: int | None = None
     """Physical addresses of the bounce buffers for guest requests."""
     launched: bool = False
+    ap_jump_table: int = 0
