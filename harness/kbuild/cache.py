@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where sources, objects and built kernels are kept: $XDG_CACHE_HOME/snptest.
+
+linux/           the work tree, a git repository
+build/           objects (O=), ccache/ the compiler's cache
+downloads/       source packages while they are imported
+kernels/KEY/     a built kernel: bzImage, vmlinux, modules, config, kernel.json
+names/NAME.json  what `--kernel NAME` means
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BuildError
+
+LOCK_TIMEOUT = 3600.0
+
+
+def root() -> Path:
+    """Return the cache's directory (not made yet, maybe)."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "snptest"
+
+
+@contextlib.contextmanager
+def locked(say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the cache: one build at a time.  A lock of a process that died is free."""
+    root().mkdir(parents=True, exist_ok=True)
+    with (root() / "lock").open("w") as file:
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        waiting = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not waiting:
+                    say("another build is under way: waiting for it")
+                    waiting = True
+                if time.monotonic() > deadline:
+                    raise BuildError(
+                        f"another build has held {root()} for {LOCK_TIMEOUT:g} s"
+                    ) from None
+                time.sleep(0.5)  # flock(2) offers no wait with a deadline
+        yield
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(f".{os.getpid()}.new")
+    scratch.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    scratch.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read such a file; None where it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Configuring and compiling a kernel out of its tree, with kbuild and ccache."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.errors import BuildError
+from harness.kbuild import cache
+from harness.kbuild.progress import Progress
+
+MAKE_TIMEOUT = 5400.0
+TARGETS = ("bzImage", "modules")
+_STEP = re.compile(r"  [A-Z][A-Z0-9_]*(?: \[M\])? +\S")
+_ERROR = re.compile(r"(?:: (?:fatal )?error: |undefined reference to|: command not found|^ERROR: )")
+_FAILED = re.compile(r"make(?:\[\d+\])?: \*\*\* ")
+_CONTEXT = 8
+
+# Everything that would otherwise make the same source give another kernel.
+_PINNED = {
+    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+    "KBUILD_BUILD_USER": "snptest",
+    "KBUILD_BUILD_HOST": "snptest",
+    "KBUILD_BUILD_VERSION": "1",
+    "LC_ALL": "C",
+}
+
+
+class Compiler:
+    """make in one object directory for one source tree."""
+
+    def __init__(self, source: Path, objects: Path) -> None:
+        self.source = source
+        self.objects = objects
+        objects.mkdir(parents=True, exist_ok=True)
+
+    def configure(self, fragments: list[Path]) -> str:
+        """Make .config from allnoconfig and fragments; return it."""
+        combined = self.objects / "snptest.config"
+        combined.write_text("\n".join(each.read_text() for each in fragments))
+        self._make([f"KCONFIG_ALLCONFIG={combined}", "allnoconfig"], Progress(), 0)
+        return (self.objects / ".config").read_text()
+
+    def build(self, log: Path, progress: Progress) -> None:
+        """Compile kernel and modules; BuildError shows the first error."""
+        known = cache.read_json(self.objects / "snptest-steps.json") or {}
+        jobs = f"-j{len(os.sched_getaffinity(0))}"
+        # kbuild prints a line for each object, so the last full build says how many there are.
+        steps = self._make([jobs, *TARGETS], progress, int(known.get("steps", 2000)), log)
+        if steps > int(known.get("steps", 0)):
+            cache.write_json(self.objects / "snptest-steps.json", {"steps": steps})
+
+    def release(self) -> str:
+        """Return what uname -r will say."""
+        return (self.objects / "include/config/kernel.release").read_text().strip()
+
+    def modules(self) -> list[Path]:
+        """Return the modules, each behind those it depends on."""
+        order = (self.objects / "modules.order").read_text().split()
+        paths = [self.objects / Path(each).with_suffix(".ko") for each in order]
+        # Names in `depends` have underscores where the files may have hyphens.
+        waiting = {each.stem.replace("-", "_"): each for each in paths}
+        sorted_paths: list[Path] = []
+        while waiting:
+            ready = [name for name, each in waiting.items() if not depends(each) & waiting.keys()]
+            if not ready:
+                raise BuildError(f"modules need each other: {', '.join(waiting)}")
+            sorted_paths += [waiting.pop(name) for name in ready]
+        return sorted_paths
+
+    def _environment(self) -> dict[str, str]:
+        # MAKEFLAGS, KBUILD_*, ARCH, CROSS_COMPILE... of the caller must not leak in.
+        keep = ("PATH", "HOME", "TMPDIR")
+        root = cache.root()
+        return {
+            **{name: os.environ[name] for name in keep if name in os.environ},
+            **_PINNED,
+            "CCACHE_DIR": str(root / "ccache"),
+            "CCACHE_BASEDIR": str(root),
+            "CCACHE_NOHASHDIR": "1",
+            "CCACHE_COMPILERCHECK": "content",
+            "CCACHE_MAXSIZE": "3G",
+        }
+
+    def _make(
+        self, arguments: list[str], progress: Progress, expected: int, log: Path | None = None
+    ) -> int:
+        """Run make; return how many steps it took."""
+        command = [
+            "make",
+            f"O={self.objects}",
+            # Set, though empty: kbuild then adds no '+' for a tree that is not at a tag.
+            "LOCALVERSION=",
+            f"CC={compiler()}",
+            f"HOSTCC={compiler()}",
+            *arguments,
+        ]
+        log = log or self.objects / "snptest-config.log"
+        with log.open("w") as sink, _running(command, self.source, self._environment()) as make:
+            assert make.stdout is not None
+            steps = 0
+            for line in make.stdout:
+                sink.write(line)
+                if _STEP.match(line):
+                    steps += 1
+                    progress.count(steps, expected)
+            status = make.wait(MAKE_TIMEOUT)
+        if status:
+            raise BuildError(f"the kernel did not build:\n{first_error(log)}", f"all of it: {log}")
+        return steps
+
+
+def depends(module: Path) -> set[str]:
+    """Return the names of the modules that a module depends on, from its .modinfo section."""
+    match = re.search(rb"\0depends=([^\0]*)\0", module.read_bytes())
+    return set(match[1].decode().split(",")) - {""} if match else set()
+
+
+def compiler() -> str:
+    """Return the C compiler to use, behind ccache where that is installed."""
+    return "ccache gcc" if shutil.which("ccache") else "gcc"
+
+
+def compiler_version() -> str:
+    """Return what identifies the compiler and linker, for the cache's keys."""
+    versions = []
+    for tool in ("gcc", "ld"):
+        done = subprocess.run(
+            [tool, "--version"], capture_output=True, text=True, timeout=60, check=False
+        )
+        versions.append(done.stdout.partition("\n")[0])
+    return "; ".join(versions)
+
+
+def first_error(log: Path) -> str:
+    """Return the first error of a build's log with what surrounds it."""
+    before: deque[str] = deque(maxlen=3)
+    found: list[str] = []
+    last: deque[str] = deque(maxlen=_CONTEXT)
+    with log.open(errors="replace") as lines:
+        for raw in lines:
+            line = raw.rstrip("\n")
+            last.append(line)
+            if found:
+                if len(found) >= _CONTEXT or _FAILED.match(line) or _STEP.match(line):
+                    break
+                found.append(line)
+            elif _ERROR.search(line):
+                found = [each for each in before if not _STEP.match(each)] + [line]
+            elif _FAILED.match(line):
+                found = [*before, line]
+                break
+            before.append(line)
+    return "\n".join(found or last)
+
+
+@contextlib.contextmanager
+def _running(
+    command: list[str], folder: Path, environment: dict[str, str]
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a command in a process group of its own, none of which survives the block."""
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    overdue = threading.Timer(MAKE_TIMEOUT, _kill_group, (process.pid,))
+    overdue.start()
+    try:
+        yield process
+    finally:
+        overdue.cancel()
+        if process.poll() is None:
+            _kill_group(process.pid)
+            process.wait(10)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
