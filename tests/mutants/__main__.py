@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Run the mutants: python -m tests.mutants [-k NAME] [--suite psc] [-n 2] [--table FILE]."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import sys
+from pathlib import Path
+
+from tests.mutants.mutant import Mutant, all_mutants
+from tests.mutants.runner import Verdict, judge
+
+
+def _table(verdicts: list[tuple[Mutant, Verdict]]) -> str:
+    lines = ["| mutant | file | caught by |", "|---|---|---|"]
+    for mutant, verdict in verdicts:
+        caught = ", ".join(f"`{name}`" for name in verdict.failed) or f"**{verdict.why}**"
+        lines.append(f"| {mutant.name} | {mutant.file} | {caught} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Judge the chosen mutants; 1 where one survives."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("-k", default="", help="only mutants whose name holds this text")
+    parser.add_argument("--suite", default="", help="only mutants whose tests are of this suite")
+    parser.add_argument("-n", type=int, default=2, help="how many at once (default 2)")
+    parser.add_argument("--table", type=Path, help="write which test catches what, as Markdown")
+    options = parser.parse_args()
+    chosen = [
+        mutant
+        for mutant in all_mutants()
+        if options.k in mutant.name
+        and any(f"suites/{options.suite}" in test for test in mutant.tests)
+    ]
+    if not chosen:
+        parser.error("no such mutant")
+    survivors = 0
+    verdicts: list[tuple[Mutant, Verdict]] = []
+    with concurrent.futures.ThreadPoolExecutor(options.n) as pool:
+        for mutant, verdict in zip(chosen, pool.map(judge, chosen), strict=True):
+            verdicts.append((mutant, verdict))
+            survivors += not verdict.caught
+            state = "caught  " if verdict.caught else "SURVIVED"
+            print(f"{state} {mutant.name}: {verdict.why}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants caught")
+    if options.table:
+        options.table.write_text(_table(verdicts))
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
