@@ -7,6 +7,7 @@ from harness.emulator.rmp_bulk import REGION
 from harness.emulator.rmp_entry import (
     ASID_SHIFT,
     ASSIGNED,
+    GPA_LIMIT,
     GPA_MASK,
     OWNER,
     PERM_EXECUTE_SUPERVISOR,
@@ -52,7 +53,7 @@ class RmpAccess(RmpTable):
                 raise RmpFault(RmpFault.RMP, spa, gpa, "shared write to an assigned page")
             return
         pfn = spa >> 12
-        if 0 <= pfn < self.pages and not (vmpl or npt_size):
+        if 0 <= pfn < self.pages and not (vmpl or npt_size) and gpa < GPA_LIMIT:
             # What nearly every access is: VMPL0, 4 KiB, and nothing wrong with it.
             expected = ASSIGNED | VALIDATED | gpa & GPA_MASK | asid << ASID_SHIFT
             if self._words[2 * pfn] & PLAIN == expected and asid > 0:
@@ -86,7 +87,7 @@ class RmpAccess(RmpTable):
         RMP-Covered, Guest-Owned, Reverse-Map and Mutable, which all fail with the same bits.
         """
         pfn = spa >> 12
-        if not 0 <= pfn < self.pages or asid <= 0:
+        if not 0 <= pfn < self.pages or not 0 <= gpa < GPA_LIMIT or asid <= 0:
             raise RmpFault(PRIVATE_FAULT, spa, gpa, "the page cannot belong to a guest")
         lo = self._words[2 * pfn]
         expected = ASSIGNED | gpa & GPA_MASK | asid << ASID_SHIFT
