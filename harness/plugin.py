@@ -242,6 +242,7 @@ def _first_sentence(function: object) -> str:
     return flat[: end + 1] if end >= 0 else flat
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests of one module and revision together: they share a kernel, in order.
 

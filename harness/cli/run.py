@@ -170,9 +170,10 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
         "--tb=short",
     ]
     # One worker is still a process of its own: what dies there is told by the one that lives.
-    arguments += (
-        [f"--numprocesses={workers}", "--dist=loadscope"] if workers else ["-p", "no:xdist"]
-    )
+    if workers:
+        arguments += [f"--numprocesses={workers}", "--dist=loadscope", "--max-worker-restart=100"]
+    else:
+        arguments += ["-p", "no:xdist"]
     given = {
         "--revision": options.revision,
         "--kernel": options.kernel,

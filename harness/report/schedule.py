@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
 
@@ -23,3 +24,20 @@ class ModuleRevisionScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
     def _split_scope(self, nodeid: str) -> str:
         return scope(nodeid)
+
+    def remove_node(self, node: Any) -> str | None:
+        """Take a worker's tests back; the one that killed it is not run again.
+
+        loadscope (3.8) hands the whole scope to the next worker, and with it the test that
+        kills workers, until it gives up and the rest of the scope is lost.
+        """
+        units = self.assigned_work[node]
+        pending = ((unit, test) for unit in units.values() for test in unit if not unit[test])
+        killer: str | None = None
+        for unit, test in pending:
+            unit[test], killer = True, test
+            break
+        for name in [name for name, unit in units.items() if all(unit.values())]:
+            del units[name]
+        super().remove_node(node)
+        return killer

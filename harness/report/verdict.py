@@ -34,7 +34,7 @@ def of_exception(error: BaseException, when: str) -> Outcome:
 
 def reason_of(error: BaseException) -> str:
     """Return one line that says what went wrong."""
-    first = next((each for each in str(error).splitlines() if each.strip()), "")
+    first = next((each for each in sanitize.text(str(error)).splitlines() if each.strip()), "")
     name = type(error).__name__
     if isinstance(error, (UserError, pytest.skip.Exception, pytest.fail.Exception)):
         return sanitize.line(first or name, REASON_WIDTH)

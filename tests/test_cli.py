@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The command line as a user meets it: help, mistakes, exit codes, reports where asked for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from harness.cli import bench, check
+from harness.cli import run as run_command
+from harness.cli.main import main
+from harness.errors import UsageError
+from harness.runner import ROOT
+
+COMMANDS = ("run", "check", "bench", "doctor", "build", "kernels")
+
+
+def snptest(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Run the command line in this process: code, stdout, stderr."""
+    before = sys.argv
+    sys.argv = ["snptest", *arguments]
+    try:
+        code = main()
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else 1
+    finally:
+        sys.argv = before
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    code, out, _ = snptest(capsys, command, "--help")
+    assert code == 0
+    assert "Usage: snptest " + command in out
+
+
+def test_help_teaches_with_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = snptest(capsys, "--help")
+    assert code == 0
+    assert "snptest run psc gmem --revision v12" in out
+    assert "Exit codes: 0 all passed" in out
+    assert all(command in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "no_such_suite"], "no suite is called 'no_such_suite'"),
+        (["run", "--backend", "ssh", "--host", "a"], "the ssh backend does not exist yet"),
+        (["run", "--backend", "qemu"], "no backend is called 'qemu'"),
+        (["run", "--revision", "v9"], "does not offer revision 'v9'"),
+        (["run", "-n", "many"], "-n takes a number or auto, not 'many'"),
+        (["run", "--junit", "/proc/nope/j.xml"], "cannot write /proc/nope/j.xml"),
+        (["run", "--json", "/"], "/ is a directory"),
+        (["run", "--no-such-option"], "No such option"),
+        (["bench", "no_such_benchmark"], "no benchmark is called 'no_such_benchmark'"),
+        (["build", "x", "--series", "/no/such/dir"], "/no/such/dir is not a directory"),
+        (["no_such_command"], "No such command"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str],
+    tree: Path,
+    arguments: list[str],
+    said: str,
+) -> None:
+    code, _, err = snptest(capsys, *arguments)
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
+
+
+SUITE = """
+    import os, pytest
+    @pytest.mark.patches(10)
+    def test_good(revision):
+        "It holds."
+    def test_bad(revision):
+        "It does not hold."
+        print("\\x1b[1mnoise\\x00")
+        assert revision is None, "EIO \\x1b[31m\\x00"
+    def test_lacks(revision): pytest.skip("no SNP here")
+    def test_dies(revision): os._exit(9)
+"""
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree with suites of its own in the place of the real ones."""
+    for name in ("psc", "gmem"):
+        folder = tmp_path / "suites" / name
+        folder.mkdir(parents=True)
+        (folder / f"test_{name}.py").write_text(textwrap.dedent(SUITE), encoding="utf-8")
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ("harness.plugin",)\n')
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
+    monkeypatch.setattr(run_command, "ROOT", tmp_path)
+    monkeypatch.setattr(run_command, "SUITES", tmp_path / "suites")
+    monkeypatch.setattr("harness.runner.ROOT", tmp_path)
+    monkeypatch.setenv("SNPTEST_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_reports_everything_everywhere(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = snptest(
+        capsys, "run", "-n", "2", "--junit", "o/j.xml", "--ktap", "-", "--json", "o/r.jsonl"
+    )
+    assert code == 1, err
+    # KTAP is alone on stdout, so that it can be piped; all else is on stderr.
+    assert out.startswith("KTAP version 1\n1..4\n")
+    assert "\x1b" not in out + err
+    assert "4 pass, 4 fail, 4 crash, 4 skip" in err
+    assert "./snptest run 'suites/psc/test_psc.py::test_bad[v12]'" in err
+    root = ET.parse(tree / "o" / "j.xml").getroot()
+    assert len(list(root.iter("testcase"))) == 16
+    for path in (tree / "o" / "r.jsonl", *tree.glob("results/*/results.jsonl")):
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [event["event"] for event in events] == ["start", *["result"] * 16, "finish"]
+        assert events[-1]["exit"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "last"),
+    [
+        (["run", "psc", "-k", "good"], 0, "2 pass"),
+        (["run", "psc", "-k", "lacks"], 0, "2 skip"),
+        (["run", "psc", "-k", "bad", "--revision", "v12"], 1, "1 fail"),
+        (["run", "-n", "1", "gmem", "-k", "dies", "--revision", "v12"], 1, "1 crash"),
+        (["run", "-n", "0", "suites/psc/test_psc.py::test_good[v12]"], 0, "1 pass"),
+    ],
+)
+def test_exit_codes_follow_the_outcomes(
+    tree: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, last: str
+) -> None:
+    got, out, err = snptest(capsys, *arguments)
+    assert got == code, out + err
+    assert last in out
+
+
+def test_a_suite_that_cannot_be_read_is_exit_3(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "suites" / "gmem" / "test_gmem.py").write_text("import no_such_module\n")
+    code, out, _ = snptest(capsys, "run", "gmem")
+    assert code == 3
+    assert "no_such_module" in out
+
+
+def test_a_conftest_that_breaks_pytest_is_exit_3_with_its_words(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tree / "suites" / "conftest.py").write_text("raise RuntimeError('broken conftest')\n")
+    code, out, _ = snptest(capsys, "run", "gmem")
+    assert code == 3
+    assert "broken conftest" in out
+
+
+def test_nothing_that_matches_is_a_mistake(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = snptest(capsys, "run", "psc", "-k", "no_such_test")
+    assert code == 2
+    assert "no test matches" in err
+
+
+def test_doctor_judges_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = snptest(capsys, "doctor")
+    assert code == 0, out
+    for topic in ("python", "gcc", "/dev/kvm", "kvm_amd.sev_snp", "/dev/sev", "kernel build"):
+        assert topic in out
+
+
+BENCHMARK = """
+    def run():
+        return [
+            {"name": "fast", "ratio": 1.5, "bar": 3, "unit": "x", "detail": "d"},
+            {"name": "told", "ratio": 99.0, "bar": None},
+            {"name": "slow", "ratio": RATIO, "bar": 2.0, "unit": "ms"},
+        ]
+"""
+
+
+@pytest.mark.parametrize(("ratio", "code"), [("1.0", 0), ("2.5", 1)])
+def test_benchmarks_are_held_against_their_bars(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ratio: str,
+    code: int,
+) -> None:
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    (folder / "made.py").write_text(textwrap.dedent(BENCHMARK).replace("RATIO", ratio))
+    monkeypatch.setattr(bench, "FOLDER", folder)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "benchmarks", raising=False)
+    monkeypatch.delitem(sys.modules, "benchmarks.made", raising=False)
+    output = tmp_path / "b.json"
+    got, out, _ = snptest(capsys, "bench", "--json", str(output))
+    monkeypatch.delitem(sys.modules, "benchmarks", raising=False)
+    assert got == code
+    assert ("MISSED" in out) == bool(code)
+    assert [record["name"] for record in json.loads(output.read_text())] == ["fast", "told", "slow"]
+
+
+def test_pytests_last_line_is_read() -> None:
+    line = "= 1 failed, 20 passed, 2 skipped, 3 xfailed, 1 xpassed, 2 errors in 1.23s ="
+    assert check.counts_of(line) == {
+        "failed": 1,
+        "passed": 20,
+        "skipped": 2,
+        "xfailed": 3,
+        "xpassed": 1,
+        "error": 2,
+    }
+
+
+def test_a_mistake_as_an_exception_reads_well() -> None:
+    assert str(UsageError("no such thing", "try another")) == "no such thing (try another)"
+
+
+def test_module_can_be_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "Usage: snptest" in done.stdout

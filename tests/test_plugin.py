@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Outcomes, crashes, deadlines and reopened kernels, seen through whole runs of pytest."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.report.outcome import Outcome
+from harness.runner import ROOT, Run
+
+FAKE_BACKEND = """
+from typing import Any
+from harness import backends
+from harness.backends.base import Backend
+from harness.kernel import Kernel, TargetError
+
+opened = []
+
+class FakeKernel(Kernel):
+    name = "fake"
+
+    def __init__(self, revision):
+        self.revision, self.text, self.down = revision, "", False
+
+    def start(self, ops, *, thread=0): raise NotImplementedError
+    def wait(self, ticket, timeout=30.0): raise NotImplementedError
+    def interrupt(self, thread): raise NotImplementedError
+
+    def log(self):
+        if self.text is None:
+            raise TargetError("no console")
+        return self.text
+
+    def shutdown(self): self.down = True
+
+class FakeBackend(Backend):
+    name = "fake"
+    revisions = ("v12", "merged")
+
+    def open(self, revision, seed, **options):
+        kernel = FakeKernel(revision)
+        opened.append(kernel)
+        return kernel
+
+backends.BACKENDS["fake"] = "conftest_fake:FakeBackend"
+"""
+
+OUTCOMES = r'''
+import os, time
+import pytest
+from harness.errors import UserError
+from harness.kernel import Ioctl, OperationError, Result, TargetError
+
+@pytest.mark.patches(10, 11)
+@pytest.mark.areas("psc")
+def test_pass():
+    """Two is two. And this is not in the report."""
+
+def test_fail():
+    print("\x1b[31mgarbage \x00\x08 \udcff")
+    assert 1 == 2, "got \x00 and \x1b[31mred\x85"
+
+def test_raise(): raise RuntimeError("wrong")
+def test_crash(): raise TargetError("the kernel died")
+def test_skip(): pytest.skip("no SNP here")
+@pytest.mark.xfail(reason="lost wake-up")
+def test_known(): assert False
+@pytest.mark.xfail(reason="lost wake-up")
+def test_gone(): pass
+
+@pytest.fixture
+def broken(): raise RuntimeError("harness bug")
+def test_error(broken): pass
+
+@pytest.fixture
+def lacking(): raise UserError("no such kernel", "build it")
+def test_user_error(lacking): pass
+
+@pytest.fixture
+def refused(): raise OperationError(Ioctl(3, 7), Result(-1, 22))
+def test_refused(refused): pass
+
+@pytest.fixture
+def leaking():
+    yield
+    assert not "leaked pages"
+def test_teardown(leaking): pass
+
+@pytest.mark.deadline(0.4)
+def test_hang(): time.sleep(60)
+'''
+
+WANTED = {
+    "test_pass": Outcome.PASS,
+    "test_fail": Outcome.FAIL,
+    "test_raise": Outcome.FAIL,
+    "test_crash": Outcome.CRASH,
+    "test_skip": Outcome.SKIP,
+    "test_known": Outcome.XFAIL,
+    "test_gone": Outcome.FAIL,
+    "test_error": Outcome.ERROR,
+    "test_user_error": Outcome.ERROR,
+    "test_refused": Outcome.FAIL,
+    "test_teardown": Outcome.FAIL,
+    "test_hang": Outcome.CRASH,
+}
+
+
+def execute(folder: Path, source: str, *arguments: str, workers: int = 0) -> Run:
+    """Run a suite made of one module, the way `snptest run` does."""
+    suite = folder / "suites" / "made"
+    suite.mkdir(parents=True)
+    (folder / "conftest_fake.py").write_text(FAKE_BACKEND)
+    (folder / "conftest.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(folder)!r})\nimport conftest_fake\n"
+        "pytest_plugins = ('harness.plugin',)\n"
+    )
+    (folder / "pytest.ini").write_text("[pytest]\nxfail_strict = true\n")
+    (suite / "test_made.py").write_text(textwrap.dedent(source), encoding="utf-8")
+    spread = ["-n", str(workers), "--dist=loadscope"] if workers else ["-p", "no:xdist"]
+    where = [f"--rootdir={folder}", f"--config-file={folder / 'pytest.ini'}", str(suite)]
+    options = ["-p", "no:cacheprovider", "--backend=fake", "--continue-on-collection-errors"]
+    run = Run([*where, *options, *spread, *arguments], folder / "out", silence=60)
+    events: list[dict[str, Any]] = []
+    run.execute(events.append)
+    return run
+
+
+def outcomes(run: Run) -> dict[str, Outcome]:
+    return {result.id.rpartition("::")[2]: result.outcome for result in run.results}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_outcome_is_told_apart(tmp_path: Path, workers: int) -> None:
+    run = execute(tmp_path, OUTCOMES, workers=workers)
+    assert outcomes(run) == WANTED, run.log.read_text()
+    assert run.broken == []
+    assert run.collected == len(WANTED)
+    by_name = {result.id.rpartition("::")[2]: result for result in run.results}
+    passed = by_name["test_pass"]
+    assert passed.description == "Two is two."
+    assert (passed.suite, passed.patches, passed.areas) == ("made", (10, 11), ("psc",))
+    failed = by_name["test_fail"]
+    assert failed.reason == "got \\x00 and red\\x85"
+    assert "garbage \\x00\\x08" in failed.output
+    assert "did not end within 0.4 s" in by_name["test_hang"].reason
+    assert by_name["test_user_error"].reason == "no such kernel (build it)"
+    assert "Traceback" not in by_name["test_user_error"].details
+
+
+DYING = """
+    import os, signal
+    def test_before(): pass
+    def test_dies(): os.kill(os.getpid(), signal.SIGKILL)
+    def test_between(): pass
+    def test_dies_too(): os._exit(0)
+    def test_after(): pass
+"""
+
+
+def test_a_worker_that_dies_takes_nothing_with_it(tmp_path: Path) -> None:
+    run = execute(tmp_path, DYING, workers=1)
+    assert outcomes(run) == {
+        "test_before": Outcome.PASS,
+        "test_dies": Outcome.CRASH,
+        "test_between": Outcome.PASS,
+        "test_dies_too": Outcome.CRASH,
+        "test_after": Outcome.PASS,
+    }
+    assert run.broken == []
+
+
+def test_a_pytest_that_dies_is_told(tmp_path: Path) -> None:
+    run = execute(tmp_path, DYING)
+    assert outcomes(run) == {"test_before": Outcome.PASS}
+    assert len(run.broken) == 1
+    assert "status -9" in run.broken[0]
+
+
+def test_what_cannot_be_imported_is_an_error(tmp_path: Path) -> None:
+    run = execute(tmp_path, "import no_such_module\n", workers=2)
+    assert [result.outcome for result in run.results] == [Outcome.ERROR]
+    assert "no_such_module" in run.results[0].reason
+
+
+KERNELS = """
+    import pytest
+    from harness.kernel import TargetError
+    import conftest_fake
+
+    @pytest.fixture(scope="module")
+    def shared(kernel):
+        return kernel
+
+    def test_a_uses(shared, kernel):
+        assert shared is kernel and not kernel.down
+        assert len([k for k in conftest_fake.opened if k.revision == kernel.revision]) == 1
+
+    def test_b_kills(kernel):
+        kernel.text = "[1.0] last words \\x00\\n"
+        raise TargetError("the kernel died")
+
+    def test_c_has_another(shared, kernel):
+        assert shared is kernel and not kernel.down
+        assert len([k for k in conftest_fake.opened if k.revision == kernel.revision]) == 2
+
+    @pytest.fixture
+    def dies_late(kernel):
+        yield
+        kernel.text = None
+        raise TargetError("died in the teardown")
+
+    def test_d_dies_late(dies_late): pass
+
+    def test_e_has_a_third(kernel):
+        assert not kernel.down
+        assert len([k for k in conftest_fake.opened if k.revision == kernel.revision]) == 3
+
+    def test_f_warns(kernel):
+        kernel.text += "[2.0] WARNING: CPU: 0 PID: 1 at sev.c:1\\n"
+
+    def test_g_is_not_blamed_for_it(kernel):
+        assert "WARNING" in kernel.text
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_dead_kernel_is_replaced(tmp_path: Path, workers: int) -> None:
+    run = execute(tmp_path, KERNELS, workers=workers)
+    wanted = {
+        "test_a_uses": Outcome.PASS,
+        "test_b_kills": Outcome.CRASH,
+        "test_c_has_another": Outcome.PASS,
+        "test_d_dies_late": Outcome.CRASH,
+        "test_e_has_a_third": Outcome.PASS,
+        "test_f_warns": Outcome.FAIL,
+        "test_g_is_not_blamed_for_it": Outcome.PASS,
+    }
+    both = {f"{name}[{rev}]": each for name, each in wanted.items() for rev in ("v12", "merged")}
+    assert outcomes(run) == both, [result.details for result in run.results]
+    killed = next(result for result in run.results if "b_kills" in result.id)
+    assert killed.console == "[1.0] last words \\x00\n"
+    assert killed.revision in ("v12", "merged")
+
+
+def test_one_revision_can_be_chosen(tmp_path: Path) -> None:
+    run = execute(tmp_path, "def test_x(revision): pass\n", "--revision=v12")
+    assert outcomes(run) == {"test_x[v12]": Outcome.PASS}
+
+
+def test_seeds_repeat_and_differ(tmp_path: Path) -> None:
+    source = """
+        import pathlib
+        def test_x(seed, rng): pathlib.Path({0!r}).open("a").write(f"{{seed}} {{rng.random()}}\\n")
+        def test_y(seed, rng): pathlib.Path({0!r}).open("a").write(f"{{seed}} {{rng.random()}}\\n")
+    """
+    written = []
+    for number, seed in enumerate((5, 5, 6)):
+        path = tmp_path / f"seeds{number}"
+        execute(tmp_path / str(number), source.format(str(path)), f"--seed={seed}")
+        written.append(path.read_text())
+    assert written[0] == written[1] != written[2]
+    assert len(set(written[0].splitlines())) == 2
+
+
+def test_plain_pytest_knows_the_options(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makepyfile("def test_x(backend_options): assert backend_options.seed == 7")
+    results = pytester.path / "r.jsonl"
+    done = pytester.runpytest_subprocess(
+        "-p", "harness.plugin", "--seed=7", f"--results={results}", "--strict-markers"
+    )
+    done.assert_outcomes(passed=1)
+    events = [json.loads(line)["event"] for line in results.read_text().splitlines()]
+    assert events == ["start", "collected", "begin", "result", "finish"]
+
+
+def test_root_of_the_tree_is_found() -> None:
+    assert os.access(ROOT / "snptest", os.X_OK)

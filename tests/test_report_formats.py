@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""JUnit, KTAP, JSON lines and the summary, from results as they could come."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from harness.console import find_splat
+from harness.report import junit, ktap, summary
+from harness.report.jsonl import JsonLines
+from harness.report.live import LiveDisplay, PlainDisplay
+from harness.report.outcome import ExitCode, Outcome, Result, exit_code
+from harness.report.schedule import scope
+
+
+def result(name: str, outcome: Outcome, *, suite: str = "psc", **more: object) -> Result:
+    revision = str(more.pop("revision", "v12"))
+    fields = {"seconds": 0.5, "reason": "", **more}
+    test_id = f"suites/{suite}/test_x.py::{name}[{revision}]"
+    record = {"id": test_id, "suite": suite, "revision": revision, "outcome": outcome, **fields}
+    return Result.from_dict(record)
+
+
+RESULTS = [
+    result("test_pass", Outcome.PASS, patches=(10, 11), areas=("psc",)),
+    result("test_fail", Outcome.FAIL, reason="EIO, not EINVAL", details="line 1\nline 2 <&>"),
+    result("test_crash", Outcome.CRASH, reason="hung # hard", console="BUG: \\x00", patches=(11,)),
+    result("test_error", Outcome.ERROR, reason="", suite="gmem"),
+    result("test_skip", Outcome.SKIP, reason="no SNP", suite="gmem", revision="merged"),
+    result("test_known", Outcome.XFAIL, reason="lost wake-up", suite="launch"),
+]
+
+
+def test_junit_keeps_outcomes_apart() -> None:
+    root = ET.fromstring(junit.render(RESULTS, {"seed": "0"}))
+    cases = {case.attrib["name"].partition("[")[0]: case for case in root.iter("testcase")}
+    assert [child.tag for child in cases["test_pass"]] == []
+    assert cases["test_fail"].find("failure") is not None
+    crash = cases["test_crash"].find("error")
+    assert crash is not None
+    assert crash.attrib["type"] == "crash"
+    assert "BUG" in (cases["test_crash"].findtext("system-out") or "")
+    # junit-xml drops an error that says nothing; ours must not get lost.
+    assert cases["test_error"].find("error") is not None
+    assert cases["test_skip"].find("skipped") is not None
+    assert {suite.attrib["name"] for suite in root.iter("testsuite")} == {
+        "psc[v12]",
+        "gmem[v12]",
+        "gmem[merged]",
+        "launch[v12]",
+    }
+
+
+def parse_ktap(text: str) -> Iterator[tuple[int, bool, str]]:
+    """A strict reader of what ktap.rst says: plan, numbers in order, a parent per subtest."""
+    lines = text.splitlines()
+    assert lines[0] == "KTAP version 1"
+    lines = [line for line in lines[1:] if not line.startswith("# ")]
+    plan = re.fullmatch(r"1\.\.(\d+)", lines[0])
+    assert plan
+    number = 0
+    nested: list[str] = []
+    for line in lines[1:]:
+        match = re.fullmatch(r"(not ok|ok) (\d+) ([^#]*?)(?: # (SKIP|XFAIL|ERROR)\b.*)?", line)
+        if match:
+            number += 1
+            assert int(match[2]) == number
+            good = match[1] == "ok"
+            if nested:
+                children = list(parse_ktap("\n".join(nested)))
+                # Exactly the parent of a subtest that fails, fails.
+                assert good == all(child[1] for child in children)
+                yield from children
+                nested = []
+            else:
+                yield number, good, match[3]
+        else:
+            assert line.startswith("  ")
+            nested.append(line[2:])
+    assert number == int(plan[1])
+
+
+def test_ktap_follows_the_kernels_format() -> None:
+    cases = list(parse_ktap(ktap.render(RESULTS)))
+    assert len(cases) == len(RESULTS)
+    assert sum(not good for _, good, _ in cases) == 3
+
+
+def test_ktap_of_nothing_is_a_plan_of_nothing() -> None:
+    assert ktap.render([]) == "KTAP version 1\n1..0\n"
+
+
+def test_json_lines_are_on_disk_at_once_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "r.jsonl"
+    lines = JsonLines(path)
+    for each in RESULTS:
+        lines.result(each)
+        assert Result.from_dict(json.loads(path.read_text().splitlines()[-1])) == each
+    lines.finish({})
+    assert path.read_bytes().isascii()
+
+
+def rendered(*, terminal: bool) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, width=100, force_terminal=terminal, markup=False)
+    display = LiveDisplay(console) if terminal else PlainDisplay(console)
+    display.collected(len(RESULTS))
+    for each in RESULTS:
+        display.begin(each.id)
+        display.result(each)
+    display.close()
+    summary.show(console, RESULTS, 3.0)
+    return stream.getvalue()
+
+
+def test_plain_output_has_no_escapes_and_all_failures() -> None:
+    text = rendered(terminal=False)
+    assert "\x1b" not in text
+    for name in ("test_fail", "test_crash", "test_error"):
+        assert name in text
+    assert "1 pass, 1 fail, 1 xfail, 1 error, 1 crash, 1 skip in 3.0 s" in text
+    assert "./snptest run 'suites/psc/test_x.py::test_fail[v12]'" in text
+
+
+def test_live_output_tells_the_same() -> None:
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", rendered(terminal=True))
+    assert "EIO, not EINVAL" in plain
+
+
+def test_summary_counts_per_patch() -> None:
+    text = rendered(terminal=False)
+    row = next(line.split() for line in text.splitlines() if line.startswith("11 "))
+    assert row[1:] == ["1", "·", "·", "·", "1", "·"]
+
+
+def test_exit_codes() -> None:
+    assert exit_code([RESULTS[0], RESULTS[4], RESULTS[5]]) == ExitCode.PASSED
+    assert exit_code([RESULTS[1]]) == exit_code([RESULTS[2]]) == ExitCode.FAILED
+    assert exit_code(RESULTS) == ExitCode.BROKEN
+    assert exit_code([], broken=True) == ExitCode.BROKEN
+
+
+def test_tests_of_a_module_and_revision_stay_together() -> None:
+    assert scope("suites/a/test_x.py::test_y[v12-4K]") == scope("suites/a/test_x.py::test_z[v12]")
+    assert scope("suites/a/test_x.py::test_y[v12]") != scope("suites/a/test_x.py::test_y[merged]")
+    assert scope("suites/a/test_x.py::test_y") == "suites/a/test_x.py[]"
+
+
+def test_splats_are_seen() -> None:
+    log = "[ 1.0] fine\n[ 2.0] WARNING: CPU: 1 PID: 7 at arch/x86/kvm/svm/sev.c:1 f+0x1\n"
+    assert find_splat(log) == "[ 2.0] WARNING: CPU: 1 PID: 7 at arch/x86/kvm/svm/sev.c:1 f+0x1"
+    assert find_splat("[ 1.0] kvm: debug: nothing wrong\n") is None

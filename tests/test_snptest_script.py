@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The start script, with a Python environment faked so that nothing is downloaded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.runner import ROOT
+
+SCRIPT = ROOT / "snptest"
+
+# Stands for python3: makes a "venv" of itself, and pip that takes its time.
+FAKE_PYTHON = """\
+    #!/bin/sh
+    case "$*" in
+    "-c import sys"*) exit 0 ;;
+    "-c import ensurepip"*) exit 0 ;;
+    "-m venv "*) mkdir -p "$3/bin"; cp "$FAKE" "$3/bin/python"; echo venv >>"$TRACE" ;;
+    "-m pip --version") exit 0 ;;
+    "-m pip install"*)
+        echo "pip $*" >>"$TRACE"
+        sleep "${PIP_SECONDS:-0}"
+        exit "${PIP_STATUS:-0}" ;;
+    "- "*) echo unicorn ;;
+    "-m harness"*) shift 2; echo "harness: $*"; echo "cwd: $PWD"; echo "path: $PYTHONPATH" ;;
+    *) echo "unexpected: $*" >&2; exit 99 ;;
+    esac
+"""
+
+
+class Tree:
+    """A copy of the script in a tree of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "tree"
+        self.root.mkdir()
+        shutil.copy(SCRIPT, self.root)
+        (self.root / "pyproject.toml").write_text("one")
+        self.trace = folder / "trace"
+        self.trace.touch()
+        fake = folder / "python3"
+        fake.write_text(textwrap.dedent(FAKE_PYTHON))
+        fake.chmod(0o755)
+        self.environment = os.environ | {
+            "SNPTEST_PYTHON": str(fake),
+            "FAKE": str(fake),
+            "TRACE": str(self.trace),
+        }
+        self.environment.pop("SNPTEST_VENV", None)
+        self.environment.pop("PYTHONPATH", None)
+
+    def start(
+        self, *arguments: str, script: Path | None = None, **extra: str
+    ) -> subprocess.Popen[str]:
+        """Start the script."""
+        return subprocess.Popen(
+            [str(script or self.root / "snptest"), *arguments],
+            cwd="/",
+            env=self.environment | extra,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(
+        self, *arguments: str, script: Path | None = None, **extra: str
+    ) -> tuple[int, str, str]:
+        """Run the script to its end: code, stdout, stderr."""
+        with self.start(*arguments, script=script, **extra) as process:
+            out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def steps(self) -> list[str]:
+        """What the fake Python was asked to make."""
+        return [line.split()[0] for line in self.trace.read_text().splitlines()]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+@pytest.mark.parametrize("shell", ["sh", "dash", "bash"])
+def test_syntax_is_posix(shell: str) -> None:
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell} here")
+    subprocess.run([shell, "-n", str(SCRIPT)], check=True, timeout=60)
+
+
+def test_shellcheck_finds_nothing() -> None:
+    if not shutil.which("shellcheck"):
+        pytest.skip("no shellcheck here: apt-get install shellcheck")
+    subprocess.run(["shellcheck", str(SCRIPT)], check=True, timeout=60)
+
+
+def test_environment_is_made_once(tree: Tree) -> None:
+    code, out, err = tree.run("run", "a b")
+    assert code == 0, err
+    assert out.splitlines() == ["harness: run a b", "cwd: /", f"path: {tree.root}"]
+    assert "making the Python environment" in err
+    code, _, err = tree.run("doctor")
+    assert (code, err) == (0, "")
+    assert tree.steps() == ["venv", "pip"]
+
+
+def test_changed_requirements_update_it(tree: Tree) -> None:
+    tree.run()
+    (tree.root / "pyproject.toml").write_text("two")
+    _, _, err = tree.run()
+    assert "pyproject.toml has changed" in err
+    assert tree.steps() == ["venv", "pip", "pip"]
+
+
+def test_works_through_symbolic_links(tree: Tree, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "dir" / "second"
+    second.parent.mkdir()
+    first.symlink_to("tree/snptest")
+    second.symlink_to("../first")
+    code, out, err = tree.run("x", script=second)
+    assert code == 0, err
+    assert f"path: {tree.root}" in out
+
+
+def test_two_at_once_make_it_once(tree: Tree) -> None:
+    first = tree.start(PIP_SECONDS="1")
+    second = tree.start(PIP_SECONDS="1")
+    for process in (first, second):
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    assert tree.steps() == ["venv", "pip"]
+
+
+def test_interrupted_start_is_begun_anew(tree: Tree) -> None:
+    process = tree.start(PIP_SECONDS="60")
+    deadline = time.monotonic() + 30
+    while "pip" not in tree.steps():
+        assert time.monotonic() < deadline, "pip was never started"
+        time.sleep(0.05)
+    os.killpg(process.pid, 15)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    code, _, err = tree.run()
+    assert code == 0, err
+    assert tree.steps() == ["venv", "pip", "venv", "pip"]
+
+
+def test_failure_of_pip_is_told_and_tried_again(tree: Tree) -> None:
+    code, _, err = tree.run(PIP_STATUS="1")
+    assert code == 3
+    assert "pip could not install" in err
+    assert "PIP_INDEX_URL" in err
+    assert tree.run()[0] == 0
+
+
+def test_exit_code_is_that_of_the_command(tree: Tree) -> None:
+    tree.run()
+    python = tree.root / ".venv" / "bin" / "python"
+    python.write_text("#!/bin/sh\nexit 7\n")
+    assert tree.run("run")[0] == 7
