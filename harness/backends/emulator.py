@@ -6,8 +6,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from harness.backends.base import Backend
-from harness.emulator.emulator import Emulator
-from harness.emulator.machine import MachineConfig
 from harness.kernel import Kernel
 from harness.uapi.revisions import REVISIONS
 
@@ -25,5 +23,9 @@ class EmulatorBackend(Backend):
 
         Seed 0 lets threads take turns in order; any other shuffles them, always the same way.
         """
+        # The command line asks for names only; it need not load the models and Unicorn for that.
+        from harness.emulator.emulator import Emulator
+        from harness.emulator.machine import MachineConfig
+
         parameters: dict[str, Any] = options.get("parameters", {})
         return Emulator(revision or "merged", MachineConfig(seed=seed or None, **parameters))
