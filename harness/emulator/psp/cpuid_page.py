@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The CPUID table that a launch or a guest message hands in: checked, and corrected.
+
+The firmware compares each function with what the processor has.  This model has no processor;
+it knows the size of an XSAVE area, which leaves exist at all, and the bits that hosts have to
+hide from SNP guests because the firmware refuses them (target/i386/sev.c of QEMU 9.1 lists
+those bits).
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from harness.uapi.guest_message import SNP_CPUID_COUNT_MAX, snp_cpuid_fn, snp_cpuid_table
+
+STANDARD = range(0x10000)
+EXTENDED = range(0x80000000, 0x80010000)
+
+_TSC_DEADLINE = 1 << 24
+_TSC_ADJUST = 1 << 1
+_LEAF7_EDX = 1 << 26 | 1 << 27 | 1 << 28 | 1 << 29 | 1 << 30 | 1 << 31
+_VIRT_SSBD = 1 << 25
+
+REFUSED_BITS: dict[tuple[int, int], dict[str, int]] = {
+    (0x00000001, 0): {"ecx": _TSC_DEADLINE},
+    (0x00000007, 0): {"ebx": _TSC_ADJUST, "edx": _LEAF7_EDX},
+    (0x80000008, 0): {"ebx": _VIRT_SSBD},
+}
+"""Feature bits by (leaf, subleaf) that may not be set."""
+
+_SUBLEAVES = frozenset({0x4, 0x7, 0xB, 0xD, 0xF, 0x10, 0x8000001D, 0x80000020, 0x80000026})
+"""Leaves that look at ECX; for all others ECX is taken for zero."""
+
+_XSAVE_LEGACY = 0x240
+"""Legacy region and header of an XSAVE area (APM vol. 2, 11.5.2)."""
+
+_XSAVE_COMPONENTS = {2: (0x240, 0x100), 5: (0x340, 0x40), 6: (0x380, 0x200), 7: (0x580, 0x400)}
+_XSAVE_COMPONENTS |= {9: (0x980, 0x8), 11: (0, 0x10), 12: (0, 0x18)}
+"""Offset (standard format) and size of what is behind the header (APM vol. 2, 11.5)."""
+
+
+def correct(page: memoryview | bytearray) -> bool:
+    """Check a CPUID page and correct it in place; True when it was right as it was."""
+    table = snp_cpuid_table.from_buffer(page)
+    good = True
+    if table.count > SNP_CPUID_COUNT_MAX:
+        table.count, good = SNP_CPUID_COUNT_MAX, False
+    if table.__getattribute__("__reserved1") or table.__getattribute__("__reserved2"):
+        setattr(table, "__reserved1", 0)
+        setattr(table, "__reserved2", 0)
+        good = False
+    for index in range(table.count):
+        good &= _correct_function(table.fn[index])
+    return good
+
+
+def _correct_function(fn: snp_cpuid_fn) -> bool:
+    """One function; an unknown one is cleared."""
+    before = bytes(fn)
+    leaf, subleaf = fn.eax_in, fn.ecx_in if fn.eax_in in _SUBLEAVES else 0
+    setattr(fn, "__reserved", 0)
+    if leaf not in STANDARD and leaf not in EXTENDED:
+        ctypes.memset(ctypes.addressof(fn), 0, ctypes.sizeof(fn))
+        return False
+    for register, bits in REFUSED_BITS.get((leaf, subleaf), {}).items():
+        setattr(fn, register, getattr(fn, register) & ~bits)
+    if leaf == 0xD and subleaf == 0 and fn.xcr0_in:
+        fn.ebx = xsave_size(fn.xcr0_in, compact=False)
+    if leaf == 0xD and subleaf == 1 and fn.xcr0_in:
+        fn.ebx = xsave_size(fn.xcr0_in | fn.xss_in, compact=True)
+    return before == bytes(fn)
+
+
+def xsave_size(features: int, *, compact: bool) -> int:
+    """Bytes of an XSAVE area that holds these components."""
+    size = _XSAVE_LEGACY
+    for component, (offset, length) in _XSAVE_COMPONENTS.items():
+        if features >> component & 1:
+            size = size + length if compact else max(size, offset + length)
+    return size

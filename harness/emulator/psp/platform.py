@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The platform: initialisation and shutdown of SNP and of SEV, status, configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harness.emulator.memory import PAGE_SIZE
+from harness.emulator.psp.guest_context import Guests
+from harness.emulator.psp.keys import Secrets
+from harness.emulator.psp.pages import FIRMWARE_PAGE, Pages
+from harness.emulator.psp.policy import PlatformFeatures
+from harness.emulator.psp.status import require
+from harness.emulator.psp.tcb import RESERVED, Tcb
+from harness.uapi import sev
+from harness.uapi.errors import SevFwError
+
+Version = tuple[int, int, int]
+"""API major, API minor, build."""
+
+CURRENT_TCB = Tcb(boot_loader=4, tee=0, snp=22, microcode=213)
+
+
+@dataclass
+class Platform:
+    """What the firmware remembers of the machine as a whole."""
+
+    version: Version
+    secrets: Secrets
+    features: PlatformFeatures = field(default_factory=PlatformFeatures)
+    snp_initialized: bool = False
+    rmp_initialized: bool = False
+    tcb: Tcb = CURRENT_TCB
+    committed_tcb: Tcb = CURRENT_TCB
+    committed_version: Version = (0, 0, 0)
+    configured_tcb: Tcb | None = None
+    mask_chip_id: bool = False
+    mask_chip_key: bool = False
+    vlek: bytes | None = None
+    vlek_tcb: Tcb = field(default_factory=Tcb)
+    sev_state: int = sev.SEV_STATE_UNINIT
+    sev_es: bool = False
+
+    def __post_init__(self) -> None:
+        self.committed_version = self.version
+        self.chip_id = self.secrets.derive("chip id", 64)
+
+    @property
+    def reported_tcb(self) -> Tcb:
+        """The TCB that reports name and that their key is bound to."""
+        return self.configured_tcb or self.tcb
+
+
+class PlatformCommands:
+    """SNP_INIT(_EX), SNP_SHUTDOWN(_EX), SNP_PLATFORM_STATUS, SNP_CONFIG, SNP_COMMIT, DF_FLUSH."""
+
+    def __init__(self, platform: Platform, guests: Guests, pages: Pages) -> None:
+        self._platform, self._guests, self._pages = platform, guests, pages
+
+    # -- initialisation --------------------------------------------------------------------
+
+    def init(self, _buffer: bytes) -> None:
+        """SNP_INIT: as SNP_INIT_EX that initialises the RMP, without a list."""
+        self._init(True, [])
+
+    def init_ex(self, buffer: bytes) -> None:
+        """SNP_INIT_EX."""
+        data = sev.sev_data_snp_init_ex.from_bytes(buffer)
+        reserved = data.rsvd or data.rsvd1 or any(bytes(data.rsvd2))
+        self._require_uninit()
+        require(not reserved, SevFwError.INVALID_PARAM, "reserved bits")
+        ranges = self._pages.range_list(data.list_paddr) if data.list_paddr_en else []
+        self._init(bool(data.init_rmp), ranges)
+
+    def _require_uninit(self) -> None:
+        platform = self._platform
+        require(
+            not platform.snp_initialized and platform.sev_state == sev.SEV_STATE_UNINIT,
+            SevFwError.INVALID_PLATFORM_STATE,
+            "already initialised",
+        )
+
+    def _init(self, init_rmp: bool, ranges: list[tuple[int, int]]) -> None:
+        self._require_uninit()
+        platform, pages = self._platform, self._pages
+        if init_rmp:
+            pages.rmp.reset()
+            self._guests.clear()
+        else:
+            require(platform.rmp_initialized, SevFwError.RMP_INIT_REQUIRED, "no RMP")
+        self._keep_table()
+        pages.fix(ranges)
+        # No ASID may be used before caches are clean of what was in memory before.
+        self._guests.unflushed = set(range(1, self._guests.max_asid + 1))
+        platform.rmp_initialized = platform.snp_initialized = pages.enforce = True
+
+    def _keep_table(self) -> None:
+        """The RMP's own pages, where it covers them, are the firmware's."""
+        rmp = self._pages.rmp
+        first = min(rmp.base // PAGE_SIZE, rmp.pages)
+        last = min(-(-rmp.end // PAGE_SIZE), rmp.pages)
+        rmp.fill_range(first * PAGE_SIZE, last - first, FIRMWARE_PAGE)
+
+    def shutdown(self, _buffer: bytes) -> None:
+        """SNP_SHUTDOWN."""
+        self._shutdown()
+
+    def shutdown_ex(self, buffer: bytes) -> None:
+        """SNP_SHUTDOWN_EX; there is no IOMMU whose pages would have to be given back."""
+        data = sev.sev_data_snp_shutdown_ex.from_bytes(buffer)
+        require(data.len >= len(buffer), SevFwError.INVALID_LEN, f"length {data.len}")
+        require(data.rsvd1 == 0, SevFwError.INVALID_PARAM, "reserved bits")
+        self._shutdown()
+
+    def _shutdown(self) -> None:
+        """The kernel answers DFFLUSH_REQUIRED with a flush and a second try (sev-dev.c, 6.12).
+
+        An ASID in use cannot be flushed, so that a platform with active guests stays up.
+        """
+        guests = self._guests
+        require(
+            self._platform.sev_state == sev.SEV_STATE_UNINIT,
+            SevFwError.INVALID_PLATFORM_STATE,
+            "SEV is still initialised",
+        )
+        dirty = bool(guests.owners or guests.unflushed)
+        require(not dirty, SevFwError.DFFLUSH_REQUIRED, "ASIDs in use or not flushed")
+        self._platform.snp_initialized = self._pages.enforce = False
+
+    def df_flush(self, _buffer: bytes) -> None:
+        """SNP_DF_FLUSH and DF_FLUSH: ASIDs without an owner may be used again."""
+        self._guests.unflushed.clear()
+
+    # -- status and configuration ----------------------------------------------------------
+
+    def status(self, buffer: bytes) -> None:
+        """SNP_PLATFORM_STATUS."""
+        address = sev.sev_data_snp_addr.from_bytes(buffer).address
+        platform = self._platform
+        major, minor, build = platform.version
+        answer = sev.sev_user_data_snp_status(
+            api_major=major,
+            api_minor=minor,
+            state=int(platform.snp_initialized),
+            is_rmp_initialized=platform.rmp_initialized,
+            build_id=build,
+            mask_chip_id=platform.mask_chip_id,
+            mask_chip_key=platform.mask_chip_key,
+            vlek_en=platform.vlek is not None,
+            guest_count=len(self._guests),
+            current_tcb_version=platform.tcb.value,
+            reported_tcb_version=platform.reported_tcb.value,
+        )
+        raw = bytes(answer)
+        self._pages.memory.write(self._pages.output(address, len(raw), align=8), raw)
+
+    def config(self, buffer: bytes) -> None:
+        """SNP_CONFIG: a reported TCB of zero means the current one."""
+        data = sev.sev_user_data_snp_config.from_bytes(buffer)
+        reserved = data.rsvd or any(bytes(data.rsvd1)) or data.reported_tcb & RESERVED
+        require(not reserved, SevFwError.INVALID_PARAM, "reserved bits")
+        wanted = Tcb.decode(data.reported_tcb) if data.reported_tcb else None
+        platform = self._platform
+        if wanted is not None:
+            good = wanted.within(platform.committed_tcb)
+            require(good, SevFwError.INVALID_PARAM, "TCB beyond the committed one")
+        platform.configured_tcb = wanted
+        platform.mask_chip_id = bool(data.mask_chip_id)
+        platform.mask_chip_key = bool(data.mask_chip_key)
+
+    def commit(self, buffer: bytes) -> None:
+        """SNP_COMMIT: no way back to older firmware."""
+        length = sev.sev_data_snp_commit.from_bytes(buffer).len
+        require(length >= len(buffer), SevFwError.INVALID_LEN, f"length {length}")
+        self._platform.committed_tcb = self._platform.tcb
+        self._platform.committed_version = self._platform.version
