@@ -8,6 +8,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from harness.emulator.kvm import cmdbuf
+from harness.emulator.kvm.asid import MAX_SEV_ASID
 from harness.emulator.kvm.attestation import Attestation
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M
@@ -15,6 +16,7 @@ from harness.uapi import sev as abi
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.device import Kvm
+    from harness.emulator.machine import MachineConfig
 
 DEVICE = "ccp 0000:22:00.1"
 SNP_MIN_API = (1, 51)
@@ -45,6 +47,20 @@ class Ccp:
         self._want_snp = config.sev and config.sev_es and config.sev_snp
         if self.present:
             self._probe()
+        self._announce(config)
+
+    def _announce(self, config: MachineConfig) -> None:
+        """What sev_hardware_setup of kvm_amd says of the outcome."""
+        es = self.present and config.sev_es
+        snp = es and self.snp_initialized
+        both = f"ASIDs 1 - {config.asids}"
+        plain = f"ASIDs {config.asids + 1} - {MAX_SEV_ASID}"
+        for name, enabled, asids in (
+            ("SEV", self.present, plain),
+            ("SEV-ES", es, both),
+            ("SEV-SNP", snp, both),
+        ):
+            self.printk(f"kvm_amd: {name} {'enabled' if enabled else 'disabled'} ({asids})")
 
     def printk(self, line: str) -> None:
         """Write a line to the kernel log."""

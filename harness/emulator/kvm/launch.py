@@ -21,6 +21,7 @@ from harness.uapi.vmsa import INITIAL_VMSA_GPA
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.files import Call
+    from harness.emulator.kvm.gmem import GmemFile
     from harness.emulator.kvm.sched import Steps
     from harness.emulator.kvm.slots import Slot
     from harness.emulator.kvm.vcpu import Vcpu
@@ -101,12 +102,13 @@ class _Update:
 
     def populate(self, slot: Slot, npages: int) -> Steps:
         """kvm_gmem_populate: how many pages were done; fails only when the first one did."""
-        if slot.gmem is None:
+        gmem = slot.gmem
+        if gmem is None:
             raise KvmError(errno.EFAULT)
         npages = min(npages, slot.npages - (self._start - slot.base_gfn))
         for done in range(npages):
             try:
-                self._page(slot, self._start + done, done * PAGE_SIZE)
+                self._page(gmem, slot, self._start + done, done * PAGE_SIZE)
             except KvmError:
                 if done and self._vm.revision.update_writes_progress:
                     return done
@@ -114,12 +116,10 @@ class _Update:
             yield None
         return npages
 
-    def _page(self, slot: Slot, gfn: int, offset: int) -> None:
+    def _page(self, gmem: GmemFile, slot: Slot, gfn: int, offset: int) -> None:
         vm = self._vm
         if self._call.task.signal_pending and vm.revision.update_writes_progress:
             raise KvmError(errno.EINTR)
-        gmem = slot.gmem
-        assert gmem is not None
         try:
             pa = gmem.populate_page(slot, gfn)
         except KvmError as error:
