@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,6 +103,8 @@ class Paths(RuleBasedStateMachine):
     def start(self) -> None:
         kinds = ["single", "numpy"] + (["c"] if shutil.which("gcc") else [])
         self.tables = [build(kind) for kind in kinds]
+        self.last = (0, 0, 0, 1)
+        """What was assigned last: PFN, count, GFN - PFN, ASID; so that much succeeds."""
 
     def teardown(self) -> None:
         for table in self.tables:
@@ -118,6 +121,8 @@ class Paths(RuleBasedStateMachine):
         self, pfn: int, count: int, assigned: bool, shift: int, asid: int, lock: bool
     ) -> None:
         asid, lock = (asid, lock and count < 5) if assigned else (0, False)
+        if assigned and asid and not lock:
+            self.last = pfn, count, shift, asid
         self.same(
             lambda rmp: rmp.rmpupdate_range(
                 pfn << 12,
@@ -146,6 +151,24 @@ class Paths(RuleBasedStateMachine):
     def validate_range(self, pfn: int, count: int, shift: int, asid: int, validate: bool) -> None:
         gpa = (pfn + shift) << 12
         self.same(lambda rmp: rmp.pvalidate_range(pfn << 12, count, gpa, asid, validate=validate))
+
+    @rule(skip=st.integers(0, 520), cut=st.integers(-2, 520), validate=st.booleans())
+    def validate_assigned(self, skip: int, cut: int, validate: bool) -> None:
+        pfn, count, shift, asid = self.last
+        pfn, count = pfn + skip, max(0, count - skip - cut)
+        self.validate_range(pfn, count, shift, asid, validate)
+
+    @rule(at=st.integers(0, 1100), vmsa=st.booleans(), immutable=st.booleans())
+    def mark(self, at: int, vmsa: bool, immutable: bool) -> None:
+        """The firmware marks a page among those assigned."""
+        pfn = self.last[0] + at % (self.last[1] + 1)
+
+        def write(rmp: Rmp) -> None:
+            entry = rmp.entry(pfn << 12)
+            if entry.asid and rmp.effective(pfn << 12).size == K4:
+                rmp.write_entry(pfn << 12, replace(entry, vmsa=vmsa, immutable=immutable))
+
+        self.same(write)
 
     @rule(region=st.integers(0, REGIONS), shift=shifts, asid=asids, validate=st.booleans())
     def validate_2m(self, region: int, shift: int, asid: int, validate: bool) -> None:
@@ -186,7 +209,7 @@ class Paths(RuleBasedStateMachine):
         assert all(image == images[0] for image in images)
 
 
-Paths.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+Paths.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 TestPaths = Paths.TestCase
 
 
@@ -209,6 +232,43 @@ def test_a_long_range_stops_exactly_at_the_first_refusal(kind: str, stop: int) -
     assert validated == [True] * stop + [False] * (pages - stop)
     gpas = [rmp.entry((first + i) << 12).gpa for i in range(stop)]
     assert gpas == [0x5000 + i * PAGE_SIZE for i in range(stop)]
+    memory.close()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "c"])
+def test_guest_addresses_beyond_the_last_do_not_match_the_next_asid(kind: str) -> None:
+    """GPA and ASID are neighbours in an entry: one must not carry into the other."""
+    rmp = build(kind)
+    last = GPA_LIMIT - PAGE_SIZE
+    assert rmp.rmpupdate(0x1000, assigned=True, gpa=last, asid=1) == RmpCode.SUCCESS
+    assert rmp.rmpupdate(0x2000, assigned=True, gpa=0, asid=2) == RmpCode.SUCCESS
+    with pytest.raises(RmpFault) as caught:
+        rmp.pvalidate_range(0x1000, 2, last, 1, validate=True)
+    assert caught.value.spa == 0x2000
+    assert [rmp.entry(spa).validated for spa in (0x1000, 0x2000)] == [True, False]
+    rmp.memory.close()
+
+
+@pytest.mark.parametrize("kind", ["numpy", "c"])
+@pytest.mark.parametrize("count", [1, 2, 3, 511, 512, 513, 1023, BLOCK + 3])
+@pytest.mark.parametrize("odd", [0, 1])
+def test_the_last_page_of_a_range_is_looked_at(kind: str, count: int, odd: int) -> None:
+    memory = PhysicalMemory(64 << 20)
+    rmp = Rmp(memory, 48 << 20, 3 * BLOCK)
+    rmp.bulk = NumpyBulk(rmp.table) if kind == "numpy" else rmp_fast.CBulk(rmp.table)
+    first = 512 + odd
+    last = (first + count - 1) << 12
+    done = rmp.rmpupdate_range(first << 12, count, assigned=True, gpa=0x3000, asid=4)
+    assert done == (RmpCode.SUCCESS, count)
+    rmp.write_entry(last, replace(rmp.entry(last), vmsa=True, validated=True))
+    result = rmp.pvalidate_range(first << 12, count, 0x3000, 4, validate=True)
+    assert result == (RmpCode.SUCCESS, count, count - 1)
+    result = rmp.pvalidate_range(first << 12, count, 0x3000, 4, validate=False)
+    assert result == (RmpCode.SUCCESS, count, count)
+    assert rmp.entry(last).vmsa
+    rmp.write_entry(last, replace(rmp.entry(last), immutable=True))
+    done = rmp.rmpupdate_range(first << 12, count, assigned=False)
+    assert done == (RmpCode.FAIL_PERMISSION, count - 1)
     memory.close()
 
 

@@ -186,7 +186,6 @@ class Rmp(RmpAccess):
         pfn, done, changed = spa >> 12, 0, 0
         if 0 <= pfn < self.pages and 0 < asid <= ASID_MASK and 0 <= gpa < GPA_LIMIT:
             limit = min(npages, self.pages - pfn, (GPA_LIMIT - (gpa & GPA_MASK)) // PAGE_SIZE)
-            limit = min(limit, self._until_own(pfn, npages))
             lo = ASSIGNED | gpa & GPA_MASK | asid << ASID_SHIFT
             done, changed = self.bulk.validate(pfn, limit, lo, validate)
         while done < npages:
@@ -299,17 +298,10 @@ class Rmp(RmpAccess):
 
     def _until_special(self, pfn: int, npages: int) -> int:
         """Pages from `pfn` before the first that is in use or the table's own."""
-        limit = self._until_own(pfn, npages)
-        for page in self.in_use:
-            if pfn <= page < pfn + limit:
-                limit = page - pfn
-        return limit
-
-    def _until_own(self, pfn: int, npages: int) -> int:
-        """Pages from `pfn` before the first that holds the table itself."""
-        if pfn + npages <= self._own.start or pfn >= self._own.stop:
-            return npages
-        return max(0, self._own.start - pfn)
+        special = [page for page in self.in_use if pfn <= page < pfn + npages]
+        if pfn < self._own.stop and pfn + npages > self._own.start:
+            special.append(max(pfn, self._own.start))
+        return min(special) - pfn if special else npages
 
     # -- checks of PVALIDATE and RMPADJUST -------------------------------------------------
 

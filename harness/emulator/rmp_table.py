@@ -109,8 +109,9 @@ class RmpTable:
         if entry.size != PageSize.PG_4K:
             raise ValueError("ranges are filled with 4 KiB entries")
         pfn = spa >> 12
-        if not 0 <= pfn <= pfn + npages <= self.pages:
-            raise ValueError(f"0x{spa:x} and {npages} pages are not all covered by the RMP")
+        own = pfn < self._own.stop and pfn + npages > self._own.start
+        if own or not 0 <= pfn <= pfn + npages <= self.pages:
+            raise ValueError(f"0x{spa:x}: not all of {npages} pages have entries to be written")
         lo, hi = entry.encode()
         step = PAGE_SIZE if entry.assigned and entry.asid else 0
         if entry.gpa + npages * step > GPA_LIMIT:
