@@ -27,7 +27,7 @@ from harness.kbuild.progress import Progress
 from harness.kbuild.series import Patch, load_series
 from harness.kbuild.tree import KernelTree, PatchError
 
-__all__ = ["KernelBuild", "build", "get", "list_kernels"]
+__all__ = ["KernelBuild", "Progress", "apply_series", "build", "get", "list_kernels"]
 
 PACKAGES = (
     "git",

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Building kernels, as far as it goes without one: series, configuration, trees, messages."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import quopri
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import host_packages, kbuild
+from harness.errors import BuildError, UsageError
+from harness.kbuild import cache, compile, config, debsource
+from harness.kbuild.series import Patch, load_series
+from harness.kbuild.tree import GitError, KernelTree, PatchError
+
+SERIES = Path(__file__).parent / "data" / "series"
+
+FILE = "".join(f"line {number}\n" for number in range(1, 61))
+DIFF = b"""diff --git a/kvm/file.c b/kvm/file.c
+--- a/kvm/file.c
++++ b/kvm/file.c
+@@ -1,4 +1,5 @@
+ line 1
++new
+ line 2
+ line 3
+ line 4
+@@ -40,4 +41,4 @@ line 39
+ line 40
+-line 41
++line forty-one
+ line 42
+ line 43
+"""
+MAIL = b"""From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001
+From: A Developer <developer@example.org>
+Subject: [PATCH %d/2] KVM: change
+ a line
+
+Why.
+---
+%s--
+2.39
+
+"""
+
+
+@pytest.fixture
+def tarball(tmp_path: Path) -> Path:
+    path = tmp_path / "linux-source.tar.xz"
+    with tarfile.open(path, "w:xz") as archive:
+        for name, content, mode in (
+            ("kvm/file.c", FILE, 0o644),
+            ("kvm/other.c", "other\n", 0o644),
+            ("scripts/run me.sh", "#!/bin/sh\n", 0o755),
+            (".gitignore", "/*\n", 0o644),
+            ("empty", "", 0o644),
+        ):
+            member = tarfile.TarInfo(f"linux-source/{name}")
+            member.size, member.mode = len(content), mode
+            archive.addfile(member, io.BytesIO(content.encode()))
+        link = tarfile.TarInfo("linux-source/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "kvm/file.c"
+        archive.addfile(link)
+    return path
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> KernelTree:
+    return KernelTree(tmp_path / "tree")
+
+
+@pytest.fixture
+def base(tree: KernelTree, tarball: Path) -> str:
+    return tree.import_tarball(tarball, "refs/snptest/base/one")
+
+
+def test_import_gives_what_git_add_gives(
+    tree: KernelTree, base: str, tarball: Path, tmp_path: Path
+) -> None:
+    """Also what the source's own .gitignore would hide."""
+    with tarfile.open(tarball) as archive:
+        archive.extractall(tmp_path, filter="tar")
+    other = KernelTree(tmp_path / "linux-source")
+    other.git("add", "--all", "--force")
+    assert tree.tree_of(base) == other.git("write-tree")
+
+
+def test_import_is_reproducible_and_known_by_name(
+    tree: KernelTree, base: str, tarball: Path
+) -> None:
+    assert tree.import_tarball(tarball, "refs/snptest/base/two") == base
+    assert tree.commit_of("refs/snptest/base/two") == base
+    assert tree.commit_of("refs/snptest/base/three") is None
+
+
+def test_a_damaged_tarball_leaves_nothing_behind(tree: KernelTree, tarball: Path) -> None:
+    tarball.write_bytes(tarball.read_bytes()[:-40])
+    with pytest.raises(GitError, match=r"linux-source\.tar\.xz"):
+        tree.import_tarball(tarball, "refs/snptest/base/bad")
+    assert tree.commit_of("refs/snptest/base/bad") is None
+
+
+def test_checkout_touches_only_what_differs(tree: KernelTree, base: str) -> None:
+    """Time stamps are what make goes by."""
+    changed = tree.apply(base, [("one.patch", DIFF)])
+    tree.checkout(base)
+    before = {name: (tree.path / name).stat().st_mtime_ns for name in ("kvm/file.c", "kvm/other.c")}
+    time.sleep(0.02)
+    tree.checkout(changed)
+    after = {name: (tree.path / name).stat().st_mtime_ns for name in before}
+    assert [name for name in before if before[name] != after[name]] == ["kvm/file.c"]
+    assert "line forty-one" in (tree.path / "kvm/file.c").read_text()
+    assert os.access(tree.path / "scripts/run me.sh", os.X_OK)
+
+
+def test_a_series_is_one_commit_a_patch_and_reproducible(tree: KernelTree, base: str) -> None:
+    second = DIFF.replace(b"line forty-one", b"LINE 41").replace(b"-line 41", b"-line forty-one")
+    second = second[: second.index(b"@@ -1,4")] + second[second.index(b"@@ -40") :]
+    patches = [("1.patch", DIFF), ("2.patch", second)]
+    commit = tree.apply(base, patches)
+    assert commit == tree.apply(base, patches)
+    log = tree.git("log", "--format=%s", commit).splitlines()
+    assert log == ["2.patch", "1.patch", "linux-source.tar.xz"]
+
+
+def test_a_patch_that_fails_names_itself_file_and_hunk(tree: KernelTree, base: str) -> None:
+    bad = DIFF.replace(b"-line 41", b"-line 4711")
+    patches = [Patch("0001-good.patch", DIFF.replace(b"+new", b"+newer")), Patch("0002-bad", bad)]
+    with pytest.raises(BuildError) as caught:
+        kbuild.apply_series(tree, base, [patches[1]])
+    text = "0002-bad does not apply: kvm/file.c, hunk 2 of 2 (@@ -40,4 +41,4 @@ line 39)"
+    assert caught.value.message == text
+    with pytest.raises(PatchError, match=r"^0002-bad does not apply: kvm/file\.c, hunk 1 of 2"):
+        tree.apply(base, [(patch.name, patch.diff) for patch in patches])
+
+
+@pytest.mark.parametrize(
+    ("diff", "complaint"),
+    [
+        (DIFF.replace(b"kvm/file.c", b"kvm/gone.c"), "kvm/gone.c: does not exist in index"),
+        (DIFF[: DIFF.rindex(b" line 42")], "is damaged: corrupt patch at line"),
+    ],
+)
+def test_other_ways_a_patch_fails_are_told(
+    tree: KernelTree, base: str, diff: bytes, complaint: str
+) -> None:
+    with pytest.raises(PatchError, match=complaint):
+        tree.apply(base, [("0003-odd.patch", diff)])
+
+
+def test_directory_of_patches_is_in_order_without_its_cover_letter(tmp_path: Path) -> None:
+    for name in ("0002-b.patch", "0010-c.patch", "0001-a.patch"):
+        (tmp_path / name).write_bytes(DIFF)
+    (tmp_path / "0000-cover-letter.patch").write_text("From: A <a@example.org>\n\nBlurb\n")
+    (tmp_path / "notes.txt").write_text("not a patch")
+    names = [patch.name for patch in load_series(tmp_path)]
+    assert names == ["0001-a.patch", "0002-b.patch", "0010-c.patch"]
+
+
+def test_quilt_series_rules_the_order(tmp_path: Path) -> None:
+    (tmp_path / "patches").mkdir()
+    for name in ("a.patch", "b.patch", "left-out.patch"):
+        (tmp_path / "patches" / name).write_bytes(DIFF)
+    listing = tmp_path / "patches" / "series"
+    listing.write_text("# first\nb.patch -p1\n\na.patch # why\n")
+    assert [patch.name for patch in load_series(tmp_path)] == ["b.patch", "a.patch"]
+    listing.write_text("a.patch -p0\n")
+    with pytest.raises(UsageError, match="series:1: only -p1"):
+        load_series(tmp_path)
+    listing.write_text("\ngone.patch\n")
+    with pytest.raises(UsageError, match=r"series:2: gone\.patch is not there"):
+        load_series(tmp_path)
+
+
+def test_mbox_gives_each_mail_its_patch(tree: KernelTree, base: str, tmp_path: Path) -> None:
+    cover = MAIL.replace(b"%d/2", b"0/2").replace(b"%s", b" 1 file changed\n")
+    again = DIFF.replace(b"+new\n", b"+newer\n").replace(b" line 1\n", b" line 1\n new\n", 1)
+    again = again[: again.index(b"@@ -40")].replace(b"@@ -1,4 +1,5 @@", b"@@ -1,5 +1,6 @@")
+    path = tmp_path / "series.mbox"
+    path.write_bytes(cover + MAIL % (1, DIFF) + MAIL % (2, again))
+    patches = load_series(path)
+    assert [patch.name for patch in patches] == [
+        "series.mbox: mail 2: [PATCH 1/2] KVM: change a line",
+        "series.mbox: mail 3: [PATCH 2/2] KVM: change a line",
+    ]
+    tree.checkout(kbuild.apply_series(tree, base, patches))
+    assert (tree.path / "kvm/file.c").read_text().startswith("line 1\nnew\nnewer\nline 2\n")
+
+
+def test_transfer_encodings_are_undone(tree: KernelTree, base: str, tmp_path: Path) -> None:
+    diff = DIFF.replace(b"+new", "+n\u00e9w = 1".encode())
+    head = b"From: A <a@example.org>\nSubject: x\nContent-Transfer-Encoding: %s\n\n"
+    for name, body in (
+        (b"base64", base64.encodebytes(diff).replace(b"\n", b"\r\n")),
+        (b"quoted-printable", quopri.encodestring(diff)),
+    ):
+        (tmp_path / "one.patch").write_bytes(head % name + body)
+        tree.apply(base, [(each.name, each.diff) for each in load_series(tmp_path / "one.patch")])
+
+
+def test_what_is_no_series_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        load_series(tmp_path / "gone")
+    with pytest.raises(UsageError, match="holds no patch"):
+        load_series(tmp_path)
+    (tmp_path / "1.patch").write_text("nothing of use")
+    with pytest.raises(UsageError, match=r"1\.patch holds no diff"):
+        load_series(tmp_path)
+
+
+def test_our_fragment_gives_a_reason_for_every_symbol() -> None:
+    symbols = config.read_fragment((config.FRAGMENTS / "base.config").read_text())
+    assert len(symbols) > 50
+    assert [symbol.name for symbol in symbols if not symbol.why] == []
+    names = [symbol.name for symbol in symbols]
+    assert len(names) == len(set(names))
+
+
+def test_a_symbol_that_did_not_take_is_told_with_the_reason() -> None:
+    wanted = config.read_fragment(
+        "# Title\n\n# SEV-SNP needs\n# the PSP.\nCONFIG_PSP=y\nCONFIG_KVM=m\n"
+        "# No mitigations.\n# CONFIG_MITIGATE is not set\n"
+    )
+    config.check_config(wanted, "CONFIG_PSP=y\nCONFIG_KVM=m\n# CONFIG_MITIGATE is not set\n")
+    with pytest.raises(BuildError) as caught:
+        config.check_config(wanted, "# CONFIG_PSP is not set\nCONFIG_KVM=y\nCONFIG_MITIGATE=y\n")
+    for part in (
+        "CONFIG_PSP=y did not take (it is n): SEV-SNP needs the PSP.",
+        "CONFIG_KVM=m did not take (it is y): SEV-SNP needs the PSP.",
+        "CONFIG_MITIGATE=n did not take (it is y): No mitigations.",
+    ):
+        assert part in caught.value.message
+
+
+def test_the_first_error_is_shown_not_the_last_lines(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "  CC      a.o\n"
+        "kvm/sev.c: In function 'f':\n"
+        "kvm/sev.c:3:9: error: 'x' undeclared\n"
+        "    3 |  x = 1;\n"
+        "  CC      b.o\n"
+        "make[3]: *** [scripts/Makefile.build:229: kvm/sev.o] Error 1\n"
+        "kvm/svm.c:1:1: error: another\n" + "  CC      c.o\n" * 100
+    )
+    assert compile.first_error(log).splitlines() == [
+        "kvm/sev.c: In function 'f':",
+        "kvm/sev.c:3:9: error: 'x' undeclared",
+        "    3 |  x = 1;",
+    ]
+    log.write_text("  CC      a.o\nmake[1]: *** [Makefile:1: a.o] Killed\n")
+    assert "Killed" in compile.first_error(log)
+
+
+def test_modules_know_what_they_depend_on(tmp_path: Path) -> None:
+    module = tmp_path / "kvm-amd.ko"
+    module.write_bytes(b"\x7fELF\0license=GPL\0depends=kvm,ccp\0name=kvm_amd\0")
+    assert compile.depends(module) == {"kvm", "ccp"}
+    module.write_bytes(b"\x7fELF\0depends=\0")
+    assert compile.depends(module) == set()
+
+
+def test_a_failing_make_is_a_build_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "Makefile").write_text(
+        "bzImage modules:\n\t@echo '  CC      ok.o'\n\t@echo 'x.c:1:2: error: no'; exit 1\n"
+    )
+    make = compile.Compiler(source, tmp_path / "objects")
+    log = tmp_path / "build.log"
+    with pytest.raises(BuildError, match=r"x\.c:1:2: error: no"):
+        make.build(log, kbuild.Progress())
+    assert "ok.o" in log.read_text()
+
+
+OFFERED = ["6.12.117-1~deb12u1", "6.12.107-1~deb12u1", "6.12.10-1"]
+
+
+@pytest.mark.parametrize(
+    ("base", "version"),
+    [
+        ("linux-source-6.12", "6.12.117-1~deb12u1"),
+        ("linux-source-6.12=6.12.107", "6.12.107-1~deb12u1"),
+        ("linux-source-6.12=6.12.10", "6.12.10-1"),
+        ("linux-source-6.12=6.12.107-1~deb12u1", "6.12.107-1~deb12u1"),
+    ],
+)
+def test_bases_resolve_to_versions(
+    base: str, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debsource, "offered", lambda package: OFFERED)
+    assert debsource.resolve(base).version == version
+
+
+def test_bases_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debsource, "offered", lambda package: OFFERED)
+    with pytest.raises(UsageError, match=r"it has: 6\.12\.117"):
+        debsource.resolve("linux-source-6.12=6.12.1")
+    for base in ("linux", "linux-source-6.12=", "--linux-source-6.12", "linux-source-6.12=a b"):
+        with pytest.raises(UsageError, match="not a kernel source package"):
+            debsource.resolve(base)
+
+
+def test_kernels_that_were_not_built_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert kbuild.list_kernels() == []
+    for name in ("mine", "../mine", ""):
+        with pytest.raises(UsageError, match="known: none was built yet"):
+            kbuild.get(name)
+    with pytest.raises(UsageError, match="cannot name a kernel"):
+        kbuild.build("../mine", "linux-source-6.12")
+
+
+def test_json_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.json"
+    cache.write_json(path, {"a": 1})
+    assert cache.read_json(path) == {"a": 1}
+    path.write_text('{"a": ')
+    assert cache.read_json(path) is None
+    assert [each.name for each in path.parent.iterdir()] == ["file.json"]
+
+
+def test_missing_packages_are_found() -> None:
+    names = ["libc6", "snptest-no-such-package"]
+    assert host_packages.missing_packages(names) == ["snptest-no-such-package"]
+
+
+def test_our_series_is_well_formed() -> None:
+    patches = load_series(SERIES)
+    assert len(patches) == 2
+    for patch in patches:
+        done = subprocess.run(
+            ["git", "apply", "--numstat", "-"], input=patch.diff, capture_output=True, check=True
+        )
+        assert b"virt/kvm/guest_memfd.c" in done.stdout
