@@ -305,6 +305,22 @@ def test_supported_features(host: Host) -> None:
     assert result.errno == errno.ENXIO
 
 
+def test_cpuid_says_where_the_cbit_is(host: Host) -> None:
+    """Leaf 0x8000001F: SEV, SEV-ES and SNP, C-bit 51, no VMPLs; the list fits a CPUID page."""
+    size = ctypes.sizeof(uapi.kvm_cpuid_entry2)
+    empty = uapi.kvm_cpuid2(nent=64)
+    raw = bytes(empty) + bytes(64 * size)
+    result = host.kernel.ioctl(host.kvm, uapi.KVM_GET_SUPPORTED_CPUID, raw)
+    assert result.ok
+    count = uapi.kvm_cpuid2.from_bytes(result.data).nent
+    entries = [
+        uapi.kvm_cpuid_entry2.from_buffer_copy(result.data, 8 + n * size) for n in range(count)
+    ]
+    leaf = next(entry for entry in entries if entry.function == 0x8000001F)
+    assert leaf.eax & 0x1A == 0x1A
+    assert leaf.ebx == 51
+
+
 # -- ASIDs -----------------------------------------------------------------------------------
 
 
@@ -509,6 +525,51 @@ def test_update_refused_by_the_firmware(started: Guest) -> None:
     assert started.kernel.machine.rmp.assigned_pages() == 0
     started.close()
     started.host.assert_clean()
+
+
+def test_signal_ends_an_update_early(merged: Host) -> None:
+    """What was done counts, and the structure says where to go on."""
+    guest = Guest(merged)
+    assert guest.init2() == 0
+    guest.memory(512)
+    assert guest.start() == 0
+    kind = guest.revision.launch_update
+    source = guest.kernel.mmap(512 * PAGE_SIZE)
+    params = kind.struct(gfn_start=BASE_GFN, uaddr=source, len=512 * PAGE_SIZE, type=NORMAL)
+    ticket = guest.kernel.start([guest.request(kind.id, params)], thread=1)
+    for _ in range(20):
+        assert guest.kernel.ioctl(merged.kvm, uapi.KVM_GET_API_VERSION).ok
+    guest.kernel.interrupt(1)
+    assert guest.kernel.wait(ticket)[-1].ok
+    left = guest.returned()
+    done = left.gfn_start - BASE_GFN
+    assert 0 < done < 512
+    assert left.len == (512 - done) * PAGE_SIZE
+    assert merged.kernel.machine.rmp.assigned_pages() == done
+    assert guest.command(kind.id, left) == (0, 0)
+    assert merged.kernel.machine.rmp.assigned_pages() == 512
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_updates_of_one_range(seed: int) -> None:
+    """One loads the range, the other finds it taken; each page is measured once."""
+    host = Host(REVISIONS["merged"], seed=seed)
+    guest = Guest(host)
+    assert guest.init2() == 0
+    guest.memory()
+    assert guest.start() == 0
+    kind = guest.revision.launch_update
+    params = kind.struct(gfn_start=BASE_GFN, len=8 * PAGE_SIZE, type=ZERO)
+    tickets = []
+    for thread in (1, 2):
+        guest.params = host.kernel.mmap(PAGE_SIZE)  # progress is written back to it
+        tickets.append(host.kernel.start([guest.request(kind.id, params)], thread=thread))
+    codes = [host.kernel.wait(ticket)[-1].errno for ticket in tickets]
+    assert sorted(codes) == [0, errno.EIO]
+    assert host.kernel.machine.rmp.assigned_pages() == 8
+    guest.close()
+    host.assert_clean()
+    host.kernel.shutdown()
 
 
 def test_update_after_finish(guest: Guest) -> None:

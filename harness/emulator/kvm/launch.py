@@ -66,7 +66,8 @@ def start(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
         vm.sev.fd = cmd.sev_fd
         yield None
         snp.issue(call, vm.sev.fd, abi.SEV_CMD_SNP_ACTIVATE, activate, cmd)
-    except KvmError:
+    except KvmError as error:
+        vm.machine.debug(f"kvm_amd: snp_launch_start: firmware command failed, rc {-error.errno}")
         snp.decommission(vm)
         raise
     vm.sev.policy = params.policy
@@ -194,6 +195,10 @@ def update(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
             count = yield from work.populate(slot, params.len // PAGE_SIZE)
         except KvmError as error:
             cmd.error = work.error
+            vm.machine.debug(
+                f"kvm_amd: snp_launch_update: kvm_gmem_populate failed, ret {-error.errno} "
+                f"(fw_error {work.error})"
+            )
             raise KvmError(revision.update_errno or error.errno) from error
         if revision.update_writes_progress:
             params.gfn_start += count
