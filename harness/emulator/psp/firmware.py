@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.emulator.memory import BusError, PhysicalMemory
+from harness.emulator.psp.certificates import Certificates
+from harness.emulator.psp.debug import Debug
+from harness.emulator.psp.endorsement import load_hashstick
 from harness.emulator.psp.guest_context import Guests
+from harness.emulator.psp.guest_request import GuestRequests
 from harness.emulator.psp.keys import Secrets
 from harness.emulator.psp.launch import UPDATE, Launch
 from harness.emulator.psp.legacy import LegacyCommands
@@ -78,6 +82,7 @@ class Psp:
         self.platform = Platform((*api, build), self.secrets, features or PlatformFeatures())
         self._pages = Pages(memory, rmp, cbit)
         self.guests = Guests(self._pages, self.secrets, max_asid)
+        self.certificates = Certificates(self.platform)
         self._commands = self._table()
 
     def command(self, cmd: int, paddr: int) -> int:
@@ -111,7 +116,14 @@ class Psp:
             if command.writes:
                 paddr = self._pages.output(paddr, command.length, align=8)
             buffer = self._pages.read(paddr, command.length)
-        answer = command.run(buffer)
+        try:
+            answer = command.run(buffer)
+        except Refused as refused:
+            self._answer(paddr, refused.answer)
+            raise
+        self._answer(paddr, answer)
+
+    def _answer(self, paddr: int, answer: bytes | None) -> None:
         if answer is not None:
             self._memory.write(self._pages.address(paddr, len(answer), 1), answer)
 
@@ -121,6 +133,8 @@ class Psp:
         platform = PlatformCommands(self.platform, self.guests, self._pages)
         legacy = LegacyCommands(self.platform, self.guests, self._pages)
         launch = Launch(self.platform, self.guests, self._pages)
+        requests = GuestRequests(self.platform, self.guests, self._pages)
+        debug = Debug(self.guests, self._pages)
 
         def snp(run: Callable[[bytes], None], buffer: type[Struct]) -> Command:
             return Command(run, size(buffer), snp=True)
@@ -134,6 +148,7 @@ class Psp:
                 legacy.status, size(sev.sev_user_data_status), writes=True
             ),
             sev.SEV_CMD_DF_FLUSH: Command(legacy.df_flush),
+            sev.SEV_CMD_GET_ID: Command(legacy.get_id, legacy.GET_ID.size, writes=True),
             sev.SEV_CMD_SNP_INIT: Command(platform.init),
             sev.SEV_CMD_SNP_INIT_EX: Command(platform.init_ex, size(sev.sev_data_snp_init_ex)),
             sev.SEV_CMD_SNP_SHUTDOWN: Command(platform.shutdown, snp=True),
@@ -149,6 +164,10 @@ class Psp:
             sev.SEV_CMD_SNP_LAUNCH_START: snp(launch.start, sev.sev_data_snp_launch_start),
             sev.SEV_CMD_SNP_LAUNCH_UPDATE: Command(launch.update, UPDATE.size, snp=True),
             sev.SEV_CMD_SNP_LAUNCH_FINISH: snp(launch.finish, sev.sev_data_snp_launch_finish),
+            sev.SEV_CMD_SNP_GUEST_REQUEST: snp(requests.request, sev.sev_data_snp_guest_request),
+            sev.SEV_CMD_SNP_DBG_DECRYPT: snp(debug.decrypt, sev.sev_data_snp_dbg),
+            sev.SEV_CMD_SNP_DBG_ENCRYPT: snp(debug.encrypt, sev.sev_data_snp_dbg),
+            sev.SEV_CMD_SNP_VLEK_LOAD: snp(self._vlek_load, sev.sev_user_data_snp_vlek_load),
             sev.SEV_CMD_SNP_PAGE_RECLAIM: snp(self._page_reclaim, sev.sev_data_snp_page_reclaim),
             sev.SEV_CMD_SNP_PAGE_UNSMASH: snp(self._page_unsmash, sev.sev_data_snp_page_unsmash),
             sev.SEV_CMD_SNP_PAGE_SET_STATE: Command(
@@ -174,6 +193,15 @@ class Psp:
         guest = self.guests.find(data.gctx_paddr)
         target = self._pages.output(data.address, _STATUS.size, align=8)
         self._memory.write(target, _STATUS.pack(guest.policy, guest.asid, guest.state))
+
+    def _vlek_load(self, buffer: bytes) -> None:
+        data = sev.sev_user_data_snp_vlek_load.from_bytes(buffer)
+        if data.len < len(buffer):
+            raise Refused(SevFwError.INVALID_LEN, f"length {data.len}")
+        if data.vlek_wrapped_version or any(bytes(data.rsvd)):
+            raise Refused(SevFwError.INVALID_PARAM, "version, or reserved bits")
+        length = size(sev.sev_user_data_snp_wrapped_vlek_hashstick)
+        load_hashstick(self.platform, self._pages.read(data.vlek_wrapped_address, length))
 
     def _page_reclaim(self, buffer: bytes) -> None:
         self._pages.reclaim(sev.sev_data_snp_page_reclaim.from_bytes(buffer).paddr)

@@ -48,11 +48,12 @@ class Secrets:
 
     def signing_key(self, label: str, context: bytes = b"") -> ec.EllipticCurvePrivateKey:
         """A P-384 key for signatures."""
-        return _private_key(self.derive(label, 72, context))
+        return private_key(self.derive(label, 72, context))
 
 
 @lru_cache(maxsize=64)
-def _private_key(material: bytes) -> ec.EllipticCurvePrivateKey:
+def private_key(material: bytes) -> ec.EllipticCurvePrivateKey:
+    """A P-384 key out of random bytes."""
     scalar = int.from_bytes(material, "little") % (_ORDER - 1) + 1
     return ec.derive_private_key(scalar, _CURVE)
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import struct
+
 from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.psp.guest_context import Guests
 from harness.emulator.psp.pages import Pages
 from harness.emulator.psp.platform import Platform
-from harness.emulator.psp.status import require
+from harness.emulator.psp.status import Refused, require
 from harness.uapi import sev
 from harness.uapi.errors import SevFwError
 
@@ -18,7 +20,10 @@ NV_SIZE = 32 << 10
 
 
 class LegacyCommands:
-    """INIT, INIT_EX, SHUTDOWN, PLATFORM_STATUS, FACTORY_RESET and the like."""
+    """INIT, INIT_EX, SHUTDOWN, PLATFORM_STATUS, FACTORY_RESET, GET_ID."""
+
+    GET_ID = struct.Struct("<QI")
+    """struct sev_data_get_id: address and length (include/linux/psp-sev.h, Linux 6.12)."""
 
     def __init__(self, platform: Platform, guests: Guests, pages: Pages) -> None:
         self._platform, self._guests, self._pages = platform, guests, pages
@@ -81,3 +86,14 @@ class LegacyCommands:
             guest_count=0,
         )
         return bytes(answer)
+
+    def get_id(self, buffer: bytes) -> bytes:
+        """GET_ID: a buffer too short gets nothing but the length it should have."""
+        address, length = self.GET_ID.unpack(buffer)
+        chip_id = self._platform.chip_id
+        answer = self.GET_ID.pack(address, len(chip_id))
+        if not address or length < len(chip_id):
+            raise Refused(SevFwError.INVALID_LEN, f"length {length}", answer)
+        target = self._pages.output(address, len(chip_id), align=1)
+        self._pages.memory.write(target, chip_id)
+        return answer

@@ -7,11 +7,14 @@ from harness.uapi.errors import SevFwError
 
 
 class Refused(Exception):
-    """The firmware refuses a command with a status; `why` is for the log."""
+    """The firmware refuses a command with a status; `why` is for the log.
 
-    def __init__(self, status: SevFwError, why: str) -> None:
+    `answer` goes into the command buffer all the same.
+    """
+
+    def __init__(self, status: SevFwError, why: str, answer: bytes | None = None) -> None:
         super().__init__(f"{status.name}: {why}")
-        self.status, self.why = status, why
+        self.status, self.why, self.answer = status, why, answer
 
 
 def require(condition: bool, status: SevFwError, why: str) -> None:
