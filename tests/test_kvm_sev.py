@@ -321,6 +321,28 @@ def test_cpuid_says_where_the_cbit_is(host: Host) -> None:
     assert leaf.ebx == 51
 
 
+@pytest.mark.parametrize(
+    ("config", "es_init"),
+    [
+        ({"sev_snp": False}, 0),
+        ({"sev_es": False}, errno.ENOTTY),
+        ({"sev": False}, errno.ENOTTY),
+    ],
+    ids=["no SNP", "no SEV-ES", "no SEV"],
+)
+def test_parameters_of_kvm_amd(config: dict[str, bool], es_init: int) -> None:
+    """What is switched off has no VM type, no command, and no SNP firmware behind it."""
+    kernel = Emulator("merged", MachineConfig(memory=1 << 30, **config))
+    kvm = kernel.open("/dev/kvm")
+    assert kernel.ioctl(kvm, uapi.KVM_CREATE_VM, uapi.KVM_X86_SNP_VM).errno == errno.EINVAL
+    assert not kernel.kvm.ccp.snp_initialized
+    assert "kvm_amd: SEV-SNP disabled" in kernel.log()
+    vm = kernel.ioctl(kvm, uapi.KVM_CREATE_VM, uapi.KVM_X86_DEFAULT_VM).value
+    command = abi.kvm_sev_cmd(id=abi.KVM_SEV_ES_INIT)
+    assert kernel.ioctl(vm, uapi.KVM_MEMORY_ENCRYPT_OP, bytes(command)).errno == es_init
+    kernel.shutdown()
+
+
 # -- ASIDs -----------------------------------------------------------------------------------
 
 
