@@ -25,6 +25,12 @@ class ModuleRevisionScheduling(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         return scope(nodeid)
 
+    def _reschedule(self, node: Any) -> None:
+        # Of two workers that replace dead ones, the first to be ready makes loadscope (3.8)
+        # schedule both, and fail for the one that has not collected.  It is served when it has.
+        if node in self.registered_collections:
+            super()._reschedule(node)
+
     def remove_node(self, node: Any) -> str | None:
         """Take a worker's tests back; the one that killed it is not run again.
 
