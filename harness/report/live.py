@@ -54,8 +54,8 @@ def tally(counts: Counter[Outcome]) -> Text:
 
 def announcement(result: Result) -> Text:
     """Render the line that tells of a bad result at once."""
-    head = Text(f"{result.outcome.upper():5} ", style=COLOURS[result.outcome])
-    return head.append(result.id, style="bold").append(f": {result.reason}", style="not bold")
+    head = Text.assemble((f"{result.outcome.upper():5} ", COLOURS[result.outcome]))
+    return head.append(result.id, style="bold").append(f": {result.reason}")
 
 
 class LiveDisplay:
