@@ -56,9 +56,9 @@ def assemble(source: str, origin: int = CODE) -> bytes:
         base.with_suffix(".s").write_text(f".intel_syntax noprefix\n.code64\n{source}\n")
         obj, elf, flat = (base.with_suffix(end) for end in (".o", ".elf", ".bin"))
         for command in (
-            ["as", "-o", obj, base.with_suffix(".s")],
-            ["ld", "-Ttext", hex(origin), "-e", "0", "-o", elf, obj],
-            ["objcopy", "-O", "binary", "-j", ".text", elf, flat],
+            ["as", "-o", str(obj), str(base.with_suffix(".s"))],
+            ["ld", "-Ttext", hex(origin), "-e", "0", "-o", str(elf), str(obj)],
+            ["objcopy", "-O", "binary", "-j", ".text", str(elf), str(flat)],
         ):
             subprocess.run(command, check=True, timeout=30, capture_output=True)
         return flat.read_bytes()
@@ -113,7 +113,10 @@ class Bench:
         """Identity map of the low 2 MiB, private but for the shared window; and the alias."""
         cbit = CBIT if self.snp else 0
         pml4, low, high, pd, pd_alias, pt, pt_alias = (TABLES + n * 0x1000 for n in range(7))
-        put = lambda at, value: self.memory.write_u64(HOST + at, value)  # noqa: E731
+
+        def put(at: int, value: int) -> None:
+            self.memory.write_u64(HOST + at, value)
+
         put(pml4, low | PTE | 4 | cbit)
         put(pml4 + 8, high | PTE | cbit)
         put(low, pd | PTE | 4 | cbit)

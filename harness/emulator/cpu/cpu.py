@@ -12,11 +12,11 @@ is zero when the handler runs, which then stores what it got from the host.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.emulator.cpu import exits, snp
 from harness.emulator.cpu.delivery import Event, deliver
-from harness.emulator.cpu.env import HF_CPL, RAX, RCX, RDI, RDX
+from harness.emulator.cpu.env import CS, HF_CPL, HF_CS64, R11, RAX, RCX, RDI, RDX, RF_DF, RF_RF, SS
 from harness.emulator.cpu.exits import Exit
 from harness.emulator.cpu.faults import (
     DB,
@@ -39,8 +39,10 @@ from harness.emulator.cpu.intercepts import (
 from harness.emulator.cpu.mmu import PFERR_GUEST_FINAL, Mmu, NestedPageTable, R, W, X
 from harness.emulator.cpu.state import (
     EFER_LMA,
+    EFER_SCE,
     EFER_VALID,
     PlainState,
+    attributes,
     load_plain,
     load_vmsa,
     save_plain,
@@ -83,6 +85,8 @@ class _Port:
     value: int | None
     rip: int
     regs: tuple[int, ...]
+    string: bool = False
+    """INS."""
 
 
 class Cpu:
@@ -95,7 +99,12 @@ class Cpu:
         self._env = self._engine.env
         self._mmu = Mmu(memory, rmp, cbit, self._env)
         self._engine.hook(
-            self._fill, self._interrupt, self._invalid, self._read_tsc, self._port_access
+            self._fill,
+            self._interrupt,
+            self._invalid,
+            self._read_tsc,
+            self._port_access,
+            self._syscall_begun,
         )
         self._tsc = tsc
         self.instructions = 0
@@ -116,6 +125,7 @@ class Cpu:
         self._fault_fetch = False
         self._port: _Port | None = None
         self._last_in: _Port | None = None
+        self._syscall_at: int | None = None
         self._pending: Event | None = None
         self._code: dict[int, bytes] = {}
         self._live: dict[int, int] = {}
@@ -178,14 +188,28 @@ class Cpu:
         port, self._last_in = self._last_in, None
         if port is None or port.value is not None:
             raise ValueError("no IN is under way")
-        code = self._mmu.fetch(port.rip, 15)
-        if code[prefixes(code)] in (0x6C, 0x6D):
-            self._mmu.write(port.regs[RDI], data[: port.size])
+        if port.string:
+            self._complete_ins(port, data)
             return
         rax = self._env.regs[RAX]
         value = int.from_bytes(data[: port.size], "little")
         mask = (1 << 8 * port.size) - 1
         self._env.regs[RAX] = value if port.size == 4 else rax & ~mask | value
+
+    def _complete_ins(self, port: _Port, data: bytes) -> None:
+        """One element of INS, which Unicorn leaves half done when it is stopped in it."""
+        env = self._env
+        code = self._mmu.fetch(port.rip, 15)
+        count = prefixes(code)
+        mask = 0xFFFFFFFF if 0x67 in code[:count] else (1 << 64) - 1
+        repeated = 0xF3 in code[:count] or 0xF2 in code[:count]
+        self._mmu.write(env.regs[RDI] & mask, data[: port.size])
+        step = -port.size if self._engine.flags & RF_DF else port.size
+        env.regs[RDI] = env.regs[RDI] + step & mask
+        if repeated:
+            env.regs[RCX] = env.regs[RCX] - 1 & mask
+        if not repeated or not env.regs[RCX]:
+            env.eip = port.rip + count + 1
 
     def complete_msr(self, value: int) -> None:
         """What the RDMSR that left with Msr has read."""
@@ -298,6 +322,8 @@ class Cpu:
                 self._resolve(fault)
             elif self._port is not None:
                 self._finish_port(self._port)
+            elif self._syscall_at is not None:
+                self._syscall(self._syscall_at)
             elif self._exit is None and status:
                 raise RuntimeError(f"Unicorn failed with {status} at {self._env.eip:#x}")
             elif self._exit is None and left:
@@ -306,7 +332,7 @@ class Cpu:
                 return self._exit
 
     def _begin(self) -> None:
-        self._exit = self._fault = self._port = None
+        self._exit = self._fault = self._port = self._syscall_at = None
 
     def _resolve(self, fault: GuestFault | NestedFault | StaleCode) -> None:
         """A memory access failed: RIP is that of its instruction."""
@@ -384,9 +410,36 @@ class Cpu:
             env.eip = port.rip
             self._pending = Event(VC, svm.SVM_EXIT_IOIO)
             return
+        code = self._mmu.fetch(port.rip, 15)
+        if port.value is None and code[prefixes(code)] in (0x6C, 0x6D):
+            env.regs[:] = port.regs
+            env.eip = port.rip
+            port = replace(port, string=True)
         data = (port.value or 0).to_bytes(4, "little")[: port.size]
         self._last_in = port
         self._exit = exits.Io(port.number, port.size, port.value is not None, data)
+
+    def _syscall_begun(self) -> None:
+        """SYSCALL, which Unicorn leaves to us; carried out once the processor has stopped."""
+        self._syscall_at = self._env.eip
+        self._engine.stop()
+
+    def _syscall(self, rip: int) -> None:
+        """SYSCALL in long mode (APM vol. 3)."""
+        env, engine = self._env, self._engine
+        env.eip = rip
+        if not env.efer & EFER_SCE:
+            self._pending = Event(UD)
+            return
+        env.regs[RCX], env.regs[R11] = rip + 2, engine.flags & ~RF_RF
+        env.eip = env.lstar if env.hflags & HF_CS64 else env.cstar
+        engine.flags &= ~(env.fmask | RF_RF)
+        selector = env.star >> 32 & 0xFFFC
+        for number, value, attrib in ((CS, selector, 0xA9B), (SS, selector + 8, 0xC93)):
+            segment = env.segs[number]
+            segment.selector, segment.base, segment.limit = value, 0, 0xFFFFFFFF
+            segment.flags = attributes(attrib)
+        update_hflags(env, 0)
 
     def _code_at_rip(self, length: int) -> bytes:
         """Instruction bytes: the instruction has been fetched, so its page is known."""
@@ -463,6 +516,11 @@ class Cpu:
         bytes_ = self._code_at_rip(15 if length > 1 else 1)
         self._env.eip += prefixes(bytes_) + length
 
+    def _opcode(self) -> int:
+        """Second byte of a two-byte opcode."""
+        code = self._code_at_rip(15)
+        return code[prefixes(code) + 1]
+
     def _intercept(self, code: int) -> None:
         env = self._env
         if code == svm.SVM_EXIT_HLT:
@@ -473,6 +531,8 @@ class Cpu:
         elif svm.SVM_EXIT_WRITE_CR0 <= code <= svm.SVM_EXIT_WRITE_CR8:
             self._write_cr()
         elif self._protected:
+            if code == svm.SVM_EXIT_WBINVD and self._opcode() == 0x08:
+                code = svm.SVM_EXIT_INVD  # QEMU 5.0 reports both as WBINVD
             raise GuestFault(VC, code)
         elif code == svm.SVM_EXIT_CPUID:
             answer = self.cpuid(env.regs[RAX] & 0xFFFFFFFF, env.regs[RCX] & 0xFFFFFFFF)
@@ -488,8 +548,7 @@ class Cpu:
     def _msr(self) -> None:
         """An MSR that hardware does not pass through."""
         env = self._env
-        code = self._code_at_rip(15)
-        write = code[prefixes(code) + 1] == 0x30
+        write = self._opcode() == 0x30
         index = env.regs[RCX] & 0xFFFFFFFF
         value = (env.regs[RDX] & 0xFFFFFFFF) << 32 | env.regs[RAX] & 0xFFFFFFFF
         if not self._protected:

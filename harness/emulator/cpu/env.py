@@ -13,6 +13,7 @@ u8, u16, u32, u64 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_u
 i32 = ctypes.c_int32
 
 RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI = range(8)
+R11 = 11
 ES, CS, SS, DS, FS, GS = range(6)
 
 CC_OP_EFLAGS = 1

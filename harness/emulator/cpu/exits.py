@@ -60,9 +60,9 @@ class EferWrite:
 
 @dataclass(frozen=True, slots=True)
 class Io:
-    """Port I/O of a plain guest, one element; RIP is past it.
+    """Port I/O of a plain guest, one element.
 
-    `Cpu.complete_io` supplies what IN or INS reads.
+    `Cpu.complete_io` must supply what IN or INS reads before the guest runs on.
     """
 
     port: int

@@ -58,6 +58,7 @@ _FILL = ctypes.CFUNCTYPE(
 _INTR = ctypes.CFUNCTYPE(None, _VOID_P, ctypes.c_uint32, _VOID_P)
 _INVALID = ctypes.CFUNCTYPE(ctypes.c_bool, _VOID_P, _VOID_P)
 _INSN = ctypes.CFUNCTYPE(ctypes.c_int, _VOID_P, _VOID_P)
+_SYSCALL = ctypes.CFUNCTYPE(None, _VOID_P, _VOID_P)
 _IN = ctypes.CFUNCTYPE(ctypes.c_uint32, _VOID_P, ctypes.c_uint32, ctypes.c_int, _VOID_P)
 _OUT = ctypes.CFUNCTYPE(None, _VOID_P, ctypes.c_uint32, ctypes.c_int, ctypes.c_uint32, _VOID_P)
 
@@ -199,6 +200,7 @@ class Engine:
         invalid: Callable[[], bool],
         tsc: Callable[[bool], None],
         port: Callable[[int, int, int | None], None],
+        syscall: Callable[[], None],
     ) -> None:
         """Install the callbacks; an exception in one ends `run`, which raises it."""
 
@@ -250,6 +252,12 @@ class Engine:
             except BaseException as error:  # noqa: BLE001  raised again by run()
                 self._fail(error)
 
+        def on_syscall(_uc: int, _user: int) -> None:
+            try:
+                syscall()
+            except BaseException as error:  # noqa: BLE001  raised again by run()
+                self._fail(error)
+
         self._add(const.UC_HOOK_TLB_FILL, _FILL(on_fill))
         self._add(const.UC_HOOK_INTR, _INTR(on_interrupt))
         self._add(const.UC_HOOK_INSN_INVALID, _INVALID(on_invalid))
@@ -257,6 +265,7 @@ class Engine:
         self._add(const.UC_HOOK_INSN, _INSN(on_tsc(True)), x86.UC_X86_INS_RDTSCP)
         self._add(const.UC_HOOK_INSN, _IN(on_in), x86.UC_X86_INS_IN)
         self._add(const.UC_HOOK_INSN, _OUT(on_out), x86.UC_X86_INS_OUT)
+        self._add(const.UC_HOOK_INSN, _SYSCALL(on_syscall), x86.UC_X86_INS_SYSCALL)
 
     def _add(self, kind: int, callback: Any, instruction: int | None = None) -> None:
         number = ctypes.c_size_t()
