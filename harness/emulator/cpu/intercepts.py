@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import ctypes
+
 from harness.emulator.cpu.env import HF_GUEST
-from harness.emulator.cpu.uc import CONTROL_SIZE, IOPM_OFFSET, MSRPM_OFFSET, Engine
+from harness.emulator.cpu.uc import CONTROL_SIZE, MSRPM_OFFSET, Engine
 from harness.uapi import svm
 
 MSR_EFER = 0xC0000080
@@ -72,11 +74,19 @@ def arm(engine: Engine, protected: bool) -> None:
     env.intercept_dr_read = env.intercept_dr_write = 1 << 7 if protected else 0
     control = engine.control
     base = engine.control_base
-    control[0x40:0x48] = list((base + IOPM_OFFSET).to_bytes(8, "little"))
     control[0x48:0x50] = list((base + MSRPM_OFFSET).to_bytes(8, "little"))
+    through = _PERMISSIONS_PROTECTED if protected else _PERMISSIONS_PLAIN
+    ctypes.memmove(ctypes.addressof(control) + MSRPM_OFFSET, through, len(through))
+
+
+def _permissions(passed_through: tuple[int, ...]) -> bytes:
+    """The MSR permission map: two bits an MSR, set where it is intercepted."""
     bitmap = bytearray(b"\xff" * (CONTROL_SIZE - MSRPM_OFFSET))
-    through = PASSTHROUGH if protected else (*PASSTHROUGH, MSR_EFER)
-    for msr in through:
+    for msr in passed_through:
         bit = 2 * ((msr & 0x1FFF) + (8192 if msr >= 0xC0000000 else 0))
         bitmap[bit // 8] &= ~(3 << bit % 8)
-    control[MSRPM_OFFSET:CONTROL_SIZE] = list(bitmap)
+    return bytes(bitmap)
+
+
+_PERMISSIONS_PROTECTED = _permissions(PASSTHROUGH)
+_PERMISSIONS_PLAIN = _permissions((*PASSTHROUGH, MSR_EFER))

@@ -56,6 +56,7 @@ class Mmu:
         self._rmp = rmp
         self._cbit = 1 << cbit
         self._env = env
+        self._cr = env.cr  # ctypes makes a new array object at each env.cr
         self._nested: dict[int, tuple[int, int]] = {}
         self.npt: NestedPageTable | None = None
         self.asid = 0
@@ -168,8 +169,8 @@ class Mmu:
         The permissions say what may be granted without another walk: W where the page is
         writable and dirty, X where it is executable; with the C-bit's state in _C.
         """
-        env = self._env
-        cr0, cr4, efer = env.cr[0], env.cr[4], env.efer
+        cr = self._cr
+        cr0, cr4, efer = cr[0], cr[4], self._env.efer
         if not cr0 & CR0_PG:
             return va & 0xFFFFFFFF, self.snp, W | X | _C
         if not efer & EFER_LMA:
@@ -183,12 +184,17 @@ class Mmu:
             code |= PFERR_FETCH
         words, cbit, snp = self._words, self._cbit if self.snp else 0, self.snp
         mask = ADDRESS & ~cbit
-        table = env.cr[3] & mask
+        table = cr[3] & mask
         rights, noexec = PTE_W | PTE_U, 0
-        visited = []
+        nested = self._nested
+        fresh = []  # entries whose Accessed bit is to be set
         while True:
             at = table | (va >> (12 + 9 * level) & 0x1FF) << 3
-            index = self.nested(at, snp, W, True, PFERR_GUEST_PAGE) >> 3
+            cached = nested.get(table >> 12 << 1 | snp)
+            if cached is not None and cached[1] & W:
+                index = (cached[0] | at & PAGE) >> 3
+            else:
+                index = self.nested(at, snp, W, True, PFERR_GUEST_PAGE) >> 3
             pte = words[index]
             if not pte & PTE_P:
                 raise GuestFault(PF, code, va)
@@ -196,15 +202,16 @@ class Mmu:
                 raise GuestFault(PF, code | PFERR_PRESENT | PFERR_RSVD, va)
             rights &= pte
             noexec |= pte & PTE_NX
-            visited.append((index, pte))
+            if not pte & PTE_A:
+                fresh.append(index)
             if level == 0 or pte & PTE_PS:
                 break
             table = pte & mask
             level -= 1
-        self._check(access, user, rights, noexec, va, code)
-        for index, pte in visited:
-            if not pte & PTE_A:
-                words[index] |= PTE_A
+        if rights != PTE_W | PTE_U or user or noexec or cr4 & (CR4_SMEP | CR4_SMAP):
+            self._check(access, user, rights, noexec, va, code)
+        for entry in fresh:
+            words[entry] |= PTE_A
         if access == W and not pte & PTE_D:
             words[index] |= PTE_D
         span = (1 << 12 + 9 * level) - 1
@@ -225,15 +232,14 @@ class Mmu:
         return bool(not user and rights & PTE_U and cr4 & CR4_SMEP)
 
     def _check(self, access: int, user: bool, rights: int, noexec: int, va: int, code: int) -> None:
-        env = self._env
-        cr4 = env.cr[4]
+        cr4 = self._cr[4]
         ok = rights & PTE_U or not user
         if access == W:
-            ok = ok and (rights & PTE_W or not (user or env.cr[0] & CR0_WP))
+            ok = ok and (rights & PTE_W or not (user or self._cr[0] & CR0_WP))
         elif access == X:
             ok = ok and not noexec and not self._smep(user, rights, cr4)
         if access != X and not user and rights & PTE_U and cr4 & CR4_SMAP:
-            ok = ok and env.eflags & RF_AC
+            ok = ok and self._env.eflags & RF_AC
         if not ok:
             raise GuestFault(PF, code | PFERR_PRESENT, va)
 

@@ -16,9 +16,9 @@ RF_PF = 1 << 2
 
 def pvalidate(engine: Engine, mmu: Mmu, rmp: Rmp) -> bool:
     """PVALIDATE; True where cached translations have to go."""
-    env = engine.env
     _check_mode(engine, mmu)
-    gva, size, wanted = _operand(engine), env.regs[RCX] & 0xFFFFFFFF, env.regs[RDX] & 0xFFFFFFFF
+    regs = engine.regs
+    gva, size, wanted = _operand(engine), regs[RCX] & 0xFFFFFFFF, regs[RDX] & 0xFFFFFFFF
     if size > 1 or wanted > 1 or (size and gva & 0x1FF000):
         _finish(engine, RmpCode.FAIL_INPUT, False)
         return False
@@ -47,7 +47,7 @@ def rmpadjust(engine: Engine, mmu: Mmu, rmp: Rmp) -> bool:
     _check_mode(engine, mmu)
     if not env.hflags & HF_CS64:
         raise GuestFault(UD)
-    gva, size, attributes = _operand(engine), env.regs[RCX], env.regs[RDX]
+    gva, size, attributes = _operand(engine), engine.regs[RCX], engine.regs[RDX]
     if size > 1 or (size and gva & 0x1FF000) or attributes >> 17:
         _finish(engine, RmpCode.FAIL_INPUT, False)
         return False
@@ -83,7 +83,7 @@ def _check_mode(engine: Engine, mmu: Mmu) -> None:
 def _operand(engine: Engine) -> int:
     """Page of the linear address in rAX."""
     env = engine.env
-    rax = int(env.regs[RAX])
+    rax = int(engine.regs[RAX])
     return (rax if env.hflags & HF_CS64 else rax & 0xFFFFFFFF) & ~0xFFF
 
 
@@ -102,7 +102,7 @@ def _nested(gpa: int, fault: RmpFault) -> NestedFault:
 
 def _finish(engine: Engine, code: RmpCode, carry: bool) -> None:
     """Result in EAX, and flags as of a comparison of it with zero."""
-    engine.env.regs[RAX] = int(code)
+    engine.regs[RAX] = int(code)
     flags = engine.flags & ~CC_MASK
     if not code:
         flags |= RF_ZF

@@ -33,9 +33,9 @@ READ: int = const.UC_MEM_READ
 WRITE: int = const.UC_MEM_WRITE
 FETCH: int = const.UC_MEM_FETCH
 
-CONTROL_SIZE = 0x8000
-"""Bytes of the private page run that holds the VMCB's control area and the permission maps."""
-IOPM_OFFSET, MSRPM_OFFSET = 0x1000, 0x4000
+CONTROL_SIZE = 0x3000
+"""Bytes of the private page run that holds the VMCB's control area and the MSR permission map."""
+MSRPM_OFFSET = 0x1000
 
 _UC_STRUCT_WORDS = 512
 _HEAP_WINDOW = 128 << 10
@@ -149,6 +149,7 @@ class Engine:
         self._uc.mem_map_ptr(self.control_base, CONTROL_SIZE, const.UC_PROT_ALL, host)
         self.control = (ctypes.c_uint8 * CONTROL_SIZE).from_address(host)
         self.env = self._locate(int(handle.value))
+        self.regs = self.env.regs  # ctypes makes a new array object at each env.regs
         if _Layout.progress is None:
             _Layout.progress = _find_progress()
         self._counter, self._failed = (
@@ -332,6 +333,8 @@ class Engine:
         """RFLAGS, wherever the emulation stands."""
         if not self.inside:
             return int(self.env.eflags)
+        if self.env.cc_op == CC_OP_EFLAGS:
+            return int(self.env.eflags | self.env.cc_src | self.env.df & RF_DF)
         self._read(self._handle, x86.UC_X86_REG_RFLAGS, self._word_ref)
         return self._word.value
 
