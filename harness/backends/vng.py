@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A kernel built by `snptest build`, booted by virtme-ng on stock QEMU.
 
-The root filesystem is this machine's, read-only over 9p; the kernel's modules come from a
-second 9p mount.  The agent is sent through a virtio-serial port, whose other end is a
-Unix socket that QEMU connects to.  The test process stays outside.
+The root filesystem is this machine's, read-only over 9p; agent and modules come in a second
+9p mount.  The agent speaks over a virtio-serial port, whose other end is a Unix socket that
+QEMU connects to.  The test process stays outside.
 """
 
 from __future__ import annotations
@@ -35,26 +35,10 @@ BOOT_TIMEOUT = 90.0
 
 PROBE_TIMEOUT = 20.0
 PORT = "snptest.agent"
-MODULES = "/run/snptest"
-QEMU = "qemu-system-x86_64"
+SHARE = "run/snptest"
+"""Where the guest sees what it gets from us."""
 
-# Stage zero, on the kernel's command line: open the port, read the agent, become it.
-_BOOTSTRAP = f"""
-import os, sys
-base = "/sys/class/virtio-ports/"
-port = [p for p in os.listdir(base) if open(base + p + "/name").read().strip() == "{PORT}"][0]
-fd = os.open("/dev/" + port, os.O_RDWR)
-def take(n):
-    data = b""
-    while len(data) < n:
-        part = os.read(fd, n - len(data))
-        if not part: sys.exit("snptest: nobody sends the agent")
-        data += part
-    return data
-source = take(int.from_bytes(take(4), "little"))
-sys.argv = ["agent", "fd:%d" % fd]
-exec(compile(source, "agent.py", "exec"), {{"__name__": "__main__"}})
-"""
+QEMU = "qemu-system-x86_64"
 
 
 class VngKernel(RemoteKernel):
@@ -134,15 +118,12 @@ def boot(
         listener = undo.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(path)
         listener.listen(1)
-        command = _command(kernel, path, memory, cpus, parameters)
+        share = _share(kernel, Path(scratch))
+        command = _command(kernel, share, path, memory, cpus, parameters)
         process, console = _start(kernel.name, scratch, command)
         undo.callback(_stop, process, console)
         try:
             connection = _accept(listener, process, deadline)
-            source = Path(agent.__file__).read_bytes()
-            # The agent waits in the socket's buffer until the guest opens the port.
-            connection.settimeout(max(deadline - time.monotonic(), 1))
-            connection.sendall(len(source).to_bytes(4, "little") + source)
             target = VngKernel(
                 kernel.name,
                 connection,
@@ -162,17 +143,33 @@ def boot(
         return target
 
 
+def _share(kernel: kbuild.KernelBuild, scratch: Path) -> Path:
+    """Put what the guest gets from us into a directory; `start` runs there first."""
+    share = scratch / "share"
+    share.mkdir()
+    for module in kernel.modules:
+        shutil.copy(kernel.directory / module, share / module)
+    shutil.copy(agent.__file__, share / "agent.py")
+    lines = [f"insmod /{SHARE}/{module} || exit 1" for module in kernel.modules]
+    # Not the site's packages, not the user's environment: only the standard library.
+    lines.append(f"exec {_python()} -I -S /{SHARE}/agent.py virtio:{PORT}")
+    (share / "start").write_text("\n".join(lines) + "\n")
+    return share
+
+
 def _command(
-    kernel: kbuild.KernelBuild, path: str, memory: str, cpus: int, parameters: tuple[str, ...]
+    kernel: kbuild.KernelBuild,
+    share: Path,
+    path: str,
+    memory: str,
+    cpus: int,
+    parameters: tuple[str, ...],
 ) -> list[str]:
     """Return the virtme-run command line (vng(1) would only join it into a shell's)."""
     virtme_run = _virtme_run()
     if virtme_run is None:
         raise UserError("virtme-ng is not there", "start snptest by ./snptest, which installs it")
     fast = accelerated(kernel.bzimage)
-    load = "".join(f"insmod {MODULES}/{module} || exit 1; " for module in kernel.modules)
-    # Not the site's packages, not the user's environment: only the standard library.
-    script = f"{load}exec {_python()} -I -S -c '{_BOOTSTRAP}'"
     options = [f"--{option}" for option in ("force-9p", "disable-microvm", "verbose")]
     if not fast:
         options.append("--disable-kvm")
@@ -185,8 +182,9 @@ def _command(
         *("--memory", memory, "--cpus", str(cpus)),
         *options,
         "--show-boot-console",
-        f"--rodir={MODULES.lstrip('/')}={kernel.directory}",
-        *("--script-sh", script),
+        f"--rodir={SHARE}={share}",
+        # Short: it travels on the kernel's command line, which ends at 2048 characters.
+        *("--script-sh", f"sh /{SHARE}/start"),
         "--qemu-opts",
         *("-cpu", "host" if fast else "max,+svm"),
         *("-chardev", f"socket,id=snptest,path={path}"),
