@@ -43,7 +43,7 @@ def wrap_hashstick(seed: int, hashstick: bytes, tcb: Tcb) -> bytes:
     return _WRAPPED.pack(iv, sealed[:HASHSTICK_SIZE], tcb.value, sealed[HASHSTICK_SIZE:])
 
 
-def test_hashstick(seed: int, tcb: Tcb) -> bytes:
+def emulated_hashstick(seed: int, tcb: Tcb) -> bytes:
     """A wrapped hashstick of the emulated cloud provider, good for SNP_VLEK_LOAD."""
     return wrap_hashstick(seed, Secrets(seed).derive("VLEK hashstick", HASHSTICK_SIZE), tcb)
 
