@@ -155,6 +155,8 @@ XSAVE_RIGHT = snp_cpuid_fn(eax_in=0xD, ecx_in=0, xcr0_in=7, ebx=0x340)
         ),
         (cpuid_page(snp_cpuid_fn(eax_in=0x40000000, eax=1)), cpuid_page(snp_cpuid_fn())),
         (cpuid_page(count=65), cpuid_page(count=64)),
+        (bytes(7) + b"\1" + bytes(PAGE_SIZE - 8), bytes(PAGE_SIZE)),
+        (cpuid_page(snp_cpuid_fn(eax_in=1, __reserved=9)), cpuid_page(snp_cpuid_fn(eax_in=1))),
     ],
 )
 def test_cpuid_page_is_corrected_and_accepted_then(

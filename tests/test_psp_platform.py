@@ -186,9 +186,11 @@ def legacy_status(host: PspHost, at: int) -> sev.sev_user_data_status:
 
 def test_legacy_init_and_status(cold: PspHost) -> None:
     assert legacy_status(cold, BUFFER).state == sev.SEV_STATE_UNINIT
+    assert cold.issue(sev.SEV_CMD_DF_FLUSH) == SevFwError.INVALID_PLATFORM_STATE
     tmr = 1 << 20
     data = sev.sev_data_init(flags=sev.SEV_INIT_FLAGS_SEV_ES, tmr_address=tmr, tmr_len=1 << 20)
     cold.must(sev.SEV_CMD_INIT, data)
+    cold.must(sev.SEV_CMD_DF_FLUSH)
     status = legacy_status(cold, BUFFER)
     assert (status.api_major, status.api_minor) == (1, 55)
     assert (status.state, status.flags) == (sev.SEV_STATE_INIT, sev.SEV_STATUS_FLAGS_CONFIG_ES)

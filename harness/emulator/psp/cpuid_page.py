@@ -45,9 +45,8 @@ def correct(page: memoryview | bytearray) -> bool:
     good = True
     if table.count > SNP_CPUID_COUNT_MAX:
         table.count, good = SNP_CPUID_COUNT_MAX, False
-    if table.__getattribute__("__reserved1") or table.__getattribute__("__reserved2"):
-        setattr(table, "__reserved1", 0)
-        setattr(table, "__reserved2", 0)
+    if table.__reserved1 or table.__reserved2:
+        table.__reserved1 = table.__reserved2 = 0
         good = False
     for index in range(table.count):
         good &= _correct_function(table.fn[index])
@@ -58,7 +57,7 @@ def _correct_function(fn: snp_cpuid_fn) -> bool:
     """One function; an unknown one is cleared."""
     before = bytes(fn)
     leaf, subleaf = fn.eax_in, fn.ecx_in if fn.eax_in in _SUBLEAVES else 0
-    setattr(fn, "__reserved", 0)
+    fn.__reserved = 0
     if leaf not in STANDARD and leaf not in EXTENDED:
         ctypes.memset(ctypes.addressof(fn), 0, ctypes.sizeof(fn))
         return False

@@ -3,6 +3,7 @@
 
 Not modelled, answered with UNSUPPORTED: page swapping and moving, SNP_ACTIVATE_EX, firmware
 download, plain SEV guests, migration.  A command that does not exist is INVALID_COMMAND.
+Caches are not modelled either: no command ever asks for a WBINVD (WBINVD_REQUIRED).
 """
 
 from __future__ import annotations

@@ -71,6 +71,11 @@ class LegacyCommands:
 
     def df_flush(self, _buffer: bytes) -> None:
         """DF_FLUSH."""
+        require(
+            self._platform.sev_state != sev.SEV_STATE_UNINIT,
+            SevFwError.INVALID_PLATFORM_STATE,
+            "not initialised",
+        )
         self._guests.unflushed.clear()
 
     def status(self, _buffer: bytes) -> bytes:
