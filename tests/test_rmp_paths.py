@@ -266,7 +266,7 @@ def test_the_last_page_of_a_range_is_looked_at(kind: str, count: int, odd: int) 
     result = rmp.pvalidate_range(first << 12, count, 0x3000, 4, validate=False)
     assert result == (RmpCode.SUCCESS, count, count)
     assert rmp.entry(last).vmsa
-    rmp.write_entry(last, replace(rmp.entry(last), immutable=True))
+    rmp.write_entry(last, RmpEntry(assigned=True, immutable=True))
     done = rmp.rmpupdate_range(first << 12, count, assigned=False)
     assert done == (RmpCode.FAIL_PERMISSION, count - 1)
     memory.close()
