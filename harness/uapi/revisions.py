@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from harness.uapi import kvm, sev
+from harness.uapi import ghcb, kvm, sev
 
 
 class VmsaOrder(Enum):
