@@ -39,9 +39,11 @@ REPORT_REQ, KEY_REQ = client.MessageType.REPORT_REQ, client.MessageType.KEY_REQ
 class Channel:
     """A running guest and its channel to the firmware."""
 
-    def __init__(self, host: PspHost, asid: int = 1, **finish: Any) -> None:
+    def __init__(
+        self, host: PspHost, asid: int = 1, start: dict[str, Any] | None = None, **finish: Any
+    ) -> None:
         self.host = host
-        self.gctx = host.launching(asid)
+        self.gctx = host.launching(asid, **(start or {}))
         secrets = host.assign(host.page(), 0x1000, asid)
         assert host.update(self.gctx, secrets, sev.SNP_PAGE_TYPE_SECRET) == SevFwError.SUCCESS
         self.secrets = host.memory.read(secrets, PAGE_SIZE)
@@ -156,6 +158,15 @@ def test_vcek_belongs_to_chip_and_reported_tcb(host: PspHost, channel: Channel) 
         first.verify(host.psp.certificates.vcek())
     with psp_host(seed=6) as other, pytest.raises(attestation.VerificationError):
         first.verify(other.psp.certificates.vcek(host.psp.platform.tcb))
+
+
+def test_report_names_the_migration_agent(host: PspHost, channel: Channel) -> None:
+    policy = POLICY | sev.SNP_POLICY_MASK_MIGRATE_MA
+    start = {"policy": policy, "ma_en": 1, "ma_gctx_paddr": channel.gctx}
+    guest = Channel(host, asid=2, start=start)
+    assert guest.report().report_id_ma == channel.report().report_id
+    assert host.decommission(channel.gctx) == SevFwError.SUCCESS
+    assert guest.report().report_id_ma == b"\xff" * 32
 
 
 def test_masked_chip(host: PspHost, channel: Channel) -> None:

@@ -33,6 +33,7 @@ def test_context_page_goes_from_firmware_to_context_and_back(host: PspHost) -> N
     assert host.reclaim(gctx) == SevFwError.INVALID_PAGE_STATE
     assert host.decommission(gctx) == SevFwError.SUCCESS
     assert host.state(gctx) == PageState.FIRMWARE
+    assert not any(host.memory.read(gctx, PAGE_SIZE))
     assert host.reclaim(gctx) == SevFwError.SUCCESS
     assert host.state(gctx) == PageState.RECLAIM
     assert host.status().guest_count == 0
@@ -208,6 +209,9 @@ def test_migration_agent_must_run_and_be_allowed(host: PspHost) -> None:
     assert start(agent) == SevFwError.SUCCESS
     assert start(agent, POLICY) == SevFwError.POLICY_FAILURE
     assert start(host.launching(asid=3)) == SevFwError.INVALID_GUEST
+    migratable = host.launching(asid=4, policy=policy, ma_en=1, ma_gctx_paddr=agent)
+    assert host.finish(migratable) == SevFwError.SUCCESS
+    assert start(migratable) == SevFwError.INVALID_GUEST
     assert start(host.page()) == SevFwError.INVALID_PAGE_STATE
 
 

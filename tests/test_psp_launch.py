@@ -109,6 +109,18 @@ def test_permissions_and_imi_are_measured(host: PspHost) -> None:
     assert len(seen) == 5
 
 
+def test_page_info_has_the_specified_layout(host: PspHost) -> None:
+    guest = host.launching(asid=30, imi_en=1)
+    pa = host.assign(host.page(), 0x1234000, 30)
+    fields = {"vmpl1_perms": 1, "vmpl2_perms": 2, "vmpl3_perms": 3, "imi_page": 1}
+    assert host.update(guest, pa, **fields) == SevFwError.SUCCESS
+    info = bytearray(0x70)
+    info[0x30:0x60] = sha384(bytes(PAGE_SIZE)).digest()
+    info[0x60:0x68] = bytes([0x70, 0, 1, 1, 3, 2, 1, 0])
+    info[0x68:0x70] = (0x1234000).to_bytes(8, "little")
+    assert digest(host, guest) == sha384(info).digest()
+
+
 # -- special pages -------------------------------------------------------------------------
 
 
@@ -224,7 +236,7 @@ def test_id_block_that_fits_is_taken(host: PspHost, gctx: int, author: bool) -> 
     assert (guest.family_id, guest.image_id, guest.guest_svn) == (b"f" * 16, b"i" * 16, 7)
     assert guest.id_key_digest == sha384(bytes(auth.id_key)).digest()
     expected = sha384(bytes(auth.author_key)).digest() if author else bytes(48)
-    assert guest.author_key_digest == expected
+    assert (guest.author_key_en, guest.author_key_digest) == (author, expected)
 
 
 def _break(auth: sev.sev_id_auth, field: str) -> None:
