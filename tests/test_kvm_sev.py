@@ -294,9 +294,8 @@ def test_legacy_commands_on_an_snp_guest(guest: Guest) -> None:
 
 def test_supported_features(host: Host) -> None:
     address = host.kernel.mmap(PAGE_SIZE)
-    attribute = uapi.kvm_device_attr(
-        group=uapi.KVM_X86_GRP_SEV, attr=uapi.KVM_X86_SEV_VMSA_FEATURES, addr=address
-    )
+    group, attr = host.kernel.revision.vmsa_features_attribute
+    attribute = uapi.kvm_device_attr(group=group, attr=attr, addr=address)
     assert host.kernel.ioctl(host.kvm, uapi.KVM_HAS_DEVICE_ATTR, bytes(attribute)).ok
     assert host.kernel.ioctl(host.kvm, uapi.KVM_GET_DEVICE_ATTR, bytes(attribute)).ok
     assert int.from_bytes(host.kernel.read(address, 8), "little") == 1 << 5

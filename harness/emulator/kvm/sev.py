@@ -181,7 +181,7 @@ def supported_vmsa_features(kvm: Kvm) -> int:
 
 
 def _device_attr(kvm: Kvm, attribute: uapi.kvm_device_attr) -> int:
-    if attribute.group == uapi.KVM_X86_GRP_SEV and attribute.attr == uapi.KVM_X86_SEV_VMSA_FEATURES:
+    if (attribute.group, attribute.attr) == kvm.revision.vmsa_features_attribute:
         return supported_vmsa_features(kvm)
     if attribute.group == 0 and attribute.attr == uapi.KVM_X86_XCOMP_GUEST_SUPP:
         return SUPPORTED_XCR0
