@@ -23,6 +23,9 @@ RUN_PAGES = 3
 
 RESET_VECTOR = 0xFFF0
 
+X87_CONTROL, MXCSR = 0x37F, 0x1F80
+"""A new vCPU's FPU state is that of user space (fpu_alloc_guest_fpstate, 6.12), not of reset."""
+
 VCPU_IOCTLS = IoctlTable("vcpu")
 
 S = TypeVar("S", bound=ctypes.Structure)
@@ -43,7 +46,7 @@ class Vcpu(File):
         self.mutex = Mutex(f"vcpu {id}")
         self.regs = uapi.kvm_regs(rip=RESET_VECTOR, rflags=2)
         self.sregs = _reset_sregs()
-        self.fpu = uapi.kvm_fpu()
+        self.fpu = uapi.kvm_fpu(fcw=X87_CONTROL, mxcsr=MXCSR)
         self.cpuid: list[uapi.kvm_cpuid_entry2] = []
         self.msrs: dict[int, int] = {}
         self.mp_state = (
