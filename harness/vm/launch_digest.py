@@ -38,6 +38,7 @@ _GENERAL: Final = (
 def vmsa_page(regs: uapi.kvm_regs, sregs: uapi.kvm_sregs, *, vmsa_features: int = 0) -> bytes:
     """The VMSA of a vCPU that KVM_SET_REGS and KVM_SET_SREGS gave these registers.
 
+    Not CR2: KVM puts it into the VMCB only when it enters the guest (svm_vcpu_run).
     vmsa_features: as given to KVM_SEV_INIT2.
     """
     area: Any = SevEsSaveArea()
@@ -49,7 +50,6 @@ def vmsa_page(regs: uapi.kvm_regs, sregs: uapi.kvm_sregs, *, vmsa_features: int 
     area.cpl = sregs.ss.dpl
     area.efer = sregs.efer | _EFER_SVME
     area.cr0, area.cr3, area.cr4 = sregs.cr0, sregs.cr3, sregs.cr4
-    area.cr2 = sregs.cr2
     area.dr6, area.dr7 = _DR6, _DR7
     for name in _GENERAL:
         setattr(area, name, getattr(regs, name))
