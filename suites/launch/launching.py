@@ -51,8 +51,7 @@ def attempt(step: Callable[[], SevResult]) -> Outcome:
     try:
         return outcome(step())
     except SevError as error:
-        assert error.errno is not None
-        return error.errno, error.fw_error
+        return error.errno or 0, error.fw_error
 
 
 # -- commands ------------------------------------------------------------------------------
