@@ -84,13 +84,18 @@ def _find_env(handle: int, prefix: bytes) -> tuple[int, int]:
 
     words = min(_UC_STRUCT_WORDS, span(handle) // 8)
     engine = (ctypes.c_uint64 * words).from_address(handle)
+    places: list[tuple[int, int]] = []
     for index, pointer in enumerate(engine):
         size = min(span(pointer), _HEAP_WINDOW)
         if size > len(prefix):
             found = ctypes.string_at(pointer, size).find(prefix)
             if found >= 0:
-                return index * 8, found
-    raise UnsupportedUnicornError(f"no register file found in Unicorn {unicorn.__version__}")
+                places.append((found, index * 8))
+    if not places:
+        raise UnsupportedUnicornError(f"no register file found in Unicorn {unicorn.__version__}")
+    # Other pointers reach it across heap neighbours, which lie elsewhere in the next engine.
+    at_env, at_cpu = min(places)
+    return at_cpu, at_env
 
 
 def _find_progress() -> tuple[int, int]:
