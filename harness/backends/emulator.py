@@ -27,5 +27,5 @@ class EmulatorBackend(Backend):
         from harness.emulator.emulator import Emulator
         from harness.emulator.machine import MachineConfig
 
-        parameters: dict[str, Any] = options.get("parameters", {})
-        return Emulator(revision or "merged", MachineConfig(seed=seed or None, **parameters))
+        parameters: dict[str, Any] = {"seed": seed or None} | options.get("parameters", {})
+        return Emulator(revision or "merged", MachineConfig(**parameters))
