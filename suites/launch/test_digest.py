@@ -56,7 +56,7 @@ def set_entry(vcpu: Vcpu, regs: uapi.kvm_regs, *, vmsa_features: int = 0) -> byt
 
 
 def measured_order(vcpus: list[Vcpu], order: VmsaOrder) -> list[Vcpu]:
-    """vCPUs in the order in which their VMSAs are measured."""
+    """List vCPUs in the order in which their VMSAs are measured."""
     if order is VmsaOrder.BOOT_FIRST:
         return sorted(vcpus, key=lambda vcpu: vcpu.id != 0)
     return vcpus

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The parameters of kvm_amd: what is switched off is not offered, and nothing breaks."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from harness.kernel import OperationError
+from harness.uapi import kvm as uapi
+from harness.uapi import sev as sevapi
+from harness.vm.errors import KvmIoctlError
+from harness.vm.host import Host
+from suites.launch.launching import init2, launch_guest, start
+
+pytestmark = [
+    pytest.mark.patches(25),
+    pytest.mark.areas("launch", "module parameters"),
+]
+
+ENCRYPTED = (uapi.KVM_X86_SEV_VM, uapi.KVM_X86_SEV_ES_VM, uapi.KVM_X86_SNP_VM)
+
+
+def offered(host: Host) -> list[int]:
+    """Encrypted VM types that can be created; KVM_CAP_VM_TYPES must say the same."""
+    made = []
+    for type in ENCRYPTED:
+        try:
+            host.create_vm(type).close()
+            made.append(type)
+        except KvmIoctlError as error:
+            refusal = error.errno
+            if refusal != errno.EINVAL:
+                raise
+    assert made == [type for type in ENCRYPTED if type in host.vm_types]
+    return made
+
+
+@pytest.mark.needs("snp")
+def test_snp_on(host: Host) -> None:
+    """Where SNP VMs can be made, the parameter sev_snp says so."""
+    assert host.parameter("sev_snp") in ("Y", "1")
+    assert host.parameter("sev_es") in ("Y", "1")
+    assert host.parameter("sev") in ("Y", "1")
+
+
+def test_parameter_and_vm_type_agree(host: Host) -> None:
+    """KVM_CAP_VM_TYPES reports SNP exactly where sev_snp is on."""
+    assert host.has_snp == (host.parameter("sev_snp") in ("Y", "1"))
+
+
+def test_snp_off(boot: Callable[..., Host]) -> None:
+    """With sev_snp off there are SEV and SEV-ES VMs but no SNP VM."""
+    host = boot(sev_snp=False)
+    assert host.parameter("sev_snp") == "N"
+    assert offered(host) == [uapi.KVM_X86_SEV_VM, uapi.KVM_X86_SEV_ES_VM]
+
+
+def test_sev_es_off(boot: Callable[..., Host]) -> None:
+    """With sev_es off there are neither SEV-ES nor SNP VMs."""
+    host = boot(sev_es=False)
+    assert host.parameter("sev_snp") == host.parameter("sev_es") == "N"
+    assert offered(host) == [uapi.KVM_X86_SEV_VM]
+
+
+def test_sev_off(boot: Callable[..., Host]) -> None:
+    """With sev off there is no encrypted VM type and no SEV command."""
+    host = boot(sev=False)
+    assert host.parameter("sev_snp") == host.parameter("sev") == "N"
+    assert offered(host) == []
+    with host.create_vm(uapi.KVM_X86_DEFAULT_VM) as vm:
+        request = bytes(sevapi.kvm_sev_cmd(id=sevapi.KVM_SEV_INIT))
+        for arg in (0, request):
+            result = vm.kernel.ioctl(vm.fd, uapi.KVM_MEMORY_ENCRYPT_OP, arg)
+            assert result.errno == errno.ENOTTY
+
+
+def test_sev_es_guests_without_snp(boot: Callable[..., Host]) -> None:
+    """SEV-ES VMs initialise with SNP off, and the SNP commands are refused on them."""
+    host = boot(sev_snp=False)
+    with host.create_vm(uapi.KVM_X86_SEV_ES_VM) as vm:
+        assert init2(vm) == (0, 0)
+        assert start(vm) == (errno.ENOTTY, 0)
+
+
+def test_old_initialisation_without_sev_es(boot: Callable[..., Host]) -> None:
+    """With sev_es off KVM_SEV_ES_INIT is ENOTTY while KVM_SEV_INIT works."""
+    host = boot(sev_es=False)
+    with host.create_vm(uapi.KVM_X86_DEFAULT_VM) as vm:
+        assert vm.sev_call(sevapi.KVM_SEV_ES_INIT).errno == errno.ENOTTY
+        assert vm.sev_call(sevapi.KVM_SEV_INIT).errno == 0
+
+
+def test_platform_status_without_snp(boot: Callable[..., Host]) -> None:
+    """The platform's status can be asked for in every state; no guest is counted with SNP off."""
+    sev = boot(sev_snp=False).sev
+    assert sev.platform_status().guest_count == 0
+    code, _, data = sev.call(sevapi.SEV_PLATFORM_STATUS, bytes(sevapi.sev_user_data_status()))
+    assert code == 0
+    assert sevapi.sev_user_data_status.from_bytes(data).api_major >= 1
+
+
+def test_no_device_without_sev(boot: Callable[..., Host]) -> None:
+    """With sev off there is no /dev/sev to open."""
+    host = boot(sev=False)
+    with pytest.raises(OperationError) as refused:
+        host.sev.platform_status()
+    assert refused.value.errno == errno.ENOENT
+
+
+def test_private_memory_without_snp(boot: Callable[..., Host]) -> None:
+    """With SNP off the other VM types go on working."""
+    host = boot(sev_snp=False)
+    with host.create_vm(uapi.KVM_X86_DEFAULT_VM) as vm:
+        vm.add_slot(0, 0, 1 << 20)
+        vm.create_vcpu()
+
+
+@pytest.mark.parametrize("order", [0, 9])
+def test_launch_with_any_folio_size(boot: Callable[..., Host], order: int) -> None:
+    """A guest launches and runs whether guest_memfd hands out 4 KiB or 2 MiB folios."""
+    host = boot(gmem_max_order=order)
+    with launch_guest(host) as guest:
+        guest.cpu().boot()
