@@ -25,7 +25,7 @@ pytestmark = [
 
 CONTENT = b"\x3c" * PAGE
 DIGEST = launch_digest.launch_digest([boot.LaunchPages(BASE, CONTENT, NORMAL)], [])
-BLOCK = {
+BLOCK: dict[str, Any] = {
     "family_id": b"family".ljust(16, b"."),
     "image_id": b"image".ljust(16, b"."),
     "guest_svn": 7,

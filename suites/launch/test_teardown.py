@@ -65,7 +65,7 @@ class Balance:
 STAGES: dict[str, Callable[[Vm], object]] = {
     "created": lambda vm: None,
     "init2": lambda vm: vm.sev_init2(),
-    "memory": lambda vm: add_private(vm),
+    "memory": add_private,
     "vcpus": lambda vm: [vm.create_vcpu() for _ in range(2)],
     "start": lambda vm: vm.launch_start(),
     "update": lambda vm: vm.launch_update(BASE, bytes(4 * PAGE)),
@@ -158,14 +158,15 @@ def test_guest_that_ran(host: Host, vcpus: int) -> None:
 
 @pytest.mark.needs("inspector")
 def test_memory_that_outlives_its_vm(host: Host) -> None:
-    """Pages stay the guest's as long as its guest_memfd is open, and go back with it."""
+    """An open guest_memfd keeps the guest's pages, context and ASID; closing it frees them all."""
     balance = Balance(host)
     vm = host.create_vm(uapi.KVM_X86_SNP_VM)
     bring_to(vm, "finish")
-    close = [vcpu.close for vcpu in vm.vcpus]
+    held = balance.now()
     vm.kernel.close(vm.fd)
-    for each in close:
-        each()
+    for vcpu in vm.vcpus:
+        vcpu.close()
+    assert balance.now() == held
     for gmem in vm.gmems:
         gmem.close()
     balance.check()
