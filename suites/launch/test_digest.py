@@ -129,7 +129,7 @@ def test_order_counts(started: Vm) -> None:
 
 def test_one_command_or_many(started: Vm) -> None:
     """A range loaded by one command has the digest of its pages one by one."""
-    data = bytes(range(256)) * (4 * PAGE // 256)
+    data = b"".join(bytes([at]) * PAGE for at in range(4))
     started.launch_update(BASE, data)
     singly = [
         LaunchPages(BASE + at, data[at : at + PAGE], NORMAL) for at in range(0, len(data), PAGE)

@@ -159,6 +159,7 @@ def test_range_over_two_slots(initialised: Vm) -> None:
 def test_range_that_ends_behind_the_slot(initialised: Vm) -> None:
     """What lies behind the slot stays to be done, and is refused when its turn comes."""
     add_private(initialised, 4)
+    initialised.set_memory_attributes(BASE, 8 * PAGE, private=True)
     initialised.launch_start()
     result = update_once(initialised, BASE + PAGE, ZERO, source=0, length=6 * PAGE)
     left = returned(initialised, result)
