@@ -139,7 +139,7 @@ class TargetError(Exception):
 
 
 class TargetTimeoutError(TargetError):
-    """An operation did not end within its deadline; the message says which and what was seen last."""
+    """An operation missed its deadline; the message says which and what was seen last."""
 
 
 class OperationError(OSError):
@@ -183,7 +183,7 @@ class Inspector(abc.ABC):
 
     @abc.abstractmethod
     def gmem_rmp(self, fd: int, offset: int) -> tuple[bool, int, int, bool, int] | None:
-        """RMP state behind a guest_memfd offset: (assigned, asid, gpa, validated, page size 0=4K/1=2M).
+        """RMP state behind a guest_memfd offset: (assigned, asid, gpa, validated, size 0=4K/1=2M).
 
         None where the file has no page at that offset.
         """
@@ -194,11 +194,11 @@ class Inspector(abc.ABC):
 
     @abc.abstractmethod
     def counters(self) -> dict[str, int]:
-        """Event counters since boot: rmpupdate, psmash, wbinvd, clflush, psp, leaked_pages, asids."""
+        """Count events since boot: rmpupdate, psmash, wbinvd, clflush, psp, leaked_pages, asids."""
 
 
 class Kernel(abc.ABC):
-    """A running kernel and the process in it that holds /dev/kvm: the protocol every backend speaks."""
+    """A running kernel and the process in it that holds /dev/kvm."""
 
     name: str
     inspector: Inspector | None = None

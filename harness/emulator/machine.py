@@ -51,7 +51,12 @@ class Machine:
         self.memory = PhysicalMemory(size)
         self.rmp = Rmp(self.memory, base, base // PAGE_SIZE)
         self.frames = FrameAllocator(self.memory, PAGE_SIZE_2M, base)
-        self.psp = Psp(self.memory, self.rmp, seed=config.seed or 0)
+        self.psp = Psp(
+            self.memory,
+            self.rmp,
+            seed=config.seed or 0,
+            cbit=config.cbit,
+        )
         self.counters: dict[str, int] = {}
         self.dead: str | None = None
         self.debug_lines: list[str] = []

@@ -105,7 +105,10 @@ class Compiler:
             *arguments,
         ]
         log = log or self.objects / "snptest-config.log"
-        with log.open("w", buffering=1) as sink, _running(command, self.source, self._environment()) as make:
+        with (
+            log.open("w", buffering=1) as sink,
+            _running(command, self.source, self._environment()) as make,
+        ):
             assert make.stdout is not None
             steps = 0
             for line in make.stdout:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from harness.uapi import kvm as uapi
 
+EHWPOISON = 133
+"""Linux only; the typing stubs of errno lack it."""
+
 
 @dataclass(frozen=True, slots=True)
 class IoExit:
@@ -138,7 +141,7 @@ def parse(errno: int, page: bytes) -> Exit:
     if errno == _errno.EINTR:
         return InterruptedExit()
     if errno:
-        if reason == uapi.KVM_EXIT_MEMORY_FAULT and errno in (_errno.EFAULT, _errno.EHWPOISON):
+        if reason == uapi.KVM_EXIT_MEMORY_FAULT and errno in (_errno.EFAULT, EHWPOISON):
             fault = run.memory_fault
             private = bool(fault.flags & uapi.KVM_MEMORY_EXIT_FLAG_PRIVATE)
             return MemoryFaultExit(fault.gpa, fault.size, private, errno)
@@ -176,6 +179,4 @@ def _vmgexit(run: uapi.kvm_run) -> VmgexitExit:
     if vmgexit.type == uapi.KVM_USER_VMGEXIT_PSC:
         return VmgexitExit(vmgexit.type, shared_gpa=vmgexit.psc.shared_gpa)
     request = vmgexit.ext_guest_req
-    return VmgexitExit(
-        vmgexit.type, data_gpa=request.data_gpa, data_npages=request.data_npages
-    )
+    return VmgexitExit(vmgexit.type, data_gpa=request.data_gpa, data_npages=request.data_npages)

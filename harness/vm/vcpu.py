@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from harness.kernel import Ioctl, Op, Read, Ticket, Write
+from harness.kernel import Ioctl, Op, Ticket, Write
 from harness.uapi import kvm as uapi
 from harness.vm.errors import KvmIoctlError
 from harness.vm.exits import Exit, parse

@@ -140,9 +140,7 @@ class Vm:
 
     def set_region(self, region: uapi.kvm_userspace_memory_region2) -> None:
         """KVM_SET_USER_MEMORY_REGION2 as given."""
-        self.ioctl(
-            "KVM_SET_USER_MEMORY_REGION2", uapi.KVM_SET_USER_MEMORY_REGION2, bytes(region)
-        )
+        self.ioctl("KVM_SET_USER_MEMORY_REGION2", uapi.KVM_SET_USER_MEMORY_REGION2, bytes(region))
 
     def delete_slot(self, slot: int) -> None:
         """Delete a slot and unmap its shared memory."""
@@ -277,9 +275,7 @@ class Vm:
     ) -> ctypes.Structure:
         """The revision's structure of LAUNCH_UPDATE."""
         struct = self.revision.launch_update.struct
-        return fill(
-            struct, gfn_start=gpa >> 12, uaddr=source, len=length, type=type, **fields
-        )
+        return fill(struct, gfn_start=gpa >> 12, uaddr=source, len=length, type=type, **fields)
 
     def launch_update(
         self,

@@ -211,9 +211,13 @@ class Runner(abc.ABC):
         self._engine.flush_code()
         self._engine.flush_tlb()
 
+    def tsc(self) -> int:
+        """The time stamp counter: it counts instructions, so that runs repeat."""
+        return self._tsc + TSC_PER_INSTRUCTION * (self.instructions + self._engine.executed)
+
     def _read_tsc(self, auxiliary: bool) -> None:
         env = self._env
-        tsc = self._tsc + TSC_PER_INSTRUCTION * (self.instructions + self._engine.executed)
+        tsc = self.tsc()
         env.regs[RAX], env.regs[RDX] = tsc & 0xFFFFFFFF, tsc >> 32 & 0xFFFFFFFF
         if auxiliary:
             env.regs[RCX] = env.tsc_aux & 0xFFFFFFFF

@@ -9,6 +9,7 @@ from harness.emulator.kvm.errors import KvmError
 from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
+from harness.uapi.vmsa import SVM_SEV_FEAT_INT_INJ_MODES
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.ghcb import Ghcb
@@ -39,7 +40,7 @@ def _create(vcpu: Vcpu, request: Ghcb) -> bool:
         target.state.update_pending = True
     if operation < abi.SVM_VMGEXIT_AP_DESTROY:
         changed = request.rax ^ vm.sev.vmsa_features
-        if changed & abi.SVM_SEV_FEAT_INT_INJ_MODES:
+        if changed & SVM_SEV_FEAT_INT_INJ_MODES:
             _say(vcpu, f"vmgexit: invalid AP injection mode [{request.rax:#x}] from guest")
             return False
     state = target.state

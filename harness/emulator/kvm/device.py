@@ -66,9 +66,7 @@ class Kvm:
             uapi.KVM_CAP_IMMEDIATE_EXIT: 1,
             uapi.KVM_CAP_VM_TYPES: self.vm_types,
             uapi.KVM_CAP_EXIT_HYPERCALL: HYPERCALL_EXITS,
-            uapi.KVM_CAP_MEMORY_ATTRIBUTES: uapi.KVM_MEMORY_ATTRIBUTE_PRIVATE
-            if attributes
-            else 0,
+            uapi.KVM_CAP_MEMORY_ATTRIBUTES: uapi.KVM_MEMORY_ATTRIBUTE_PRIVATE if attributes else 0,
             uapi.KVM_CAP_GUEST_MEMFD: int(attributes),
             uapi.KVM_CAP_MEMORY_FAULT_INFO: 1,
             uapi.KVM_CAP_PRE_FAULT_MEMORY: 1,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.emulator.emulator import Process
 
 Handler = Callable[[Any, "Call", int], "int | Steps"]
-"""handler(object, call, arg): returns the result, or a generator that ends with it; raises KvmError."""
+"""handler(object, call, arg): the result, or a generator that ends with it; raises KvmError."""
 
 
 class Call:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from harness.emulator.kvm import nae
 from harness.emulator.kvm import ghcb as page
+from harness.emulator.kvm import nae
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.memory import PAGE_SIZE
 from harness.uapi import ghcb as abi

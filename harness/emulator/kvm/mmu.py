@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""KVM's MMU: nested page tables, nested page faults, RMP faults (arch/x86/kvm/mmu, svm/sev.c, 6.12)."""
+"""KVM's MMU: nested page tables, nested page faults, RMP faults.
+
+arch/x86/kvm/mmu and svm/sev.c, Linux 6.12.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ HUGE_PAGES = 512
 
 
 class MemoryFault(Exception):
-    """The fault is userspace's to resolve: KVM_EXIT_MEMORY_FAULT, and KVM_RUN fails with `errno`."""
+    """A fault for userspace: KVM_EXIT_MEMORY_FAULT, and KVM_RUN fails with `errno`."""
 
     def __init__(self, gpa: int, size: int, private: bool, errno: int) -> None:
         super().__init__(f"memory fault at {gpa:#x}")
@@ -126,7 +129,7 @@ class Mmu:
         self._small[gfn] = (pa, writable, PageSize.PG_4K)
 
     def _map_private(self, slot: Slot, gfn: int) -> None:
-        """kvm_mmu_faultin_pfn_private; the level is what the RMP says (sev_private_max_mapping_level)."""
+        """kvm_mmu_faultin_pfn_private; the level is what the RMP says."""
         if not slot.can_be_private:
             raise MemoryFault(gfn * PAGE_SIZE, PAGE_SIZE, True, errno.EFAULT)
         if slot.gmem is None:
@@ -136,10 +139,16 @@ class Mmu:
         except KvmError as error:
             raise MemoryFault(gfn * PAGE_SIZE, PAGE_SIZE, True, error.errno) from error
         base = gfn - gfn % HUGE_PAGES
-        if huge and self._level(pa) == PageSize.PG_2M and self._vm.private.covers(
-            base, base + HUGE_PAGES
+        if (
+            huge
+            and self._level(pa) == PageSize.PG_2M
+            and self._vm.private.covers(base, base + HUGE_PAGES)
         ):
-            self._huge[gfn // HUGE_PAGES] = (pa - gfn % HUGE_PAGES * PAGE_SIZE, True, PageSize.PG_2M)
+            self._huge[gfn // HUGE_PAGES] = (
+                pa - gfn % HUGE_PAGES * PAGE_SIZE,
+                True,
+                PageSize.PG_2M,
+            )
         else:
             self._small[gfn] = (pa, True, PageSize.PG_4K)
 

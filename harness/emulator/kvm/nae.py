@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from harness.emulator.kvm import lapic
 from harness.emulator.kvm import ghcb as page
+from harness.emulator.kvm import lapic
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.memory import PAGE_SIZE
 from harness.uapi import ghcb as abi
@@ -208,13 +208,13 @@ def io(vcpu: Vcpu, request: Ghcb) -> bool:
     if request.info_1 & abi.SVM_IOIO_STR_MASK:
         return _string_io(vcpu, request, port, size, is_in)
     data = b"" if is_in else (request.rax & U32).to_bytes(4, "little")[:size]
-    _ask_io(vcpu, port, size, 1, is_in, data)
+    ask_io(vcpu, port, size, 1, is_in=is_in, data=data)
 
     def complete(vcpu: Vcpu) -> bool:
         if is_in:
             assert vcpu.state.ghcb is not None
             kept = vcpu.state.ghcb.rax & ~((1 << 8 * size) - 1) if size < 4 else 0
-            vcpu.state.ghcb.rax = kept | int.from_bytes(_io_data(vcpu, size), "little")
+            vcpu.state.ghcb.rax = kept | int.from_bytes(io_data(vcpu, size), "little")
         return RESUME
 
     vcpu.state.completion = complete
@@ -239,18 +239,19 @@ def _string_part(vcpu: Vcpu, left: memoryview, port: int, size: int, is_in: bool
         return RESUME
     length = min(len(left), PAGE_SIZE // size * size)
     data = b"" if is_in else bytes(left[:length])
-    _ask_io(vcpu, port, size, length // size, is_in, data)
+    ask_io(vcpu, port, size, length // size, is_in=is_in, data=data)
 
     def complete(vcpu: Vcpu) -> bool:
         if is_in:
-            left[:length] = _io_data(vcpu, length)
+            left[:length] = io_data(vcpu, length)
         return _string_part(vcpu, left[length:], port, size, is_in)
 
     vcpu.state.completion = complete
     return LEAVE
 
 
-def _ask_io(vcpu: Vcpu, port: int, size: int, count: int, is_in: bool, data: bytes) -> None:
+def ask_io(vcpu: Vcpu, port: int, size: int, count: int, *, is_in: bool, data: bytes) -> None:
+    """Fill in KVM_EXIT_IO; `data` is what an OUT writes."""
     run = vcpu.run
     run.exit_reason = uapi.KVM_EXIT_IO
     run.io.direction = uapi.KVM_EXIT_IO_IN if is_in else uapi.KVM_EXIT_IO_OUT
@@ -260,10 +261,9 @@ def _ask_io(vcpu: Vcpu, port: int, size: int, count: int, is_in: bool, data: byt
         vcpu.vm.machine.memory.write(vcpu.run_pa + PAGE_SIZE * uapi.KVM_PIO_PAGE_OFFSET, data)
 
 
-def _io_data(vcpu: Vcpu, length: int) -> bytes:
-    return vcpu.vm.machine.memory.read(
-        vcpu.run_pa + PAGE_SIZE * uapi.KVM_PIO_PAGE_OFFSET, length
-    )
+def io_data(vcpu: Vcpu, length: int) -> bytes:
+    """What userspace answered to an IN."""
+    return vcpu.vm.machine.memory.read(vcpu.run_pa + PAGE_SIZE * uapi.KVM_PIO_PAGE_OFFSET, length)
 
 
 # -- MMIO ----------------------------------------------------------------------------------

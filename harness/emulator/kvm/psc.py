@@ -145,7 +145,7 @@ class _PscList:
             if last >= limit:
                 return self._finish(abi.VMGEXIT_PSC_ERROR_INVALID_HDR)
             while index <= last:
-                done, gfn, operation, huge = self._entry(index)
+                done, gfn, _, huge = self._entry(index)
                 npages = HUGE if huge else 1
                 if done > npages or gfn % npages:
                     return self._finish(abi.VMGEXIT_PSC_ERROR_INVALID_ENTRY)
@@ -186,11 +186,7 @@ class _PscList:
         private = operation == abi.VMGEXIT_PSC_OP_PRIVATE
         attributes = (
             uapi.KVM_MAP_GPA_RANGE_ENCRYPTED if private else uapi.KVM_MAP_GPA_RANGE_DECRYPTED
-        ) | (
-            uapi.KVM_MAP_GPA_RANGE_PAGE_SZ_2M
-            if entry_size
-            else uapi.KVM_MAP_GPA_RANGE_PAGE_SZ_4K
-        )
+        ) | (uapi.KVM_MAP_GPA_RANGE_PAGE_SZ_2M if entry_size else uapi.KVM_MAP_GPA_RANGE_PAGE_SZ_4K)
         _ask(self._vcpu, gfn << 12, npages, attributes)
         self._vcpu.state.completion = self._complete
         return True

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""KVM_RUN: the loop around VMRUN, and what a vCPU keeps between calls (arch/x86/kvm/x86.c, svm.c)."""
+"""KVM_RUN: the loop around VMRUN, and what a vCPU keeps between calls.
+
+arch/x86/kvm/x86.c and svm/svm.c, Linux 6.12.
+"""
 
 from __future__ import annotations
 

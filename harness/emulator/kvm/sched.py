@@ -94,7 +94,7 @@ class Scheduler:
         return self.SHARED
 
     def run_until(self, done: Callable[[], bool], timeout: float, what: str) -> None:
-        """Let the threads run until `done`; raise TargetTimeoutError at the deadline or on a deadlock."""
+        """Let the threads run until `done`; TargetTimeoutError at the deadline or on a deadlock."""
         deadline = time.monotonic() + timeout
         while not done():
             task = self._pick()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What KVM keeps about the encryption of a VM (struct kvm_sev_info, arch/x86/kvm/svm/svm.h, 6.12)."""
+"""What KVM keeps about the encryption of a VM (struct kvm_sev_info, svm.h, Linux 6.12)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from harness.emulator.kvm import run
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.files import Call, File, IoctlTable
-from harness.emulator.kvm.mmu import MemoryFault, PFERR_GUEST_ENC, Resolution
+from harness.emulator.kvm.mmu import PFERR_GUEST_ENC, MemoryFault, Resolution
 from harness.emulator.kvm.sched import Mutex, Steps
 from harness.emulator.memory import PAGE_SIZE
 from harness.uapi import kvm as uapi
@@ -213,9 +213,7 @@ def _set_cpuid2(vcpu: Vcpu, call: Call, arg: int) -> int:
         raise KvmError(errno.E2BIG)
     size = ctypes.sizeof(uapi.kvm_cpuid_entry2)
     data = call.read(arg + 8, count * size)
-    vcpu.cpuid = [
-        uapi.kvm_cpuid_entry2.from_buffer_copy(data, i * size) for i in range(count)
-    ]
+    vcpu.cpuid = [uapi.kvm_cpuid_entry2.from_buffer_copy(data, i * size) for i in range(count)]
     return 0
 
 

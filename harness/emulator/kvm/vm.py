@@ -26,6 +26,8 @@ KVM_MAX_VCPUS = 1024
 KVM_MAX_VCPU_IDS = 4096
 HYPERCALL_EXITS = 1 << uapi.KVM_HC_MAP_GPA_RANGE
 
+UNENCRYPTED = (uapi.KVM_X86_DEFAULT_VM, uapi.KVM_X86_SW_PROTECTED_VM)
+
 VM_IOCTLS = IoctlTable("vm")
 
 
@@ -41,7 +43,7 @@ class Vm(File):
         self.has_private_memory = type in (uapi.KVM_X86_SNP_VM, uapi.KVM_X86_SW_PROTECTED_VM)
         self.has_protected_state = type in (uapi.KVM_X86_SNP_VM, uapi.KVM_X86_SEV_ES_VM)
         self.pre_fault_allowed = not self.sev_snp
-        self.sev = SevInfo(need_init=type != uapi.KVM_X86_DEFAULT_VM)
+        self.sev = SevInfo(need_init=type not in UNENCRYPTED)
         self.private = PrivateRanges()
         self.slots = Slots(self)
         self.mmu = Mmu(self)

@@ -97,9 +97,9 @@ def _inputs_present(vcpu: Vcpu, request: Ghcb) -> bool:
         needed = () if request.info_1 & U32 == abi.SVM_VMGEXIT_AP_DESTROY else (page.RAX,)
     elif code == abi.SVM_VMGEXIT_PSC and vcpu.vm.revision.psc_exit is PscExit.HYPERCALL:
         needed = (page.SCRATCH,)
-    elif code in (abi.SVM_VMGEXIT_GUEST_REQUEST, abi.SVM_VMGEXIT_EXT_GUEST_REQUEST):
-        if not guest_req.addresses_valid(vcpu, request):
-            return False
+    messages = (abi.SVM_VMGEXIT_GUEST_REQUEST, abi.SVM_VMGEXIT_EXT_GUEST_REQUEST)
+    if code in messages and not guest_req.addresses_valid(vcpu, request):
+        return False
     return all(request.valid(offset) for offset in needed)
 
 
@@ -167,8 +167,7 @@ def _hv_features(vcpu: Vcpu, request: Ghcb) -> bool:
 
 def _terminate(vcpu: Vcpu, request: Ghcb) -> bool:
     vcpu.vm.machine.printk(
-        "SEV-ES guest requested termination: "
-        f"reason {request.info_1:#x} info {request.info_2:#x}"
+        f"SEV-ES guest requested termination: reason {request.info_1:#x} info {request.info_2:#x}"
     )
     return terminate(vcpu)
 
