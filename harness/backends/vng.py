@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness import agent, kbuild
-from harness.backends import leash as leash_program
+from harness import leash as leash_program
 from harness.backends.base import Backend
 from harness.backends.consolelog import ConsoleLog
 from harness.errors import BuildError, UsageError, UserError

@@ -7,13 +7,14 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness import leash
 from harness.errors import BuildError
 from harness.kbuild import cache
 from harness.kbuild.progress import Progress
@@ -170,31 +171,26 @@ def first_error(log: Path) -> str:
 def _running(
     command: list[str], folder: Path, environment: dict[str, str]
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a command in a process group of its own, none of which survives the block."""
+    """Run a command on a leash: nothing of it survives the block, or us."""
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-I", "-S", str(Path(leash.__file__)), "", *command],
         cwd=folder,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
         start_new_session=True,
     )
-    overdue = threading.Timer(MAKE_TIMEOUT, _kill_group, (process.pid,))
+    assert process.stdin is not None
+    assert process.stdout is not None
+    overdue = threading.Timer(MAKE_TIMEOUT, process.stdin.close)
     overdue.start()
     try:
         yield process
     finally:
         overdue.cancel()
-        if process.poll() is None:
-            _kill_group(process.pid)
-            process.wait(10)
-        assert process.stdout is not None
+        process.stdin.close()
+        process.wait(30)
         process.stdout.close()
-
-
-def _kill_group(leader: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)

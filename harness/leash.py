@@ -5,8 +5,8 @@
 
 Standard input is a pipe that nobody writes to; its other end is held by the process that
 the command belongs to.  When that end closes, however its holder died, everything in the
-command's process group is killed and the scratch directory removed.  Exit status: the
-command's.
+command's process group is killed and the scratch directory (unless empty) is removed.
+Exit status: the command's.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def main(scratch: str, command: list[str]) -> int:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     status = process.wait()
-    shutil.rmtree(scratch, ignore_errors=True)
+    if scratch:
+        shutil.rmtree(scratch, ignore_errors=True)
     return status if status >= 0 else 128 - status
 
 
