@@ -8,6 +8,7 @@ import struct
 from harness.uapi import ghcb as abi
 
 _U64 = struct.Struct("<Q")
+_U32 = struct.Struct("<I")
 
 RAX, RCX, RDX, RBX, RSI = 0x1F8, 0x308, 0x310, 0x318, 0x328
 CPL, XCR0 = 0x0CB, 0x3E8
@@ -17,13 +18,29 @@ SHARED_BUFFER, SHARED_BUFFER_END = 0x800, 0xFF0
 USAGE = 0xFFC
 """Offsets in the GHCB page (GHCB specification 56421, section 2.6)."""
 
-VALUES = {"rax": RAX, "rbx": RBX, "rcx": RCX, "rdx": RDX, "rsi": RSI, "xcr0": XCR0}
+
+_REQUEST = struct.Struct("<4Q")
+_RCX_RDX_RBX = struct.Struct("<3Q")
+_PAIR = struct.Struct("<2Q")
+
+
+def _bit(offset: int) -> int:
+    """Bit of the valid bitmap for the quadword at an offset of the save area."""
+    return 1 << (offset >> 3)
+
+
+_RAX_BIT, _RCX_BIT, _RDX_BIT, _RBX_BIT = _bit(RAX), _bit(RCX), _bit(RDX), _bit(RBX)
+_REGISTER_BITS = _RAX_BIT | _RCX_BIT | _RDX_BIT | _RBX_BIT
+_INFO_BITS = _bit(EXIT_INFO_1) | _bit(EXIT_INFO_2)
+_CLEAR = bytes(BITMAP_SIZE)
+_U64_MASK = 0xFFFFFFFFFFFFFFFF
 
 
 class Ghcb:
     """One request: the fields the guest marked valid, and the page for the answer."""
 
     __slots__ = (
+        "_answered",
         "_valid",
         "exit_code",
         "info_1",
@@ -39,19 +56,23 @@ class Ghcb:
 
     def __init__(self, page: memoryview) -> None:
         """sev_es_sync_from_ghcb: take the fields over and clear the valid bitmap."""
-        get = _U64.unpack_from
+        low, high = _PAIR.unpack_from(page, VALID_BITMAP)
+        valid = self._valid = low | high << 64
         self.page = page
-        self._valid = int.from_bytes(page[VALID_BITMAP : VALID_BITMAP + BITMAP_SIZE], "little")
-        self.rax = get(page, RAX)[0] if self.valid(RAX) else 0
-        self.rbx = get(page, RBX)[0] if self.valid(RBX) else 0
-        self.rcx = get(page, RCX)[0] if self.valid(RCX) else 0
-        self.rdx = get(page, RDX)[0] if self.valid(RDX) else 0
-        self.exit_code: int = get(page, EXIT_CODE)[0]
-        self.info_1: int = get(page, EXIT_INFO_1)[0]
-        self.info_2: int = get(page, EXIT_INFO_2)[0]
-        self.scratch = get(page, SCRATCH)[0] if self.valid(SCRATCH) else 0
-        self.usage = int.from_bytes(page[USAGE : USAGE + 4], "little")
-        page[VALID_BITMAP : VALID_BITMAP + BITMAP_SIZE] = bytes(BITMAP_SIZE)
+        self.rax: int = _U64.unpack_from(page, RAX)[0] if valid & _RAX_BIT else 0
+        rcx, rdx, rbx = _RCX_RDX_RBX.unpack_from(page, RCX)
+        self.rcx: int = rcx if valid & _RCX_BIT else 0
+        self.rdx: int = rdx if valid & _RDX_BIT else 0
+        self.rbx: int = rbx if valid & _RBX_BIT else 0
+        self.exit_code: int
+        self.info_1: int
+        self.info_2: int
+        self.scratch: int
+        self.exit_code, self.info_1, self.info_2, scratch = _REQUEST.unpack_from(page, EXIT_CODE)
+        self.scratch = scratch if valid >> (SCRATCH >> 3) & 1 else 0
+        self.usage: int = _U32.unpack_from(page, USAGE)[0]
+        self._answered = 0
+        page[VALID_BITMAP : VALID_BITMAP + BITMAP_SIZE] = _CLEAR
 
     def valid(self, offset: int) -> bool:
         """Whether the guest marked the quadword at an offset of the save area valid."""
@@ -67,19 +88,20 @@ class Ghcb:
         """CPL, 0 where the guest did not supply it."""
         return self.page[CPL] if self.valid(CPL) else 0
 
-    def _set(self, offset: int, value: int) -> None:
-        _U64.pack_into(self.page, offset, value & 0xFFFFFFFFFFFFFFFF)
-        bit = offset >> 3
-        self.page[VALID_BITMAP + (bit >> 3)] |= 1 << (bit & 7)
+    def _mark(self, bits: int) -> None:
+        """Mark fields of the answer as valid, for the guest to see."""
+        self._answered |= bits
+        _PAIR.pack_into(self.page, VALID_BITMAP, self._answered & _U64_MASK, self._answered >> 64)
 
     def set_info(self, info_1: int, info_2: int) -> None:
         """Set both exit information fields of the answer."""
-        self._set(EXIT_INFO_1, info_1)
-        self._set(EXIT_INFO_2, info_2)
+        _PAIR.pack_into(self.page, EXIT_INFO_1, info_1 & _U64_MASK, info_2 & _U64_MASK)
+        self._mark(_INFO_BITS)
 
     def set_info_2(self, value: int) -> None:
         """Set SW_EXITINFO2 of the answer."""
-        self._set(EXIT_INFO_2, value)
+        _U64.pack_into(self.page, EXIT_INFO_2, value & _U64_MASK)
+        self._mark(_bit(EXIT_INFO_2))
 
     def malformed(self, reason: int) -> None:
         """Answer that the input was malformed (SW_EXITINFO1 = 2, the reason in SW_EXITINFO2)."""
@@ -93,7 +115,8 @@ class Ghcb:
 
     def sync(self) -> None:
         """sev_es_sync_to_ghcb: hand the four registers back."""
-        self._set(RAX, self.rax)
-        self._set(RBX, self.rbx)
-        self._set(RCX, self.rcx)
-        self._set(RDX, self.rdx)
+        _U64.pack_into(self.page, RAX, self.rax & _U64_MASK)
+        _RCX_RDX_RBX.pack_into(
+            self.page, RCX, self.rcx & _U64_MASK, self.rdx & _U64_MASK, self.rbx & _U64_MASK
+        )
+        self._mark(_REGISTER_BITS)

@@ -110,7 +110,10 @@ class Scheduler:
                 raise TargetTimeoutError(f"{what}: not done after {timeout:g} s")
 
     def _pick(self) -> Task | None:
-        ready = [task for task in self.tasks.values() if task.runnable]
+        busy = [task for task in self.tasks.values() if task.queue]
+        if len(busy) == 1 and busy[0].blocked is None:
+            return busy[0]
+        ready = [task for task in busy if task.runnable]
         if not ready:
             return None
         if self.random is not None:
