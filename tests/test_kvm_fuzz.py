@@ -195,16 +195,16 @@ class Fuzzer:
         return Close(file if file not in (self.kvm, self.sev) else 78)
 
 
-@pytest.mark.parametrize("revision", REVISIONS)
+@pytest.mark.parametrize("name", REVISIONS)
 @settings(
     max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(seed=st.integers(0, 2**32), steps=st.integers(20, 160))
-def test_random_system_calls_leave_nothing_behind(revision: str, seed: int, steps: int) -> None:
+def test_random_system_calls_leave_nothing_behind(name: str, seed: int, steps: int) -> None:
     """Random system calls end in results, and closing everything leaves the RMP clean."""
-    kernel = Emulator(revision, MachineConfig(seed=seed or None, memory=4 << 30))
+    kernel = Emulator(name, MachineConfig(seed=seed or None, memory=4 << 30))
     try:
         before = kernel.inspector.assigned_pages() if kernel.inspector else 0
         fuzzer = Fuzzer(kernel, random.Random(seed))
