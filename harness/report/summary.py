@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import shlex
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -78,10 +80,19 @@ def _suites(results: Sequence[Result]) -> Table:
 
 def _patches(results: Sequence[Result]) -> Table:
     table = _table("patches of the v12 series", "patch")
+    table.add_column("subject", style="dim", no_wrap=True, overflow="ellipsis")
     groups = _group((patch, each.outcome) for each in results for patch in each.patches)
+    subjects = _subjects()
     for patch in sorted(groups):
-        table.add_row(f"{patch:02d}", *_cells(groups[patch]))
+        table.add_row(f"{patch:02d}", *_cells(groups[patch]), subjects.get(str(patch), ""))
     return table
+
+
+def _subjects() -> dict[str, str]:
+    """Subjects of the series' patches by number (kernels/v12.toml)."""
+    manifest = Path(__file__).resolve().parents[2] / "kernels" / "v12.toml"
+    patches: dict[str, str] = tomllib.loads(manifest.read_text(encoding="utf-8"))["patches"]
+    return patches
 
 
 def _areas(results: Sequence[Result]) -> Table:
