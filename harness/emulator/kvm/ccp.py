@@ -160,12 +160,10 @@ class Ccp:
 
     def _mark_firmware(self, pa: int, npages: int) -> None:
         """rmp_mark_pages_firmware: all of them, or none and EFAULT."""
-        for number in range(npages):
-            try:
-                self.host_rmp.make_firmware(pa + number * PAGE_SIZE)
-            except KvmError:
-                self.reclaim_pages(pa, number)
-                raise
+        done = self.host_rmp.make_firmware_range(pa, npages)
+        if done < npages:
+            self.reclaim_pages(pa, done)
+            raise KvmError(errno.EFAULT)
 
     def reclaim_pages(self, pa: int, npages: int) -> bool:
         """snp_reclaim_pages: back to the hypervisor; from the first failure on, leaked."""

@@ -44,9 +44,13 @@ class HostRmp:
         if code != RmpCode.SUCCESS:
             self._failed(pa + done * PAGE_SIZE, code)
 
-    def make_firmware(self, pa: int) -> None:
-        """Hand a page to the firmware (rmp_make_private with ASID 0, immutable)."""
-        self.make_private(pa, 0, PageSize.PG_4K, 0, immutable=True)
+    def make_firmware_range(self, pa: int, npages: int) -> int:
+        """Hand pages to the firmware (ASID 0, immutable); how many went before one failed."""
+        self._machine.count("rmpupdate", npages)
+        code, done = self._rmp.rmpupdate_range(pa, npages, assigned=True, immutable=True)
+        if code != RmpCode.SUCCESS:
+            self._say_failed(pa + done * PAGE_SIZE, code)
+        return done
 
     def make_shared(self, pa: int, size: PageSize) -> None:
         """Give a page back to the hypervisor (rmp_make_shared)."""
@@ -76,8 +80,11 @@ class HostRmp:
         self._machine.printk(f"SEV-SNP: Leaking PFN range 0x{pfn:x}-0x{pfn + npages:x}")
 
     def _failed(self, pa: int, code: RmpCode, what: str = "RMPUPDATE") -> None:
-        self._machine.printk(f"SEV-SNP: {what} failed for PFN {pa >> 12:x}, ret: {int(code)}")
+        self._say_failed(pa, code, what)
         raise KvmError(errno.EFAULT)
+
+    def _say_failed(self, pa: int, code: RmpCode, what: str = "RMPUPDATE") -> None:
+        self._machine.printk(f"SEV-SNP: {what} failed for PFN {pa >> 12:x}, ret: {int(code)}")
 
     def any_assigned(self, pa: int, npages: int) -> bool:
         """Whether any entry of a range (2 MiB aligned, or of 4 KiB entries) is assigned."""
