@@ -196,6 +196,14 @@ class Inspector(abc.ABC):
     def counters(self) -> dict[str, int]:
         """Count events since boot: rmpupdate, psmash, wbinvd, clflush, psp, leaked_pages, asids."""
 
+    def endorsement(self, name: str) -> bytes | None:
+        """What the vendor's key server has for this chip at its reported TCB; None where unknown.
+
+        "ark", "ask", "asvk", "vcek", "vlek": a certificate as DER; "hashstick": a wrapped VLEK
+        hashstick for SNP_VLEK_LOAD.
+        """
+        return None
+
 
 class Kernel(abc.ABC):
     """A running kernel and the process in it that holds /dev/kvm."""

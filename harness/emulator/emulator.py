@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Generator, Sequence
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from harness.emulator.kvm.device import Kvm, KvmDevice
 from harness.emulator.kvm.devsev import SevDevice
 from harness.emulator.kvm.errors import KvmError
@@ -15,6 +17,7 @@ from harness.emulator.kvm.sched import Blocked, Scheduler, Task
 from harness.emulator.kvm.usermem import UserMemory
 from harness.emulator.machine import Machine, MachineConfig, PanicError
 from harness.emulator.memory import PAGE_SIZE
+from harness.emulator.psp.endorsement import emulated_hashstick
 from harness.emulator.rmp import PageSize
 from harness.kernel import (
     DEFAULT_TIMEOUT,
@@ -258,6 +261,18 @@ class EmulatorInspector(Inspector):
         if pa is None:
             return bytes(length)
         return self._emulator.machine.memory.read(pa + offset % PAGE_SIZE, length)
+
+    def endorsement(self, name: str) -> bytes:
+        """A certificate of the emulated chip, or a hashstick that it accepts."""
+        psp = self._emulator.machine.psp
+        if name == "hashstick":
+            seed = self._emulator.config.seed or 0
+            return emulated_hashstick(seed, psp.platform.reported_tcb)
+        known = psp.certificates
+        authorities = {"ark": known.ark, "ask": known.ask, "asvk": known.asvk}
+        leaf = known.vlek if name == "vlek" else known.vcek
+        certificate = authorities.get(name) or leaf()
+        return certificate.public_bytes(Encoding.DER)
 
     def counters(self) -> dict[str, int]:
         """Counters of the machine and of its kernel."""

@@ -12,10 +12,13 @@ from typing import NoReturn
 
 from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M, FrameAllocator, PhysicalMemory
 from harness.emulator.psp import Psp
+from harness.emulator.psp.tcb import Tcb
 from harness.emulator.rmp import Rmp
 from harness.kernel import TargetError
 
 DEBUG_LINES = 10_000
+OLD_TCB = Tcb(boot_loader=3, tee=0, snp=20, microcode=209)
+OLD_VERSION = (1, 54, 1)
 
 
 class PanicError(TargetError):
@@ -38,6 +41,8 @@ class MachineConfig:
     gmem_max_order: int = 9
     """Largest folio that guest_memfd hands out: 0 as in Linux 6.12, 9 where 2 MiB is supported."""
     cbit: int = 51
+    provisional: bool = False
+    """The firmware is newer than what was committed (SNP_COMMIT)."""
 
 
 class Machine:
@@ -57,6 +62,9 @@ class Machine:
             seed=config.seed or 0,
             cbit=config.cbit,
         )
+        if config.provisional:
+            self.psp.platform.committed_tcb = OLD_TCB
+            self.psp.platform.committed_version = OLD_VERSION
         self.counters: dict[str, int] = {}
         self.dead: str | None = None
         self.debug_lines: list[str] = []

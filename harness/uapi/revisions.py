@@ -116,6 +116,9 @@ class Revision:
     guest_request_bad_address: int | None
     """Reason (GHCB_ERR_*) for GPAs that are unaligned or equal; None: a request that failed."""
     ext_guest_request: ExtGuestRequest
+    stale_request_sent: bool
+    """An extended request whose transaction went stale reaches the firmware all the same: the
+    guest is told BUSY, but its sequence number is used up (found in v12's review)."""
 
     # The rest of KVM and /dev/sev
     legacy_command_errno: int | None
@@ -141,6 +144,16 @@ class Revision:
     def finish_has_vcek_disabled(self) -> bool:
         """Whether LAUNCH_FINISH has `vcek_disabled`."""
         return self.finish_key_field == "vcek_disabled"
+
+    @property
+    def userspace_certificates(self) -> bool:
+        """Whether userspace supplies the certificates of an extended guest request."""
+        return self.ext_guest_request is ExtGuestRequest.VMGEXIT
+
+    @property
+    def empty_certificate_table(self) -> bool:
+        """Whether the certificates of an extended guest request are KVM's empty table."""
+        return self.ext_guest_request is ExtGuestRequest.EMPTY_TABLE
 
     @property
     def psc_needs_exit_hypercall(self) -> bool:
@@ -177,6 +190,7 @@ V12 = Revision(
     guest_request_generic=1 << 31,
     guest_request_bad_address=None,
     ext_guest_request=ExtGuestRequest.VMGEXIT,
+    stale_request_sent=True,
     legacy_command_errno=None,
     init2_ghcb_version=False,
     vmsa_features_attribute=(0, 1),
@@ -214,6 +228,7 @@ MERGED = Revision(
     guest_request_generic=0,
     guest_request_bad_address=ghcb.GHCB_ERR_MISSING_INPUT,
     ext_guest_request=ExtGuestRequest.EMPTY_TABLE,
+    stale_request_sent=False,
     legacy_command_errno=errno.EPERM,
     init2_ghcb_version=True,
     vmsa_features_attribute=(kvm.KVM_X86_GRP_SEV, kvm.KVM_X86_SEV_VMSA_FEATURES),
