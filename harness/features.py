@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 def _snp(host: Host) -> str | None:
     if host.has_snp:
         return None
+    if host.kernel.snp_hint is not None:
+        return host.kernel.snp_hint
     state = host.parameter("sev_snp")
     if state is None:
         return "this kernel's kvm_amd has no SNP support (no parameter sev_snp)"

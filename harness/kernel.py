@@ -210,6 +210,8 @@ class Kernel(abc.ABC):
 
     name: str
     inspector: Inspector | None = None
+    snp_hint: str | None = None
+    """Why SNP VMs cannot be made on this target and what to do, where the backend knows better."""
 
     @abc.abstractmethod
     def start(self, ops: Sequence[Op], *, thread: int = 0) -> Ticket:

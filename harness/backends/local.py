@@ -99,7 +99,9 @@ class LocalBackend(Backend):
         reason = self.unavailable()
         if reason:
             raise UserError(reason)
-        return start_agent("local")
+        kernel = start_agent("local")
+        kernel.snp_hint = why_not_snp()
+        return kernel
 
     def unavailable(self) -> str | None:
         """Only /dev/kvm is a must: what needs SNP skips with the reason of why_not_snp()."""
