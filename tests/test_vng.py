@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import itertools
+import json
 import os
 import re
 import shutil
@@ -394,3 +395,27 @@ def qemu_of(ancestor: int) -> list[int]:
         if up == ancestor and name.startswith("qemu-system"):
             found.append(pid)
     return found
+
+
+@pytest.mark.deadline(900)
+def test_suites_run_in_a_real_kernel(ours: kbuild.KernelBuild, tmp_path: Path) -> None:
+    """The gmem and psc tests that need no SNP pass on KVM_X86_SW_PROTECTED_VM; the rest skip."""
+    output = tmp_path / "results.jsonl"
+    command = [sys.executable, "-m", "harness", "run", "gmem", "psc", "--backend", "vng"]
+    done = subprocess.run(
+        [*command, "--kernel", ours.name, "--json", output],
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    results = [line for line in lines if line["event"] == "result"]
+    passed = {line["suite"] for line in results if line["outcome"] == "pass"}
+    assert passed == {"gmem", "psc"}
+    assert {line["outcome"] for line in results} <= {"pass", "skip", "xfail"}
+    assert sum(line["outcome"] == "pass" for line in results) >= 30
+    assert all(line["reason"] for line in results if line["outcome"] == "skip")

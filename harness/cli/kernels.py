@@ -10,8 +10,9 @@ from harness.errors import UsageError
 
 def build_kernel(name: str, base: str, series: Path | None) -> int:
     """Build a kernel; the code to exit with."""
-    if series is not None and not series.is_dir():
-        raise UsageError(f"{series} is not a directory", "--series names the folder of patches")
+    if series is not None and not series.exists():
+        hint = "--series names a folder of patches, a quilt series, a patch or an mbox"
+        raise UsageError(f"{series} does not exist", hint)
     from harness.kbuild import cli
 
     return cli.build(name, base=base, series=series)

@@ -136,7 +136,7 @@ def build(
     ] = "linux-source-6.12",
     series: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="patches to apply, in order (git am or quilt series)"),
+        typer.Option(metavar="DIR", help="patches to apply, in order: folder, quilt, mbox"),
     ] = None,
 ) -> None:
     """Build a kernel: Debian's source plus your series.
