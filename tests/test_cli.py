@@ -62,7 +62,7 @@ def test_help_teaches_with_examples_and_exit_codes(capsys: pytest.CaptureFixture
         (["run", "--json", "/"], "/ is a directory"),
         (["run", "--no-such-option"], "No such option"),
         (["bench", "no_such_benchmark"], "no benchmark is called 'no_such_benchmark'"),
-        (["build", "x", "--series", "/no/such/dir"], "/no/such/dir is not a directory"),
+        (["build", "x", "--series", "/no/such/dir"], "/no/such/dir does not exist"),
         (["no_such_command"], "No such command"),
     ],
 )
