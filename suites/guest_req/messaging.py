@@ -93,7 +93,7 @@ def report_status(messenger: Messenger, payload: bytes) -> int:
 
 def key_response(messenger: Messenger, payload: bytes | None = None, **fields: int) -> KeyResponse:
     """The answer to a key request."""
-    answer = messenger.send(MessageType.KEY_REQ, key_request(**fields) if not payload else payload)
+    answer = messenger.send(MessageType.KEY_REQ, payload or key_request(**fields))
     assert answer.ok
     return KeyResponse.decode(answer.payload)
 
