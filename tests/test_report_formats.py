@@ -137,7 +137,8 @@ def test_live_output_tells_the_same() -> None:
 def test_summary_counts_per_patch() -> None:
     text = rendered(terminal=False)
     row = next(line.split() for line in text.splitlines() if line.startswith("11 "))
-    assert row[1:] == ["1", "·", "·", "·", "1", "·"]
+    assert row[1:7] == ["1", "·", "·", "·", "1", "·"]
+    assert " ".join(row[7:]).startswith("KVM: SEV: Add KVM_SEV_SNP_LAUNCH_UPDATE")
 
 
 def test_exit_codes() -> None:
