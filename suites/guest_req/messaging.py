@@ -67,7 +67,7 @@ def assert_not_carried(cpu: GuestCpu, left: VmgExitResult | exits.Exit) -> None:
 
 def report_page(messenger: Messenger, data: bytes = b"", **header: Any) -> bytes:
     """A sealed request for a report with the messenger's next number, or other header fields."""
-    payload = report_request(data)
+    payload = report_request(data, vmpl=messenger.level)
     fields: dict[str, Any] = {
         "type": MessageType.REPORT_REQ,
         "size": len(payload),
@@ -91,7 +91,7 @@ def report_status(messenger: Messenger, payload: bytes) -> int:
     return response.status
 
 
-def key_response(messenger: Messenger, payload: bytes | None = None, **fields: int) -> KeyResponse:
+def key_response(messenger: Messenger, payload: bytes | None = None, **fields: Any) -> KeyResponse:
     """The answer to a key request."""
     answer = messenger.send(MessageType.KEY_REQ, payload or key_request(**fields))
     assert answer.ok

@@ -136,7 +136,7 @@ def test_tcb_version(messenger: Messenger) -> None:
     ],
     ids=str,
 )
-def test_reserved(messenger: Messenger, fields: dict[str, int]) -> None:
+def test_reserved(messenger: Messenger, fields: dict[str, Any]) -> None:
     """A request with reserved bits or values is answered with a status and no key."""
     response = key_response(messenger, **fields)
     assert (response.status, response.key) == (SevFwError.INVALID_PARAM, bytes(32))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from harness.uapi.errors import SevFwError
@@ -147,7 +149,8 @@ def test_not_a_message(messenger: Messenger) -> None:
 @pytest.mark.parametrize("value", [0, 2, 255])
 def test_wrong_header(messenger: Messenger, field: str, value: int) -> None:
     """Another algorithm, header version, header size or message version is refused."""
-    page = report_page(messenger, **{field: value})
+    header: dict[str, Any] = {field: value}
+    page = report_page(messenger, **header)
     assert_refused(messenger, page, SevFwError.INVALID_PARAM)
 
 
