@@ -15,7 +15,7 @@ from harness.vm.vm import Vm
 from suites.launch.launching import command_at, init2, launch_guest, start
 
 pytestmark = [
-    pytest.mark.patches(5, 6, 7, 8, 9),
+    pytest.mark.patches(6, 9),
     pytest.mark.areas("launch", "init2"),
     pytest.mark.needs("snp"),
 ]

@@ -31,7 +31,7 @@ from suites.launch.launching import (
 )
 
 pytestmark = [
-    pytest.mark.patches(9, 10, 11, 12, 21, 22, 23),
+    pytest.mark.patches(10, 11, 12, 22),
     pytest.mark.areas("launch", "teardown"),
     pytest.mark.needs("snp"),
 ]
