@@ -160,6 +160,16 @@ class Revision:
         """Whether page state changes fail unless KVM_CAP_EXIT_HYPERCALL was enabled."""
         return self.psc_exit is PscExit.HYPERCALL
 
+    @property
+    def kernel_walks_psc_lists(self) -> bool:
+        """Whether KVM works off lists of page state changes, and asks userspace for ranges."""
+        return self.psc_exit is PscExit.HYPERCALL
+
+    @property
+    def userspace_walks_psc_lists(self) -> bool:
+        """Whether lists of page state changes go to userspace as they are."""
+        return self.psc_exit is PscExit.VMGEXIT
+
     def __str__(self) -> str:
         return self.name
 
