@@ -83,8 +83,6 @@ class VngBackend(Backend):
         if chosen is None:
             known = ", ".join(each.name for each in kbuild.list_kernels()) or "none was built yet"
             raise UsageError("--backend vng needs --kernel NAME", f"known: {known}")
-        if shutil.which(QEMU) is None:
-            ensure_packages(["qemu-system-x86", "kmod"], "for booting kernels")
         return boot(kbuild.get(str(chosen)))
 
     def unavailable(self) -> str | None:
@@ -110,6 +108,8 @@ def boot(
 
     `parameters` are added to the kernel's command line.
     """
+    if shutil.which(QEMU) is None or shutil.which("insmod") is None:
+        ensure_packages(["qemu-system-x86", "kmod"], "for booting kernels")
     deadline = time.monotonic() + timeout
     scratch = tempfile.mkdtemp(prefix="snptest-vng-")
     path = f"{scratch}/agent.sock"

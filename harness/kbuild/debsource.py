@@ -8,12 +8,13 @@ same version is installed already and dpkg finds it unchanged, its tarball is us
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import BuildError, UsageError
-from harness.host_packages import run_apt
+from harness.host_packages import ensure_packages, run_apt
 from harness.kbuild import cache
 from harness.kbuild.progress import Progress
 from harness.kbuild.tree import GitError, KernelTree
@@ -73,6 +74,8 @@ def commit_of(source: DebianSource, tree: KernelTree, progress: Progress) -> str
     known = tree.commit_of(source.ref)
     if known:
         return known
+    if shutil.which("xz") is None:
+        ensure_packages(["xz-utils"], "for unpacking kernel sources")
     tarball = _installed(source)
     downloaded: Path | None = None
     if tarball is None:
