@@ -106,7 +106,11 @@ def key_of(guest: Guest, **fields: int) -> bytes:
 def extended(messenger: Messenger, data: bytes = b"", *, pages: int = 1, gpa: int = DATA) -> Answer:
     """An extended request for a report."""
     return messenger.send(
-        MessageType.REPORT_REQ, report_request(data), extended=True, data_gpa=gpa, data_pages=pages
+        MessageType.REPORT_REQ,
+        report_request(data, vmpl=messenger.level),
+        extended=True,
+        data_gpa=gpa,
+        data_pages=pages,
     )
 
 

@@ -4,23 +4,62 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from harness.kernel import Ioctl
 from harness.uapi import sev as sevapi
 from harness.vm import exits
 from harness.vm.errors import SevError
 from harness.vm.guest import Guest, GuestCpu
+from harness.vm.guest_commands import VmgExitResult
 from harness.vm.guest_message import Messenger
 from harness.vm.host import Host
-from suites.guest_req.messaging import BUSY, extended, report_in, report_of
+from harness.vm.mailbox import Command, Op, VmgExit
+from suites.guest_req.messaging import (
+    BUSY,
+    DATA,
+    EXTENDED,
+    PAGE,
+    extended,
+    report_in,
+    report_of,
+    report_page,
+)
 
 pytestmark = [
     pytest.mark.patches(28, 29),
     pytest.mark.areas("attestation", "extended guest requests"),
     pytest.mark.needs("snp", "pause_attestation"),
 ]
+
+
+SEEDS = range(1, 7)
+PAUSING = 60
+"""Thread that pauses."""
+
+
+def ready(messenger: Messenger) -> Command:
+    """An extended request for a report, laid out in memory: the command that sends it."""
+    vm = messenger.cpu.guest.vm
+    vm.write_gpa(messenger.request, report_page(messenger))
+    vm.write_gpa(messenger.response, bytes(PAGE))
+    flags = VmgExit.RAX | VmgExit.RBX
+    addresses = messenger.request, messenger.response
+    return Command(Op.VMGEXIT, (EXTENDED, *addresses, 0, DATA, 1), flags)
+
+
+def sent(messenger: Messenger) -> bool:
+    """Whether a busy request reached the firmware: then the response page is not empty."""
+    return any(messenger.cpu.guest.vm.read_gpa(messenger.response, PAGE))
+
+
+def pause_op(host: Host) -> Ioctl:
+    """SNP_PAUSE_ATTESTATION as an operation for a thread of its own."""
+    address = host.kernel.mmap(PAGE)
+    request = sevapi.sev_issue_cmd(cmd=sevapi.SNP_PAUSE_ATTESTATION, data=address)
+    return Ioctl(host.sev.fd, sevapi.SEV_ISSUE_CMD, bytes(request))
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +174,27 @@ def test_every_vm_is_paused(host: Host, guest: Guest, messenger: Messenger) -> N
         host.sev.resume_attestation()
         report_in(extended(messenger))
         report_in(extended(later))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_change_on_another_thread(boot: Callable[..., Host], seed: int) -> None:
+    """A change that races a request leaves it answered or busy, and the next one is answered.
+
+    The requests of two vCPUs and the pause run on threads of their own, in the seed's order.
+    """
+    other = boot(seed=seed)
+    with Guest.launch(other, vcpus=2) as guest:
+        messengers = [Messenger(cpu, level=cpu.index) for cpu in guest.cpus]
+        for _ in range(4):
+            pending = [one.cpu.guest.cpus[one.level].start(ready(one)) for one in messengers]
+            ticket = other.kernel.start([pause_op(other)], thread=PAUSING)
+            left = [VmgExitResult.of(result) for (result,) in guest.wait(pending)]
+            assert other.kernel.wait(ticket)[0].ok
+            for messenger, one in zip(messengers, left, strict=True):
+                assert one.info2 in (0, BUSY << 32)
+                if not one.info2 or (other.revision.stale_request_sent and sent(messenger)):
+                    messenger.seqno += 2
+            assert extended(messengers[0]).vmm_error == BUSY
+            other.sev.resume_attestation()
+            for messenger in messengers:
+                report_in(extended(messenger))
