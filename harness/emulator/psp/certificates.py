@@ -54,6 +54,9 @@ OID_CSP_ID = x509.ObjectIdentifier("1.3.6.1.4.1.3704.1.5")
 
 CSP_ID = "snptest emulator"
 
+_LEAVES: dict[tuple[str, int], x509.Certificate] = {}
+"""By name and public key, which chip and TCB determine: machines with one seed share them."""
+
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
@@ -62,7 +65,6 @@ class Certificates:
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._leaves: dict[tuple[str, int], x509.Certificate] = {}
 
     @cached_property
     def ark(self) -> x509.Certificate:
@@ -103,7 +105,7 @@ class Certificates:
     ) -> x509.Certificate:
         numbers = key.public_numbers()
         slot = (name, numbers.x)
-        if slot not in self._leaves:
+        if slot not in _LEAVES:
             extensions = [
                 (OID_STRUCT_VERSION, _integer(1)),
                 (OID_PRODUCT_NAME, _ia5(PRODUCT)),
@@ -114,8 +116,8 @@ class Certificates:
                 (OID_UCODE_SPL, _integer(tcb.microcode)),
                 last,
             ]
-            self._leaves[slot] = _issue(name, key, issuer, signer, extensions)
-        return self._leaves[slot]
+            _LEAVES[slot] = _issue(name, key, issuer, signer, extensions)
+        return _LEAVES[slot]
 
 
 @cache
