@@ -6,12 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import pytest
+
 from harness.uapi import ghcb as abi
+from harness.uapi import kvm as uapi
 from harness.vm import layout
 from harness.vm.exits import MemoryFaultExit
 from harness.vm.guest import Guest, GuestCpu
 from harness.vm.guest_commands import GHCB_SHARED_BUFFER
-from harness.vm.psc import PscEntry, PscOp, PscRequest, decode_list
+from harness.vm.mailbox import Command, Op
+from harness.vm.psc import PscEntry, PscOp, PscRequest, decode_list, encode_list, entries_for
 
 BYTES: Final = 16 << 20
 """Memory of a guest; what lies behind has no slot."""
@@ -22,6 +26,9 @@ B: Final = 0x600000
 C: Final = 0x800000
 BEYOND: Final = 0x10000000
 """An address that no slot covers."""
+FAIL_INPUT: Final = 1
+FAIL_SIZEMISMATCH: Final = 6
+"""What PVALIDATE answers in RAX (APM volume 3)."""
 LIST: Final = layout.ghcb(0) + GHCB_SHARED_BUFFER
 
 
@@ -83,3 +90,29 @@ def is_private(guest: Guest, gpa: int, index: int = 0) -> bool:
     assert (faults[0].gpa, faults[0].private) == (page, False)
     guest.vm.set_memory_attributes(page, PAGE, private=True)
     return True
+
+
+def validate_2m(guest: Guest, gpa: int, *, index: int = 0) -> None:
+    """Validate 2 MiB as one page; skips where the host's private memory has no such pages.
+
+    Where the RMP can be looked at the page has to be of 2 MiB, or the test fails.
+    """
+    done = guest.cpu(index).pvalidate(gpa, HUGE, large=True).check()
+    if done.value == FAIL_SIZEMISMATCH and guest.vm.kernel.inspector is None:
+        pytest.skip("the host backs private memory by pages of 4 KiB only")
+    assert done.values[:4] == (0, 0, 1, 1)
+
+
+def conversion(cpu: GuestCpu, gpa: int, size: int, *, private: bool) -> Command:
+    """The command by which a vCPU changes up to 253 pages, for `start`."""
+    guest = cpu.guest
+    op = PscOp.PRIVATE if private else PscOp.SHARED
+    if guest.is_snp:
+        data = encode_list(list(entries_for(gpa, size, op)))
+        guest.vm.write_gpa(layout.ghcb(cpu.index) + GHCB_SHARED_BUFFER, data)
+        return Command(Op.PSC, (1000,))
+    direction = uapi.KVM_MAP_GPA_RANGE_ENCRYPTED if private else uapi.KVM_MAP_GPA_RANGE_DECRYPTED
+    vendor = next((e.ebx for e in guest.vm.host.supported_cpuid if not e.function), 0)
+    intel = vendor.to_bytes(4, "little") == b"Genu"
+    args = (uapi.KVM_HC_MAP_GPA_RANGE, gpa, size // PAGE, direction)
+    return Command(Op.HYPERCALL, args, int(intel))

@@ -60,7 +60,8 @@ def test_one_entry(guest: Guest, large: bool) -> None:
 def test_many_entries(guest: Guest, count: int) -> None:
     """Up to 253 entries are all changed, in one exit of the guest."""
     result = guest.cpu().psc(list(entries_for(A, count * PAGE, SHARED)))
-    assert result.ok and result.exits == 1
+    assert result.ok
+    assert result.exits == 1
     assert changes(asked(guest)) == [(A, count * PAGE, False)]
     assert progress(guest, count) == (count, [1] * count)
     assert not is_private(guest, A + (count - 1) * PAGE)
@@ -162,7 +163,7 @@ def test_starts_at_cur_entry(guest: Guest, first: int) -> None:
 
 def test_ends_at_end_entry(guest: Guest) -> None:
     """What is behind end_entry is not looked at."""
-    entries = [*entries_for(A, 3 * PAGE, SHARED), (1 << 64) - 1]
+    entries: list[PscEntry | int] = [*entries_for(A, 3 * PAGE, SHARED), (1 << 64) - 1]
     assert guest.cpu().psc(entries, header=struct.pack("<HHI", 0, 1, 0)).ok
     assert changes(asked(guest)) == [(A, 2 * PAGE, False)]
     assert progress(guest, 3) == (2, [1, 1, 0])
@@ -233,7 +234,8 @@ def test_smash_and_unsmash(guest: Guest, op: PscOp, count: int) -> None:
     assert result.ok
     assert asked(guest) == [PscRequest(B, PAGE, False)]
     assert progress(guest, count + 2) == (count + 2, [512, *[1] * (count + 1)])
-    assert is_private(guest, A) and is_private(guest, C)
+    assert is_private(guest, A)
+    assert is_private(guest, C)
 
 
 @pytest.mark.needs("kernel_walks_psc_lists")
