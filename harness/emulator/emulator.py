@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Generator, Sequence
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -183,8 +184,8 @@ class Emulator(Kernel):
     def _simple(self, op: Op) -> Result:
         process = self.process
         match op:
-            case Open(path=path):
-                return Result(process.files.install(self._open(path)))
+            case Open(path=path, flags=flags):
+                return Result(process.files.install(self._open(path, flags)))
             case Close(fd=fd):
                 process.files.close(fd)
                 return Result(0)
@@ -210,11 +211,11 @@ class Emulator(Kernel):
                 return Result(len(data), 0, data)
         raise TypeError(f"not an operation: {op!r}")
 
-    def _open(self, path: str) -> File:
+    def _open(self, path: str, flags: int) -> File:
         if path == "/dev/kvm":
             return KvmDevice(self.kvm)
         if path == "/dev/sev" and self.config.sev:
-            return SevDevice(self.kvm)
+            return SevDevice(self.kvm, writable=flags & os.O_ACCMODE != os.O_RDONLY)
         raise KvmError(errno.ENOENT)
 
     def _read_file(self, path: str) -> bytes:

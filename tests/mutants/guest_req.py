@@ -547,6 +547,20 @@ _HOST = (
         "if not self.ccp.snp_initialized:",
         "attestation.py::test_no_structure",
     ),
+    _mutant(
+        "readers may configure",
+        _DEVSEV,
+        "if writable and not self._writable:",
+        "if False:",
+        "device.py::test_reader",
+    ),
+    _mutant(
+        "configuration without SNP",
+        _DEVSEV,
+        "if snp and not self.ccp.snp_initialized:",
+        "if False:",
+        "device.py::test_without_snp",
+    ),
 )
 
 MUTANTS: Final = _CARRIED + _EXTENDED + _MESSAGES + _REPORTS + _KEYS + _HOST
