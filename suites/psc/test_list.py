@@ -101,6 +101,16 @@ def test_sizes_side_by_side(guest: Guest) -> None:
     assert changes(requests) == [(A, HUGE + 3 * PAGE, False)]
 
 
+@pytest.mark.parametrize("op", [SHARED, PRIVATE])
+def test_range_in_fragments(guest: Guest, op: PscOp) -> None:
+    """2 MiB of which pages here and there are shared all become what the entry says."""
+    scattered = [entry(A + number * PAGE, SHARED) for number in (0, 2, 5, 511)]
+    assert guest.cpu().psc([*scattered, entry(A, op, large=True)]).ok
+    seen = {is_private(guest, A + number * PAGE) for number in (0, 1, 2, 3, 5, 6, 510, 511)}
+    assert seen == {op is PRIVATE}
+    assert is_private(guest, A + HUGE)
+
+
 @pytest.mark.needs("kernel_walks_psc_lists")
 @pytest.mark.parametrize("large", [False, True], ids=["4K", "2M"])
 def test_neighbours_are_one_range(guest: Guest, large: bool) -> None:

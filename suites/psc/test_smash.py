@@ -17,6 +17,7 @@ pytestmark = [
 ]
 
 WORD = 0xFACE
+FILLED = 16 * PAGE
 
 
 def _inspector(guest: Guest) -> Inspector:
@@ -33,9 +34,9 @@ def _rmp(guest: Guest, gpa: int) -> tuple[bool, int, bool, int] | None:
 
 @pytest.fixture
 def huge(guest: Guest) -> Guest:
-    """A guest with a validated page of 2 MiB at A, filled."""
+    """A guest with a validated page of 2 MiB at A, its beginning filled."""
     validate_2m(guest, A)
-    assert guest.cpu().fill(A, HUGE, WORD, 1).ok
+    assert guest.cpu().fill(A, FILLED, WORD, 1).ok
     assert _rmp(guest, A) == (True, A, True, 1)
     return guest
 
@@ -69,7 +70,7 @@ def test_2m_stays_whole(huge: Guest) -> None:
     huge.cpu().make_private(A, HUGE, large=True)
     assert _rmp(huge, A) == (True, A, True, 1)
     assert _inspector(huge).counters().get("psmash", 0) == before
-    assert huge.cpu().verify(A, HUGE, WORD, 1).check().value == 0
+    assert huge.cpu().verify(A, FILLED, WORD, 1).check().value == 0
 
 
 def test_host_converts_first(huge: Guest) -> None:
@@ -78,7 +79,8 @@ def test_host_converts_first(huge: Guest) -> None:
     assert cpu.psc([entry(A + 5 * PAGE, PscOp.SHARED)]).ok
     assert cpu.verify(A, 5 * PAGE, WORD, 1).check().value == 0
     first = WORD + 6 * PAGE // 8
-    assert cpu.verify(A + 6 * PAGE, HUGE - 6 * PAGE, first, 1).check().value == 0
+    assert cpu.verify(A + 6 * PAGE, FILLED - 6 * PAGE, first, 1).check().value == 0
+    assert cpu.store(A + HUGE - PAGE, 1).ok
     assert cpu.store(A + 5 * PAGE, 1, private=False).ok
 
 
