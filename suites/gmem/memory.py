@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Where the tests' memory lies, and what they do to it."""
+
+from __future__ import annotations
+
+from harness.vm.gmem import GuestMemfd
+from harness.vm.guest import Guest, GuestCpu
+from harness.vm.layout import PAGE_SIZE as PAGE
+from harness.vm.layout import PAGE_SIZE_2M as HUGE
+
+__all__ = ["HUGE", "MEMORY", "PAGE", "SPARE", "A", "B", "fresh", "gmem_of", "use"]
+
+MEMORY = 16 << 20
+A = 0x400000
+"""2 MiB of free guest memory; launch leaves it private for SNP, shared for others."""
+B = 0x600000
+SPARE = 0x800000
+
+
+def gmem_of(guest: Guest) -> GuestMemfd:
+    """The guest_memfd behind the guest's memory; offset and GPA are the same."""
+    return guest.vm.gmems[0]
+
+
+def fresh(cpu: GuestCpu, gpa: int, size: int) -> None:
+    """Make a range private without touching it: only its attributes change."""
+    cpu.guest.vm.set_memory_attributes(gpa, size, private=True)
+
+
+def use(cpu: GuestCpu, gpa: int, size: int = PAGE) -> None:
+    """Make a range private and usable, as a guest does at first touch."""
+    fresh(cpu, gpa, size)
+    if cpu.guest.is_snp:
+        cpu.pvalidate(gpa, size, validate=True).check()

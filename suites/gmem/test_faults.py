@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""RMP faults, pre-faulting, and holes punched under a running guest."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from harness.kernel import Inspector
+from harness.uapi import kvm as uapi
+from harness.vm.guest import Guest
+from harness.vm.host import Host
+from harness.vm.mailbox import Command, Op
+from suites.gmem.memory import HUGE, MEMORY, PAGE, A, B, fresh, gmem_of, use
+
+pytestmark = [
+    pytest.mark.patches(5, 16, 17, 21),
+    pytest.mark.areas("guest_memfd", "RMP faults"),
+    pytest.mark.needs("private_memory"),
+]
+
+FAIL_SIZEMISMATCH = 6
+
+
+@pytest.mark.needs("snp", "inspector")
+def test_small_validation_of_a_large_entry(guest: Guest, inspector: Inspector) -> None:
+    """PVALIDATE of 4 KiB in a 2 MiB entry is an RMP fault that KVM resolves by PSMASH."""
+    cpu = guest.cpu()
+    fresh(cpu, A, HUGE)
+    cpu.load(A)
+    entry = inspector.gmem_rmp(gmem_of(guest).fd, A)
+    assert entry is not None
+    if entry[4] == 0:
+        pytest.skip("this kernel's guest_memfd has no 2 MiB pages")
+    before = inspector.counters()
+    cpu.pvalidate(A + 3 * PAGE, PAGE).check()
+    after = inspector.counters()
+    assert after["psmash"] == before.get("psmash", 0) + 1
+    assert after["npf_rmp"] > before.get("npf_rmp", 0)
+    cpu.store(A + 3 * PAGE, 3).check()
+    assert cpu.load(A + 4 * PAGE).not_validated
+
+
+@pytest.mark.needs("snp")
+def test_large_validation_of_small_entries(guest: Guest) -> None:
+    """PVALIDATE of 2 MiB over 4 KiB entries tells the guest: size mismatch, nothing done."""
+    cpu = guest.cpu()
+    use(cpu, A + 9 * PAGE)
+    assert cpu.pvalidate(A, HUGE, large=True).value == FAIL_SIZEMISMATCH
+    assert cpu.load(A + 10 * PAGE).not_validated
+
+
+@pytest.mark.needs("snp", "inspector")
+def test_split_once(pair: Guest, inspector: Inspector) -> None:
+    """Two vCPUs that need the same 2 MiB entry split cause one PSMASH; the other is spurious."""
+    cpu = pair.cpu()
+    fresh(cpu, A, HUGE)
+    cpu.load(A)
+    entry = inspector.gmem_rmp(gmem_of(pair).fd, A)
+    assert entry is not None
+    if entry[4] == 0:
+        pytest.skip("this kernel's guest_memfd has no 2 MiB pages")
+    before = inspector.counters().get("psmash", 0)
+    both = [
+        one.start(Command(Op.PVALIDATE, (A + number * 64 * PAGE, 0, 1, 64)))
+        for number, one in enumerate(pair.cpus)
+    ]
+    for results in pair.wait(both):
+        results[0].check()
+    assert inspector.counters()["psmash"] == before + 1
+    cpu.fill(A, 128 * PAGE, 1).check()
+
+
+@pytest.mark.needs("pre_fault_memory")
+def test_pre_fault(guest: Guest) -> None:
+    """KVM_PRE_FAULT_MEMORY maps a range and reports that nothing is left."""
+    cpu = guest.cpu()
+    fresh(cpu, A, HUGE)
+    assert cpu.vcpu.pre_fault(A, HUGE) == (0, A + HUGE, 0)
+    use(cpu, A, HUGE)
+    cpu.fill(A, HUGE, 9).check()
+
+
+@pytest.mark.needs("pre_fault_memory", "snp", "inspector")
+def test_pre_fault_assigns(guest: Guest, inspector: Inspector) -> None:
+    """What was pre-faulted is assigned before the guest touches it, and no fault is left."""
+    cpu = guest.cpu()
+    fresh(cpu, A, HUGE)
+    cpu.vcpu.pre_fault(A, 4 * PAGE)
+    entry = inspector.gmem_rmp(gmem_of(guest).fd, A + PAGE)
+    assert entry is not None
+    assert (entry[0], entry[3]) == (True, False)
+
+
+@pytest.mark.needs("pre_fault_memory")
+@pytest.mark.parametrize(
+    ("gpa", "size"), [(A + 1, PAGE), (A, PAGE + 1), (A, 0), ((1 << 64) - PAGE, 2 * PAGE)]
+)
+def test_bad_pre_fault(guest: Guest, gpa: int, size: int) -> None:
+    """A range that is not whole pages, empty or wraps is EINVAL."""
+    assert guest.cpu().vcpu.pre_fault(gpa, size)[0] == errno.EINVAL
+
+
+@pytest.mark.needs("pre_fault_memory")
+def test_pre_fault_stops_at_the_end(guest: Guest) -> None:
+    """Pre-faulting beyond a slot ends there; the progress is written back."""
+    end = MEMORY
+    fresh(guest.cpu(), end - PAGE, 2 * PAGE)
+    code, gpa, size = guest.cpu().vcpu.pre_fault(end - PAGE, 2 * PAGE)
+    assert (code, gpa, size) == (0, end, PAGE)
+    assert guest.cpu().vcpu.pre_fault(end, PAGE)[0] == errno.EFAULT
+
+
+@pytest.mark.needs("pre_fault_memory", "snp")
+def test_no_pre_fault_before_the_launch_is_done(host: Host) -> None:
+    """Before LAUNCH_FINISH nothing may be pre-faulted."""
+    with host.create_vm(uapi.KVM_X86_SNP_VM) as vm:
+        vm.sev_init2()
+        vcpu = vm.create_vcpu()
+        assert vcpu.pre_fault(0, PAGE)[0] == errno.EOPNOTSUPP
+
+
+def _stores(cpu_index: int, pair: Guest, times: int) -> Command:
+    return pair.cpu(cpu_index).store_loop(B, times, stride=8, span=4 * PAGE)
+
+
+def test_hole_beside_a_running_guest(pair: Guest) -> None:
+    """Punching holes beside memory that a vCPU writes to disturbs neither."""
+    cpu = pair.cpu()
+    use(cpu, A, 16 * PAGE)
+    use(cpu, B, 4 * PAGE)
+    running = pair.cpu(1).start(_stores(1, pair, 4000))
+    for number in range(16):
+        gmem_of(pair).punch_hole(A + number * PAGE, PAGE)
+    (results,) = pair.wait([running])
+    results[0].check()
+
+
+@pytest.mark.needs("snp")
+def test_hole_under_a_running_guest(pair: Guest) -> None:
+    """A page punched out under a vCPU that writes to it faults in the guest, validation gone."""
+    use(pair.cpu(), B, 4 * PAGE)
+    running = pair.cpu(1).start(_stores(1, pair, 200_000))
+    gmem_of(pair).punch_hole(B, 4 * PAGE)
+    (results,) = pair.wait([running])
+    assert results[0].not_validated or results[0].ok
+    assert pair.cpu().load(B).not_validated
+
+
+def test_holes_against_conversions(pair: Guest) -> None:
+    """Holes and conversions of the same pages at once leave every page usable."""
+    gmem = gmem_of(pair)
+    convert: Callable[[bool], None] = lambda private: pair.vm.set_memory_attributes(  # noqa: E731
+        A, 8 * PAGE, private=private
+    )
+    for _ in range(6):
+        convert(True)
+        pair.cpu().load(A)
+        convert(False)
+        gmem.punch_hole(A, 8 * PAGE)
+        pair.cpu().store(A, 1, private=False).check()
+    use(pair.cpu(), A, 8 * PAGE)
+    pair.cpu().fill(A, 8 * PAGE, 5).check()
+    assert pair.cpu(1).verify(A, 8 * PAGE, 5).check().value == 0
+
+
+@pytest.mark.needs("snp", "inspector")
+def test_leaked_pages_are_counted(host: Host, inspector: Inspector) -> None:
+    """In an orderly life no page is ever leaked, whatever order things are closed in."""
+    for order in (0, 1, 2):
+        guest = Guest.launch(host, memory=MEMORY)
+        guest.cpu().boot()
+        use(guest.cpu(), A, HUGE)
+        if order == 0:
+            gmem_of(guest).close()
+        elif order == 1:
+            guest.cpu().vcpu.close()
+        guest.close()
+        assert inspector.counters()["leaked_pages"] == 0
