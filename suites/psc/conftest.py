@@ -12,7 +12,6 @@ from harness.vm.guest import Guest, Hooks
 from harness.vm.host import Host
 from suites.psc.changing import BYTES, A
 
-
 CLEARED = 64 << 10
 """Shared memory from A on that a lent guest finds empty."""
 
