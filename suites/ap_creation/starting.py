@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Bringing application processors up and down, as a guest does."""
+
+from __future__ import annotations
+
+from harness.uapi import kvm as uapi
+from harness.vm.exits import Exit
+from harness.vm.guest import Guest, GuestCpu, Pending
+from harness.vm.layout import PAGE_SIZE as PAGE
+from harness.vm.mailbox import Header
+
+AREA = 0x400000
+"""2 MiB of free private memory; its first page is aligned to 2 MiB and holds no VMSA."""
+COUNTER = 0x380000
+"""A word in shared memory."""
+
+
+def vmsa_page(number: int) -> int:
+    """The page of the n-th VMSA."""
+    return AREA + (number + 1) * PAGE
+
+
+def wait_for_creation(guest: Guest) -> None:
+    """Put the APs into the state in which a VMM leaves them: halted, to be woken by creation."""
+    for cpu in guest.cpus[1:]:
+        cpu.vcpu.mp_state = uapi.KVM_MP_STATE_HALTED
+
+
+def bring_up(guest: Guest, index: int, vmsa: int | None = None) -> Header:
+    """Create vCPU `index` from a fresh VMSA and let it run to its first notification."""
+    page = vmsa_page(index) if vmsa is None else vmsa
+    waiting = guest.cpu(index).start()
+    answer = guest.cpu().start_ap(index, page)
+    assert answer.malformed is None
+    return booted(guest, waiting)
+
+
+def booted(guest: Guest, waiting: Pending) -> Header:
+    """Wait for a vCPU that was started to come up."""
+    guest.wait([waiting])
+    assert waiting.cpu.stopped is None, f"the AP left: {waiting.cpu.stopped}"
+    return waiting.cpu.header()
+
+
+def left(guest: Guest, waiting: Pending) -> Exit:
+    """Wait for a vCPU that cannot run; why KVM_RUN returned."""
+    guest.wait([waiting])
+    assert waiting.cpu.stopped is not None, "the vCPU runs"
+    return waiting.cpu.stopped
+
+
+def kick_out(cpu: GuestCpu, waiting: Pending) -> None:
+    """Interrupt a vCPU that sleeps in KVM_RUN."""
+    cpu.kick()
+    cpu.guest.wait([waiting])
+    cpu.vcpu.unkick()
