@@ -124,7 +124,7 @@ def test_created_again_while_running(pair: Guest) -> None:
     """CREATE of an AP that runs restarts it from the new VMSA."""
     bring_up(pair, 1)
     running = pair.cpu(1).start(
-        pair.cpu(1).store_loop(COUNTER, 50_000_000, stride=8, span=64, private=False)
+        pair.cpu(1).store_loop(COUNTER, 1_000_000, stride=8, span=64, private=False)
     )
     pair.cpu().start_ap(1, vmsa_page(2))
     pair.wait([running])
@@ -238,3 +238,15 @@ def test_reset_hold_ends_with_sipi(pair: Guest) -> None:
             break
     (results,) = pair.wait([held])
     assert results[0].check().value & 0xFFF == abi.GHCB_MSR_AP_RESET_HOLD_RESP
+
+
+@pytest.mark.patches(7)
+def test_reset_hold_sleeps(pair: Guest) -> None:
+    """In AP reset hold a vCPU does not go on by itself; a signal gets KVM_RUN out."""
+    bring_up(pair, 1)
+    ap = pair.cpu(1)
+    held = ap.start(Command(Op.VMGEXIT_MSR, (abi.GHCB_MSR_AP_RESET_HOLD_REQ,)))
+    for _ in range(3):
+        pair.cpu().cpuid(0)
+    kick_out(ap, held)
+    assert isinstance(ap.stopped, InterruptedExit)
