@@ -65,7 +65,9 @@ def _results(folder: Path, name: str) -> list[tuple[str, str, str]]:
         check=True,
     )
     records = [json.loads(line) for line in output.read_text().splitlines()]
-    return sorted((r["id"], r["outcome"], r.get("reason") or "") for r in records if r["event"] == "result")
+    return sorted(
+        (r["id"], r["outcome"], r.get("reason") or "") for r in records if r["event"] == "result"
+    )
 
 
 def test_a_suite_gives_the_same_results_twice(tmp_path: Path) -> None:

@@ -35,6 +35,12 @@ def bring_up(guest: Guest, index: int, vmsa: int | None = None) -> Header:
     return booted(guest, waiting)
 
 
+def settle(guest: Guest) -> None:
+    """Let every vCPU that can run do so for a while: the first one makes a few round trips."""
+    for _ in range(8):
+        guest.cpu().cpuid(0)
+
+
 def booted(guest: Guest, waiting: Pending) -> Header:
     """Wait for a vCPU that was started to come up."""
     guest.wait([waiting])

@@ -21,6 +21,7 @@ from suites.ap_creation.starting import (
     booted,
     bring_up,
     kick_out,
+    settle,
     vmsa_page,
 )
 
@@ -49,7 +50,7 @@ def test_ap_runs(pair: Guest) -> None:
 def test_ap_waits_until_then(pair: Guest) -> None:
     """Before it is created an AP sleeps in KVM_RUN; a signal gets it out."""
     waiting = pair.cpu(1).start()
-    pair.cpu().cpuid(0)
+    settle(pair)
     assert waiting.results is None
     kick_out(pair.cpu(1), waiting)
     assert isinstance(pair.cpu(1).stopped, InterruptedExit)
@@ -103,9 +104,9 @@ def test_destroyed_ap_is_stopped(pair: Guest) -> None:
         pair.cpu(1).store_loop(COUNTER, 50_000_000, stride=8, span=64, private=False)
     )
     pair.cpu().ap_creation(1, 0, DESTROY)
-    pair.cpu().cpuid(0)
+    settle(pair)
     before = pair.vm.read_gpa(COUNTER, 64)
-    pair.cpu().cpuid(0)
+    settle(pair)
     assert pair.vm.read_gpa(COUNTER, 64) == before
     kick_out(pair.cpu(1), running)
     assert isinstance(pair.cpu(1).stopped, InterruptedExit)
@@ -161,7 +162,7 @@ def test_destroyed_before_it_ran(pair: Guest) -> None:
     bsp.start_ap(1, vmsa_page(1))
     bsp.ap_creation(1, 0, DESTROY)
     waiting = pair.cpu(1).start()
-    bsp.cpuid(0)
+    settle(pair)
     kick_out(pair.cpu(1), waiting)
     assert pair.cpu(1).header().boots == 0
 
@@ -169,15 +170,17 @@ def test_destroyed_before_it_ran(pair: Guest) -> None:
 def test_on_init_waits_for_init(pair: Guest) -> None:
     """CREATE_ON_INIT starts nothing until the target gets INIT and SIPI."""
     bsp, ap = pair.cpu(), pair.cpu(1)
-    bsp.build_vmsa(vmsa_page(1), 1).check()
+    bsp.build_vmsa(vmsa_page(1), 1, rsp=AREA + 6 * PAGE).check()
     waiting = ap.start()
     assert bsp.ap_creation(1, vmsa_page(1), ON_INIT).malformed is None
-    bsp.cpuid(0)
+    settle(pair)
     assert ap.header().boots == 0
     bsp.wrmsr(APIC_BASE, bsp.rdmsr(APIC_BASE).check().value | X2APIC_ENABLE).check()
     bsp.wrmsr(X2APIC_ICR, 1 << 32 | INIT).check()
     bsp.wrmsr(X2APIC_ICR, 1 << 32 | SIPI).check()
     assert booted(pair, waiting).boots == 1
+    stack = bsp.read(AREA + 5 * PAGE, PAGE)
+    assert any(stack), "nothing was pushed on the stack that the VMSA names"
 
 
 def test_uninitialized_target(pair: Guest) -> None:
@@ -246,7 +249,6 @@ def test_reset_hold_sleeps(pair: Guest) -> None:
     bring_up(pair, 1)
     ap = pair.cpu(1)
     held = ap.start(Command(Op.VMGEXIT_MSR, (abi.GHCB_MSR_AP_RESET_HOLD_REQ,)))
-    for _ in range(3):
-        pair.cpu().cpuid(0)
+    settle(pair)
     kick_out(ap, held)
     assert isinstance(ap.stopped, InterruptedExit)

@@ -21,6 +21,7 @@ from suites.ap_creation.starting import (
     bring_up,
     kick_out,
     left,
+    settle,
     vmsa_page,
 )
 
@@ -37,7 +38,7 @@ INVALID = abi.GHCB_ERR_INVALID_INPUT
 def _still_waiting(guest: Guest) -> None:
     """The refused request has started nothing, and a good one still does."""
     waiting = guest.cpu(1).start()
-    guest.cpu().cpuid(0)
+    settle(guest)
     assert guest.cpu(1).header().boots == 0
     assert guest.cpu().start_ap(1, vmsa_page(1)).malformed is None
     assert booted(guest, waiting).boots == 1
@@ -162,9 +163,8 @@ def test_wrong_features_in_the_vmsa(pair: Guest, features: int) -> None:
 def test_no_memory_at_the_address(pair: Guest) -> None:
     """A VMSA address without memory fails to enter instead of hanging the vCPU."""
     bring_up(pair, 1)
-    waiting = pair.cpu(1).start()
     assert pair.cpu().ap_creation(1, (1 << 30) + PAGE).malformed is None
-    assert isinstance(left(pair, waiting), FailEntryExit)
+    assert isinstance(left(pair, pair.cpu(1).start()), FailEntryExit)
 
 
 def test_vmsa_of_another_guest(smp: Callable[[int], Guest]) -> None:
@@ -181,9 +181,8 @@ def test_vmsa_page_is_punched_out(pair: Guest) -> None:
     """When the memory of its VMSA is freed a vCPU cannot be entered any more."""
     bring_up(pair, 1)
     pair.vm.gmems[0].punch_hole(vmsa_page(1), PAGE)
-    waiting = pair.cpu(1).start()
     assert pair.cpu().ap_creation(1, vmsa_page(1)).malformed is None
-    assert isinstance(left(pair, waiting), FailEntryExit)
+    assert isinstance(left(pair, pair.cpu(1).start()), FailEntryExit)
 
 
 def test_guest_cannot_take_a_running_vcpus_state(pair: Guest) -> None:
@@ -191,7 +190,7 @@ def test_guest_cannot_take_a_running_vcpus_state(pair: Guest) -> None:
     bring_up(pair, 1)
     assert pair.cpu().ap_creation(1, 3).malformed == INVALID
     running = pair.cpu(1).start()
-    pair.cpu().cpuid(0)
+    settle(pair)
     if pair.vm.revision.ap_creation_error_stops_target:
         kick_out(pair.cpu(1), running)
         assert pair.cpu(1).header().boots == 1

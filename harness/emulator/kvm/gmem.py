@@ -204,8 +204,8 @@ class GmemFile(File):
 
     def _free(self, chunk: Chunk, low: int, high: int) -> None:
         """Free the pages [low, high) of a chunk (kvm_gmem_free_folio, sev_gmem_invalidate)."""
-        rmp, host = self._machine.rmp, self.vm.kvm.host_rmp
-        head = rmp.effective(chunk.pa)
+        host = self.vm.kvm.host_rmp
+        head = self._machine.rmp.effective(chunk.pa)
         whole = (low, high) == (0, CHUNK_PAGES)
         if head.assigned and head.size == PageSize.PG_2M:
             if whole:
@@ -214,17 +214,8 @@ class GmemFile(File):
             else:
                 host.psmash(chunk.pa)
         chunk.huge = chunk.huge and whole
-        run = low
-        while run < high:
-            if not rmp.effective(chunk.pa + run * PAGE_SIZE).assigned:
-                run += 1
-                continue
-            stop = run + 1
-            while stop < high and rmp.effective(chunk.pa + stop * PAGE_SIZE).assigned:
-                stop += 1
-            host.make_shared_range(chunk.pa + run * PAGE_SIZE, stop - run)
-            self._machine.count("clflush", stop - run)
-            run = stop
+        freed = host.reclaim_range(chunk.pa + low * PAGE_SIZE, high - low)
+        self._machine.count("clflush", freed)
         chunk.state[low:high] = bytes(high - low)
 
     def release(self) -> None:

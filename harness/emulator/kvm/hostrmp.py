@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M
 from harness.emulator.rmp import PageSize, RmpCode
@@ -65,6 +67,29 @@ class HostRmp:
         code, done = self._rmp.rmpupdate_range(pa, npages, assigned=False)
         if code != RmpCode.SUCCESS:
             self._failed(pa + done * PAGE_SIZE, code)
+
+    def reclaim_range(self, pa: int, npages: int) -> int:
+        """Give what is assigned of a range of 4 KiB entries back to the hypervisor; how many.
+
+        As sev_gmem_invalidate: a page that RMPUPDATE refuses is warned about, the rest goes on.
+        """
+        pfn, freed = pa >> 12, 0
+        assigned = np.flatnonzero(self._rmp.lo[pfn : pfn + npages] & 1)
+        for run in np.split(assigned, np.flatnonzero(np.diff(assigned) > 1) + 1):
+            first, left = int(run[0]) if len(run) else 0, len(run)
+            while left:
+                self._machine.count("rmpupdate", left)
+                start = pa + first * PAGE_SIZE
+                code, done = self._rmp.rmpupdate_range(start, left, assigned=False)
+                freed += done
+                if code != RmpCode.SUCCESS:
+                    self._machine.printk(
+                        "WARNING: CPU: 0 PID: 1 at arch/x86/kvm/svm/sev.c sev_gmem_invalidate: "
+                        f"Failed to update RMP entry for PFN 0x{(start >> 12) + done:x}"
+                    )
+                    done += 1
+                first, left = first + done, left - done
+        return freed
 
     def psmash(self, pa: int) -> None:
         """Split a 2 MiB entry into 512 entries of 4 KiB."""
