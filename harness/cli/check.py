@@ -95,8 +95,7 @@ def check(*, quick: bool) -> int:
     if done[-1].status != 0 and not failed:
         failed = 1
     passed = counts["passed"] + counts["xfailed"] + sum(each.status == 0 for each in done[:-1])
-    print(
-        f"total {time.monotonic() - began:.0f} s; includes {len(done) - 1} stages that count as one each"
-    )
+    took = time.monotonic() - began
+    print(f"total {took:.0f} s; includes {len(done) - 1} stages that count as one each")
     print(f"{passed} passed, {failed} failed, {counts['skipped']} skipped")
     return ExitCode.FAILED if bad else ExitCode.PASSED
