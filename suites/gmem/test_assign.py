@@ -99,6 +99,7 @@ def test_misaligned_slot_is_small(guest: Guest, inspector: Inspector) -> None:
     vm, gpa = guest.vm, 1 << 30
     gmem = vm.create_gmem(2 * HUGE)
     vm.add_slot(5, gpa, HUGE, gmem=gmem, gmem_offset=PAGE)
+    fresh(guest.cpu(), gpa, HUGE)
     use(guest.cpu(), gpa)
     guest.cpu().store(gpa, 77).check()
     entry = inspector.gmem_rmp(gmem.fd, PAGE)

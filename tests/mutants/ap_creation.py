@@ -156,13 +156,6 @@ MUTANTS: Final = (
         _REFUSALS + "page_that_is_no_vmsa",
     ),
     _mutant(
-        "a VMSA of anybody",
-        "harness/emulator/cpu/cpu.py",
-        "if not entry.assigned or entry.asid != asid:",
-        "if not entry.assigned:",
-        _REFUSALS + "vmsa_of_another_guest",
-    ),
-    _mutant(
         "SNP features not needed in the VMSA",
         "harness/emulator/cpu/state.py",
         "(not features & SNP_ACTIVE,",

@@ -257,4 +257,50 @@ _PAGES = (
     ),
 )
 
-MUTANTS: Final = (*_MSR, *_LIST, *_PAGES)
+_EXIT: Final = _KVM + "vmgexit.py"
+_GHCB = (
+    _mutant(
+        "any GHCB will do",
+        _EXIT,
+        "if vcpu.vm.sev_snp and vcpu.state.registered_ghcb != gpa:",
+        "if False:",
+        "ghcb.py::test_unregistered_page",
+    ),
+    _mutant(
+        "registration answers with zero",
+        _EXIT,
+        "vmcb.ghcb_gpa = gpa | abi.GHCB_MSR_REG_GPA_RESP",
+        "vmcb.ghcb_gpa = abi.GHCB_MSR_REG_GPA_RESP",
+        "ghcb.py::test_any_page_can_be_registered",
+    ),
+    _mutant(
+        "no highest version",
+        _EXIT,
+        "                version << 48\n",
+        "                1 << 48\n",
+        "ghcb.py::test_protocol_versions",
+    ),
+    _mutant(
+        "terminated guests go on",
+        _EXIT,
+        "    vcpu.run.system_event.data[0] = vcpu.state.vmcb.ghcb_gpa\n    return LEAVE",
+        "    vcpu.run.system_event.data[0] = 0\n    return LEAVE",
+        "ghcb.py::test_termination",
+    ),
+    _mutant(
+        "any usage",
+        _EXIT,
+        "    if request.usage:",
+        "    if request.usage > 1:",
+        "ghcb.py::test_usage_other_than_zero",
+    ),
+    _mutant(
+        "CPUID by MSR gives EAX",
+        _EXIT,
+        "register = registers[value >> abi.GHCB_MSR_CPUID_REG_POS & 3]",
+        "register = registers[0]",
+        "ghcb.py::test_cpuid_by_msr",
+    ),
+)
+
+MUTANTS: Final = (*_MSR, *_LIST, *_PAGES, *_GHCB)
