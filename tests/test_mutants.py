@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutants.mutant import Mutant, all_mutants
+from tests.mutants.listing import listing
+from tests.mutants.mutant import ROOT, Mutant, all_mutants
 from tests.mutants.runner import judge
 
 ALL = all_mutants()
@@ -40,6 +41,11 @@ def test_there_are_enough_mutants() -> None:
 def test_mutant_applies(mutant: Mutant) -> None:
     """Each mutant changes exactly one place of today's source."""
     assert compile(mutant.source(), mutant.file, "exec")
+
+
+def test_the_page_is_up_to_date() -> None:
+    """docs/mutants.md lists the mutants as they are."""
+    assert (ROOT / "docs" / "mutants.md").read_text() == listing()
 
 
 @pytest.mark.parametrize("mutant", _selection(), ids=lambda mutant: mutant.name)

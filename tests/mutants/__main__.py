@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Run the mutants: python -m tests.mutants [-k NAME] [--suite psc] [-n 2] [--table FILE]."""
+"""Run the mutants: python -m tests.mutants [-k NAME] [--suite psc] [-n 2] [--list]."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import concurrent.futures
 import sys
 from pathlib import Path
 
+from tests.mutants.listing import listing
 from tests.mutants.mutant import Mutant, all_mutants
 from tests.mutants.runner import Verdict, judge
 
@@ -27,7 +28,11 @@ def main() -> int:
     parser.add_argument("--suite", default="", help="only mutants whose tests are of this suite")
     parser.add_argument("-n", type=int, default=2, help="how many at once (default 2)")
     parser.add_argument("--table", type=Path, help="write which test catches what, as Markdown")
+    parser.add_argument("--list", action="store_true", help="print docs/mutants.md, run nothing")
     options = parser.parse_args()
+    if options.list:
+        print(listing(), end="")
+        return 0
     chosen = [
         mutant
         for mutant in all_mutants()
