@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from harness.errors import UserError
 
@@ -39,16 +44,38 @@ def ensure_packages(packages: Iterable[str], why: str, say: Callable[[str], None
     missing = missing_packages(packages)
     if not missing:
         return
-    say(f"installing Debian packages {why}: {' '.join(missing)}")
-    run_apt(["update", "-q"])
-    run_apt(["install", "-q", "-y", "--no-install-recommends", *missing])
+    with _one_at_a_time():
+        missing = missing_packages(missing)  # another process may have installed them meanwhile
+        if missing:
+            say(f"installing Debian packages {why}: {' '.join(missing)}")
+            run_apt(["update", "-q"])
+            run_apt(["install", "-q", "-y", "--no-install-recommends", *missing])
     if still := missing_packages(missing):
         raise UserError(f"apt-get installed no {' '.join(still)}", "install them by hand")
 
 
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Keep our own processes from running apt at the same time; a dead one's lock is free."""
+    deadline = time.monotonic() + INSTALL_TIMEOUT
+    with open(Path(tempfile.gettempdir()) / f"snptest-apt-{os.getuid()}.lock", "w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"another snptest has been installing packages for {INSTALL_TIMEOUT:g} s",
+                        "see whether apt-get hangs",
+                    ) from None
+                time.sleep(0.2)
+        yield
+
+
 def run_apt(arguments: list[str]) -> None:
     """Run apt-get as root; UserError with what it said when it fails."""
-    command = ["apt-get", *arguments]
+    command = ["apt-get", "-o", f"DPkg::Lock::Timeout={INSTALL_TIMEOUT:.0f}", *arguments]
     by_hand = f"as root: {' '.join(command)}"
     if os.geteuid() != 0:
         if shutil.which("sudo") is None:

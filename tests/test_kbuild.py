@@ -269,6 +269,7 @@ def test_modules_know_what_they_depend_on(tmp_path: Path) -> None:
 
 
 def test_a_failing_make_is_a_build_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host_packages.ensure_packages(["make"], "for a test")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source = tmp_path / "source"
     source.mkdir()

@@ -45,6 +45,7 @@ from harness.uapi import kvm as uapi
 
 pytestmark = [
     pytest.mark.kbuild,
+    pytest.mark.xdist_group("kbuild"),  # one worker builds; the other tests go on beside it
     pytest.mark.deadline(300),
     pytest.mark.skipif(
         os.environ.get("SNPTEST_QUICK") == "1", reason="builds kernels; SNPTEST_QUICK=1 is set"
