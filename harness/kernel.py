@@ -210,6 +210,8 @@ class Kernel(abc.ABC):
 
     name: str
     inspector: Inspector | None = None
+    thread_limit: int | None = None
+    """How many thread numbers there are, None for as many as one likes."""
     snp_hint: str | None = None
     """Why SNP VMs cannot be made on this target and what to do, where the backend knows better."""
 

@@ -129,6 +129,8 @@ class RemoteKernel(Kernel):
     of a console); `on_close` gives the target's processes back.
     """
 
+    thread_limit = protocol.MAX_THREADS - 64
+
     def __init__(
         self,
         name: str,

@@ -146,10 +146,7 @@ class Vcpu:
 
     def set_psc_msr_result(self, value: int) -> None:
         """Answer v12's PSC exit of the MSR protocol."""
-        size = uapi.kvm_run.vmgexit.size and 8
-        self.kernel.check(
-            self._answer(_vmgexit_offset("psc_msr", "ret"), value & (1 << 64) - 1, size)
-        )
+        self.kernel.check(self._answer(_vmgexit_offset("psc_msr", "ret"), value & 0xFFFFFFFF, 4))
 
     def set_ext_guest_request_result(self, value: int, npages: int | None = None) -> None:
         """Answer v12's extended guest request: 0 done, 1 too short (npages needed), 2 busy."""

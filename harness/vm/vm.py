@@ -18,6 +18,9 @@ from harness.vm.vcpu import Vcpu
 if TYPE_CHECKING:
     from harness.vm.host import Host
 
+THREADS = 64
+"""Thread numbers that a VM has for its vCPUs."""
+
 SCRATCH = 1 << 16
 """Bytes of target memory that hold the structures SEV commands point to, per thread."""
 
@@ -62,8 +65,10 @@ class Vm:
         self.slots: dict[int, Slot] = {}
         self.is_snp = type == uapi.KVM_X86_SNP_VM
         # Each VM gets a range of thread numbers of its own, so that several VMs run side by side.
-        self.thread_base = Vm._threads
-        Vm._threads += 64
+        # Where numbers are few they come again; close() sees to it that the old owner is out.
+        limit = host.kernel.thread_limit
+        self.thread_base = Vm._threads % limit if limit else Vm._threads
+        Vm._threads += THREADS
         self._scratch: dict[int, int] = {}
         self._staging: tuple[int, int] | None = None
         self._open = True
@@ -330,6 +335,8 @@ class Vm:
             return
         self._open = False
         for vcpu in self.vcpus:
+            if self.kernel.thread_limit:
+                self.kernel.interrupt(vcpu.thread)
             vcpu.close()
         self.kernel.close(self.fd)
         for gmem in self.gmems:

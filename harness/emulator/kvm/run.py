@@ -18,6 +18,7 @@ from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.mmu import MemoryFault, Resolution
 from harness.emulator.kvm.sched import Blocked, Steps
 from harness.uapi import kvm as uapi
+from harness.uapi.svm import SVM_EXIT_NPF
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.files import Call
@@ -215,17 +216,10 @@ def page_fault(vcpu: Vcpu, gpa: int, error_code: int) -> bool:
     if resolution is Resolution.MMIO:
         if vm.has_protected_state:
             # The reserved bit in the nested page table makes hardware raise #VC in the guest.
-            cpu(vcpu).raise_vc(uapi_svm_npf())
+            cpu(vcpu).raise_vc(SVM_EXIT_NPF)
             return RESUME
         return plain.mmio(vcpu, gpa, error_code)
     return RESUME
-
-
-def uapi_svm_npf() -> int:
-    """SVM_EXIT_NPF, the error code of the #VC for MMIO."""
-    from harness.uapi.svm import SVM_EXIT_NPF
-
-    return int(SVM_EXIT_NPF)
 
 
 def halt(vcpu: Vcpu, mp_state: int, reason: int) -> bool:
