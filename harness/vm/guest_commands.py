@@ -27,6 +27,9 @@ GHCB_SHARED_BUFFER: Final = 0x800
 SVM_VMGEXIT_AP_CREATION: Final = 0x80000013
 SVM_VMGEXIT_GUEST_REQUEST: Final = 0x80000011
 SVM_VMGEXIT_EXT_GUEST_REQUEST: Final = 0x80000012
+FAIL_SIZEMISMATCH = 6
+"""PVALIDATE's answer where page size and RMP entry differ (APM volume 3)."""
+
 AP_CREATE_ON_INIT, AP_CREATE, AP_DESTROY = 0, 1, 2
 
 
@@ -189,20 +192,24 @@ class GuestCommands(abc.ABC):
             if not outcome.ok:
                 raise GuestError(f"page state change of {gpa:#x}, {size:#x}: {outcome}")
 
+    def validate(self, gpa: int, size: int, validate: bool = True, *, large: bool = False) -> None:
+        """PVALIDATE a range as Linux does: in 4 KiB where 2 MiB do not fit the RMP's entries."""
+        done = self.pvalidate(gpa, size, validate, large=large).check()
+        if large and done.value == FAIL_SIZEMISMATCH:
+            done = self.pvalidate(gpa, size, validate).check()
+        if done.value:
+            raise GuestError(f"PVALIDATE of {gpa:#x}, {size:#x}: RAX {done.value}")
+
     def make_private(self, gpa: int, size: int, *, large: bool = False) -> None:
         """Convert a range to private and validate it."""
         self.convert(gpa, size, private=True, large=large)
         if self.guest.is_snp:
-            done = self.pvalidate(gpa, size, large=large).check()
-            if done.value:
-                raise GuestError(f"PVALIDATE of {gpa:#x}, {size:#x}: RAX {done.value}")
+            self.validate(gpa, size, large=large)
 
     def make_shared(self, gpa: int, size: int, *, large: bool = False) -> None:
         """Rescind validation and convert a range to shared."""
         if self.guest.is_snp:
-            done = self.pvalidate(gpa, size, False, large=large).check()
-            if done.value:
-                raise GuestError(f"PVALIDATE of {gpa:#x}, {size:#x}: RAX {done.value}")
+            self.validate(gpa, size, False, large=large)
         self.convert(gpa, size, private=False, large=large)
 
     def map_gpa_range(self, gpa: int, size: int, *, private: bool) -> GuestResult:

@@ -121,7 +121,7 @@ def test_a_gigabyte(host: Host, vm_type: int) -> None:
         for gpa in probes:
             if guest.is_snp:
                 assert cpu.load(gpa).not_validated
-                cpu.pvalidate(gpa, HUGE, large=True).check()
+                cpu.validate(gpa, HUGE, large=True)
             cpu.store(gpa, ~gpa & (1 << 64) - 1).check()
             assert guest.vm.read_gpa(gpa, 8) == gpa.to_bytes(8, "little")
         for gpa in probes:
