@@ -33,10 +33,17 @@ def _inspector(host: Host) -> str | None:
     return "the RMP cannot be looked at on this backend"
 
 
+def _gmem_2m(host: Host) -> str | None:
+    if host.kernel.gmem_order >= 9:
+        return None
+    return "this kernel's guest_memfd has pages of 4 KiB only"
+
+
 FEATURES: dict[str, Callable[[Host], str | None]] = {
     "snp": _snp,
     "private_memory": _private_memory,
     "inspector": _inspector,
+    "gmem_2m": _gmem_2m,
 }
 """Feature by name, and the function that says why a host lacks it."""
 

@@ -210,6 +210,8 @@ class Kernel(abc.ABC):
 
     name: str
     inspector: Inspector | None = None
+    gmem_order: int = 0
+    """Largest folio of guest_memfd: 9 where it has 2 MiB pages, 0 in every Linux release so far."""
     thread_limit: int | None = None
     """How many thread numbers there are, None for as many as one likes."""
     snp_hint: str | None = None

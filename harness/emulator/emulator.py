@@ -72,6 +72,7 @@ class Emulator(Kernel):
     ) -> None:
         self.revision = REVISIONS[revision] if isinstance(revision, str) else revision
         self.config = config or MachineConfig()
+        self.gmem_order = self.config.gmem_max_order
         self.machine = Machine(self.config)
         self.process = Process(self.machine, self.config.seed)
         self.kvm = Kvm(self.machine, self.revision, self.process)

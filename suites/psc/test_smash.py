@@ -13,7 +13,7 @@ from suites.psc.changing import HUGE, PAGE, A, B, C, entry, validate_2m
 pytestmark = [
     pytest.mark.patches(15, 16, 22),
     pytest.mark.areas("page state change", "RMP"),
-    pytest.mark.needs("snp", "inspector"),
+    pytest.mark.needs("snp", "inspector", "gmem_2m"),
 ]
 
 WORD = 0xFACE
