@@ -190,7 +190,10 @@ class GmemFile(File):
             self._free(chunk, max(start, base) - base, min(end, base + CHUNK_PAGES) - base)
             if not any(chunk.state):
                 del self._chunks[number]
-                if not self.vm.kvm.host_rmp.any_assigned(chunk.pa, CHUNK_PAGES):
+                kept = self.vm.kvm.host_rmp.assigned(chunk.pa, CHUNK_PAGES)
+                # What a guest still owns is never handed out again.
+                self.vm.kvm.host_rmp.leaked_pages += kept
+                if not kept:
                     self._machine.frames.free(chunk.pa, PAGE_SIZE_2M)
 
     def _invalidate(self, start: int, end: int) -> None:
@@ -208,11 +211,17 @@ class GmemFile(File):
         head = self._machine.rmp.effective(chunk.pa)
         whole = (low, high) == (0, CHUNK_PAGES)
         if head.assigned and head.size == PageSize.PG_2M:
-            if whole:
-                host.make_shared(chunk.pa, PageSize.PG_2M)
-                self._machine.count("clflush", CHUNK_PAGES)
-            else:
-                host.psmash(chunk.pa)
+            try:
+                if whole:
+                    host.make_shared(chunk.pa, PageSize.PG_2M)
+                    self._machine.count("clflush", CHUNK_PAGES)
+                else:
+                    host.psmash(chunk.pa)
+            except KvmError:
+                # The kernel warns and goes on; freeing memory has no errno to give.
+                host.warn_invalidate(chunk.pa)
+                chunk.state[low:high] = bytes(high - low)
+                return
         chunk.huge = chunk.huge and whole
         freed = host.reclaim_range(chunk.pa + low * PAGE_SIZE, high - low)
         self._machine.count("clflush", freed)

@@ -83,13 +83,17 @@ class HostRmp:
                 code, done = self._rmp.rmpupdate_range(start, left, assigned=False)
                 freed += done
                 if code != RmpCode.SUCCESS:
-                    self._machine.printk(
-                        "WARNING: CPU: 0 PID: 1 at arch/x86/kvm/svm/sev.c sev_gmem_invalidate: "
-                        f"Failed to update RMP entry for PFN 0x{(start >> 12) + done:x}"
-                    )
+                    self.warn_invalidate(start + done * PAGE_SIZE)
                     done += 1
                 first, left = first + done, left - done
         return freed
+
+    def warn_invalidate(self, pa: int) -> None:
+        """WARN_ONCE of sev_gmem_invalidate for a page that cannot be given back."""
+        self._machine.printk(
+            "WARNING: CPU: 0 PID: 1 at arch/x86/kvm/svm/sev.c sev_gmem_invalidate: "
+            f"Failed to update RMP entry for PFN 0x{pa >> 12:x}"
+        )
 
     def psmash(self, pa: int) -> None:
         """Split a 2 MiB entry into 512 entries of 4 KiB."""
@@ -111,7 +115,11 @@ class HostRmp:
     def _say_failed(self, pa: int, code: RmpCode, what: str = "RMPUPDATE") -> None:
         self._machine.printk(f"SEV-SNP: {what} failed for PFN {pa >> 12:x}, ret: {int(code)}")
 
-    def any_assigned(self, pa: int, npages: int) -> bool:
-        """Whether any entry of a range (2 MiB aligned, or of 4 KiB entries) is assigned."""
+    def assigned(self, pa: int, npages: int) -> int:
+        """How many pages of a range are assigned."""
         pfn = pa >> 12
-        return bool((self._rmp.lo[pfn : pfn + npages] & 1).any())
+        return int(np.count_nonzero(self._rmp.lo[pfn : pfn + npages] & 1))
+
+    def any_assigned(self, pa: int, npages: int) -> bool:
+        """Whether any page of a range is assigned."""
+        return self.assigned(pa, npages) > 0
