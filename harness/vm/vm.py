@@ -335,8 +335,7 @@ class Vm:
             return
         self._open = False
         for vcpu in self.vcpus:
-            if self.kernel.thread_limit:
-                self.kernel.interrupt(vcpu.thread)
+            self.kernel.interrupt(vcpu.thread)  # whoever is still in KVM_RUN leaves it
             vcpu.close()
         self.kernel.close(self.fd)
         for gmem in self.gmems:
