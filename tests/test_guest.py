@@ -15,22 +15,17 @@ import pytest
 from harness import kernel as seam
 from harness.kernel import Kernel, Result, TargetTimeoutError, Ticket
 from harness.uapi import kvm as uapi
+from harness.uapi.ghcb import (
+    VMGEXIT_PSC_ERROR_GENERIC,
+    VMGEXIT_PSC_ERROR_INVALID_ENTRY,
+    VMGEXIT_PSC_ERROR_INVALID_HDR,
+)
 from harness.uapi.revisions import REVISIONS
 from harness.vm import exits, layout, mailbox
 from harness.vm.guest import Guest, GuestCpu
 from harness.vm.guest_result import GuestError, GuestFault, GuestStopped, GuestTimeoutError
 from harness.vm.mailbox import Command, Op, Status
-from harness.vm.psc import (
-    PSC_ERROR_GENERIC,
-    PSC_ERROR_INVALID_ENTRY,
-    PSC_ERROR_INVALID_HEADER,
-    PscEntry,
-    PscOp,
-    PscRequest,
-    decode_list,
-    encode_list,
-    serve_list,
-)
+from harness.vm.psc import PscEntry, PscOp, PscRequest, decode_list, encode_list, serve_list
 from harness.vm.vm import Vm
 
 RUN_PAGES = 3 * 4096
@@ -327,9 +322,9 @@ def test_list_is_served_with_progress(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("entries", "error", "left_at"),
     [
-        ([PscEntry(0x400, 1), PscEntry(0x401, 7)], PSC_ERROR_INVALID_ENTRY, 1),
-        ([PscEntry(0x401, 1, large=True)], PSC_ERROR_INVALID_ENTRY, 0),
-        ([PscEntry(0x400, 1, cur_page=2)], PSC_ERROR_INVALID_ENTRY, 0),
+        ([PscEntry(0x400, 1), PscEntry(0x401, 7)], VMGEXIT_PSC_ERROR_INVALID_ENTRY, 1),
+        ([PscEntry(0x401, 1, large=True)], VMGEXIT_PSC_ERROR_INVALID_ENTRY, 0),
+        ([PscEntry(0x400, 1, cur_page=2)], VMGEXIT_PSC_ERROR_INVALID_ENTRY, 0),
     ],
 )
 def test_bad_entries(stage: Stage, entries: list[PscEntry], error: int, left_at: int) -> None:
@@ -342,9 +337,9 @@ def test_bad_entries(stage: Stage, entries: list[PscEntry], error: int, left_at:
 def test_bad_header_and_failing_conversion(stage: Stage) -> None:
     """cur_entry behind end_entry, 254 entries, and attributes that can't be set."""
     gpa = entries_at(stage, [PscEntry(0x400, 1)], cur=1)
-    assert serve_list(stage.vm, gpa, stage.guest.convert) == PSC_ERROR_INVALID_HEADER
+    assert serve_list(stage.vm, gpa, stage.guest.convert) == VMGEXIT_PSC_ERROR_INVALID_HDR
     stage.vm.write_gpa(gpa, struct.pack("<HHI", 0, 253, 0))
-    assert serve_list(stage.vm, gpa, stage.guest.convert) == PSC_ERROR_INVALID_HEADER
+    assert serve_list(stage.vm, gpa, stage.guest.convert) == VMGEXIT_PSC_ERROR_INVALID_HDR
     gpa = entries_at(stage, [PscEntry(0x400, 1)])
     stage.kernel.attributes_errno = errno.ENOMEM
-    assert serve_list(stage.vm, gpa, stage.guest.convert) == PSC_ERROR_GENERIC
+    assert serve_list(stage.vm, gpa, stage.guest.convert) == VMGEXIT_PSC_ERROR_GENERIC

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from harness.kernel import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, Ftruncate, Kernel
+from harness.vm.closing import Closing
 from harness.vm.errors import KvmIoctlError
 
 
-class GuestMemfd:
+class GuestMemfd(Closing):
     """The file behind a guest's private memory; a context that closes it."""
 
     def __init__(self, kernel: Kernel, fd: int, size: int) -> None:
@@ -44,14 +42,3 @@ class GuestMemfd:
         if self._open:
             self._open = False
             self.kernel.close(self.fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -14,8 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from harness import guestimage
 from harness.guestimage import Flavour, GuestImage
@@ -26,6 +25,7 @@ from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError
 from harness.uapi.revisions import VmsaOrder
 from harness.vm import boot, exits, launch_digest, layout, mailbox
+from harness.vm.closing import Closing
 from harness.vm.errors import SevError
 from harness.vm.exits import Exit
 from harness.vm.guest_commands import GuestCommands
@@ -242,7 +242,7 @@ class GuestCpu(GuestCommands):
 
 
 @dataclass(slots=True)
-class Guest:
+class Guest(Closing):
     """A test guest; a context that closes its VM."""
 
     vm: Vm
@@ -457,17 +457,6 @@ class Guest:
     def close(self) -> None:
         """Close the VM and all that belongs to it."""
         self.vm.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _unanswered(command: Command, stopped: Exit) -> GuestResult:

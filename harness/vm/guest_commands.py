@@ -13,6 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from harness.uapi import kvm as uapi
+from harness.uapi.sev import PVALIDATE_FAIL_SIZEMISMATCH
+from harness.uapi.svm import (
+    SVM_VMGEXIT_AP_CREATE,
+    SVM_VMGEXIT_AP_CREATION,
+    SVM_VMGEXIT_EXT_GUEST_REQUEST,
+    SVM_VMGEXIT_GUEST_REQUEST,
+)
 from harness.vm import layout
 from harness.vm.guest_result import GuestError, GuestResult
 from harness.vm.mailbox import Command, Op, VmgExit
@@ -23,14 +30,6 @@ if TYPE_CHECKING:
     from harness.vm.guest import Guest
 
 GHCB_SHARED_BUFFER: Final = 0x800
-
-SVM_VMGEXIT_AP_CREATION: Final = 0x80000013
-SVM_VMGEXIT_GUEST_REQUEST: Final = 0x80000011
-SVM_VMGEXIT_EXT_GUEST_REQUEST: Final = 0x80000012
-FAIL_SIZEMISMATCH = 6
-"""PVALIDATE's answer where page size and RMP entry differ (APM volume 3)."""
-
-AP_CREATE_ON_INIT, AP_CREATE, AP_DESTROY = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +194,7 @@ class GuestCommands(abc.ABC):
     def validate(self, gpa: int, size: int, validate: bool = True, *, large: bool = False) -> None:
         """PVALIDATE a range as Linux does: in 4 KiB where 2 MiB do not fit the RMP's entries."""
         done = self.pvalidate(gpa, size, validate, large=large).check()
-        if large and done.value == FAIL_SIZEMISMATCH:
+        if large and done.value == PVALIDATE_FAIL_SIZEMISMATCH:
             done = self.pvalidate(gpa, size, validate).check()
         if done.value:
             raise GuestError(f"PVALIDATE of {gpa:#x}, {size:#x}: RAX {done.value}")
@@ -341,7 +340,7 @@ class GuestCommands(abc.ABC):
         self,
         apic_id: int,
         vmsa: int,
-        request: int = AP_CREATE,
+        request: int = SVM_VMGEXIT_AP_CREATE,
         *,
         vmpl: int = 0,
         sev_features: int | None = None,

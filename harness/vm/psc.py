@@ -14,14 +14,16 @@ from enum import IntEnum
 from typing import Final
 
 from harness.uapi import kvm as uapi
+from harness.uapi.ghcb import (
+    VMGEXIT_PSC_ERROR_GENERIC,
+    VMGEXIT_PSC_ERROR_INVALID_ENTRY,
+    VMGEXIT_PSC_ERROR_INVALID_HDR,
+)
 from harness.vm.layout import PAGE_SIZE, PAGE_SIZE_2M
 from harness.vm.vm import Vm
 
 MAX_ENTRIES: Final = 253
 LIST_SIZE: Final = 8 + 8 * MAX_ENTRIES
-PSC_ERROR_GENERIC: Final = 0x100 << 32
-PSC_ERROR_INVALID_HEADER: Final = 1 << 32 | 1
-PSC_ERROR_INVALID_ENTRY: Final = 1 << 32 | 2
 
 
 class PscOp(IntEnum):
@@ -108,21 +110,21 @@ def serve_list(vm: Vm, gpa: int, convert: Callable[[PscRequest], int]) -> int:
     data = vm.read_gpa(gpa, min(LIST_SIZE, room))
     cur, end, entries = decode_list(data)
     if end >= min(MAX_ENTRIES, len(entries)) or cur > end:
-        return PSC_ERROR_INVALID_HEADER
+        return VMGEXIT_PSC_ERROR_INVALID_HDR
     for number in range(cur, end + 1):
         entry = entries[number]
         pages = 512 if entry.large else 1
         if entry.op in (PscOp.PRIVATE, PscOp.SHARED):
             if entry.cur_page > pages or entry.gfn % pages:
-                return PSC_ERROR_INVALID_ENTRY
+                return VMGEXIT_PSC_ERROR_INVALID_ENTRY
             left = pages - entry.cur_page
             start = (entry.gfn + entry.cur_page) * PAGE_SIZE
             request = PscRequest(start, left * PAGE_SIZE, entry.op == PscOp.PRIVATE, entry.large)
             error = convert(request) if left else 0
             if error:
-                return error if error > 0 else PSC_ERROR_GENERIC
+                return error if error > 0 else VMGEXIT_PSC_ERROR_GENERIC
         elif entry.op not in (PscOp.PSMASH, PscOp.UNSMASH):
-            return PSC_ERROR_INVALID_ENTRY
+            return VMGEXIT_PSC_ERROR_INVALID_ENTRY
         done = PscEntry(entry.gfn, entry.op, entry.large, pages).encode()
         vm.write_gpa(gpa + 8 + number * 8, done.to_bytes(8, "little"))
         vm.write_gpa(gpa, (number + 1).to_bytes(2, "little"))

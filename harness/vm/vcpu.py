@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from harness.kernel import Ioctl, Op, Ticket, Write
 from harness.uapi import kvm as uapi
+from harness.vm.closing import Closing
 from harness.vm.errors import KvmIoctlError
 from harness.vm.exits import Exit, parse
 
@@ -25,7 +25,7 @@ RUN_PAGE = 4096 + 256
 IMMEDIATE_EXIT = uapi.kvm_run.immediate_exit.offset
 
 
-class Vcpu:
+class Vcpu(Closing):
     """One vCPU; its KVM_RUN runs on a thread of the target of its own."""
 
     def __init__(self, vm: Vm, fd: int, id: int) -> None:
@@ -161,17 +161,6 @@ class Vcpu:
             self._open = False
             self.kernel.munmap(self.run_address, self._size)
             self.kernel.close(self.fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _member(kind: type[ctypes.Structure | ctypes.Union], name: str) -> tuple[int, type]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from harness.kernel import Ioctl, Op, Read, Result, Write
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
+from harness.vm.closing import Closing
 from harness.vm.errors import KvmIoctlError, NotSupportedError, SevError
 from harness.vm.gmem import GuestMemfd
 from harness.vm.vcpu import Vcpu
@@ -49,7 +49,7 @@ class SevResult:
     data: bytes
 
 
-class Vm:
+class Vm(Closing):
     """One VM; a context that closes its vCPUs, its guest_memfds and itself."""
 
     _threads = 0
@@ -347,17 +347,6 @@ class Vm:
             self.kernel.munmap(address, SCRATCH)
         if self._staging is not None:
             self.kernel.munmap(*self._staging)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def fill(kind: type[ctypes.Structure], **fields: Any) -> ctypes.Structure:

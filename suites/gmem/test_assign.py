@@ -8,7 +8,7 @@ import pytest
 from harness.kernel import Inspector
 from harness.vm.guest import Guest
 from harness.vm.host import Host
-from suites.gmem.memory import HUGE, MEMORY, PAGE, SPARE, A, B, fresh, gmem_of, use
+from suites.gmem.memory import HUGE, MEMORY, PAGE, A, B, fresh, gmem_of, use
 
 pytestmark = [
     pytest.mark.patches(21, 23),
@@ -17,14 +17,6 @@ pytestmark = [
 ]
 
 SIZE_4K, SIZE_2M = 0, 1
-
-
-def _huge_supported(guest: Guest, inspector: Inspector) -> None:
-    """Linux 6.12's guest_memfd hands out 4 KiB pages only; skip there."""
-    guest.cpu().load(SPARE)
-    entry = inspector.gmem_rmp(gmem_of(guest).fd, SPARE)
-    if entry is None or entry[4] != SIZE_2M:
-        pytest.skip("this kernel's guest_memfd has no 2 MiB pages")
 
 
 def test_nothing_before_the_touch(guest: Guest, inspector: Inspector) -> None:
@@ -56,9 +48,9 @@ def test_validation_shows(guest: Guest, inspector: Inspector) -> None:
         assert entry[3] is wanted
 
 
+@pytest.mark.needs("gmem_2m")
 def test_aligned_range_is_one_entry(guest: Guest, inspector: Inspector) -> None:
     """A 2 MiB range that is all private and untouched becomes one 2 MiB entry."""
-    _huge_supported(guest, inspector)
     cpu = guest.cpu()
     fresh(cpu, A, HUGE)
     before = inspector.counters()["rmpupdate"]
@@ -127,9 +119,9 @@ def test_assigned_once(guest: Guest, inspector: Inspector) -> None:
     assert inspector.counters()["rmpupdate"] == before
 
 
+@pytest.mark.needs("gmem_2m")
 def test_level_is_limited_by_the_rmp(guest: Guest, inspector: Inspector) -> None:
     """After its RMP entry was split a range is mapped in 4 KiB: each page still works."""
-    _huge_supported(guest, inspector)
     cpu = guest.cpu()
     fresh(cpu, B, HUGE)
     cpu.pvalidate(B, HUGE, large=True).check()

@@ -10,6 +10,7 @@ import pytest
 
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
+from harness.uapi.sev import PVALIDATE_FAIL_SIZEMISMATCH
 from harness.vm import layout
 from harness.vm.exits import MemoryFaultExit
 from harness.vm.guest import Guest, GuestCpu
@@ -27,7 +28,6 @@ C: Final = 0x800000
 BEYOND: Final = 0x10000000
 """An address that no slot covers."""
 FAIL_INPUT: Final = 1
-FAIL_SIZEMISMATCH: Final = 6
 """What PVALIDATE answers in RAX (APM volume 3)."""
 LIST: Final = layout.ghcb(0) + GHCB_SHARED_BUFFER
 
@@ -95,7 +95,7 @@ def is_private(guest: Guest, gpa: int, index: int = 0) -> bool:
 def validate_2m(guest: Guest, gpa: int, *, index: int = 0) -> None:
     """Validate 2 MiB as one page; skips where the host's private memory has no such pages."""
     done = guest.cpu(index).pvalidate(gpa, HUGE, large=True).check()
-    if done.value == FAIL_SIZEMISMATCH and guest.vm.kernel.gmem_order < 9:
+    if done.value == PVALIDATE_FAIL_SIZEMISMATCH and guest.vm.kernel.gmem_order < 9:
         pytest.skip("the host backs private memory by pages of 4 KiB only")
     assert done.values[:4] == (0, 0, 1, 1)
 

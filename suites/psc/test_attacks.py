@@ -9,12 +9,13 @@ import time
 import pytest
 
 from harness.kernel import TargetTimeoutError
+from harness.uapi.ghcb import VMGEXIT_PSC_ERROR_INVALID_HDR
 from harness.vm import layout
 from harness.vm.exits import InterruptedExit, IoExit, MemoryFaultExit
 from harness.vm.gmem import GuestMemfd
 from harness.vm.guest import Guest
 from harness.vm.mailbox import Command, Op
-from harness.vm.psc import PSC_ERROR_INVALID_HEADER, PscOp, PscRequest
+from harness.vm.psc import PscOp, PscRequest
 from suites.psc.changing import BEYOND, LIST, PAGE, A, B, entry, msr
 
 pytestmark = [
@@ -157,7 +158,7 @@ def test_validated_page_shared_by_guest(guest: Guest) -> None:
 @pytest.mark.needs("kernel_walks_psc_lists")
 @pytest.mark.parametrize(
     ("header", "answer"),
-    [((0xFFFF, 0xFFFF), PSC_ERROR_INVALID_HEADER), ((0, 253), PSC_ERROR_INVALID_HEADER)],
+    [((0xFFFF, 0xFFFF), VMGEXIT_PSC_ERROR_INVALID_HDR), ((0, 253), VMGEXIT_PSC_ERROR_INVALID_HDR)],
 )
 def test_list_changed_meanwhile(guest: Guest, header: tuple[int, int], answer: int) -> None:
     """A list whose header changes while it is served is checked again before KVM goes on."""

@@ -8,17 +8,10 @@ import struct
 import pytest
 
 from harness.uapi import ghcb as abi
+from harness.uapi.ghcb import VMGEXIT_PSC_ERROR_INVALID_ENTRY, VMGEXIT_PSC_ERROR_INVALID_HDR
 from harness.vm import layout
 from harness.vm.guest import Guest
-from harness.vm.psc import (
-    PSC_ERROR_INVALID_ENTRY,
-    PSC_ERROR_INVALID_HEADER,
-    PscEntry,
-    PscOp,
-    PscRequest,
-    encode_list,
-    entries_for,
-)
+from harness.vm.psc import PscEntry, PscOp, PscRequest, encode_list, entries_for
 from suites.psc.changing import HUGE, LIST, PAGE, A, B, C, asked, entry, is_private, progress
 
 pytestmark = [
@@ -43,7 +36,7 @@ def test_end_entry_too_large(guest: Guest, cur: int, end: int) -> None:
     """An end_entry beyond the 253 entries there can be is an invalid header; nothing is done."""
     entries = list(entries_for(A, 253 * PAGE, SHARED))
     result = guest.cpu().psc(entries, header=struct.pack("<HHI", cur, end, 0))
-    assert (result.info1, result.info2) == (0, PSC_ERROR_INVALID_HEADER)
+    assert (result.info1, result.info2) == (0, VMGEXIT_PSC_ERROR_INVALID_HDR)
     assert not asked(guest)
     assert progress(guest, 253) == (cur, [0] * 253)
     _works(guest)
@@ -65,7 +58,7 @@ def test_misaligned_2m(guest: Guest, offset: int) -> None:
     """An entry of 2 MiB that is not aligned is invalid; those before it are done."""
     entries = [entry(B, SHARED), entry(A + offset, SHARED, large=True), entry(C, SHARED)]
     result = guest.cpu().psc(entries)
-    assert (result.info1, result.info2) == (0, PSC_ERROR_INVALID_ENTRY)
+    assert (result.info1, result.info2) == (0, VMGEXIT_PSC_ERROR_INVALID_ENTRY)
     assert asked(guest) == [PscRequest(B, PAGE, False)]
     assert progress(guest, 3) == (1, [1, 0, 0])
     assert is_private(guest, A + offset)
@@ -76,7 +69,7 @@ def test_misaligned_2m(guest: Guest, offset: int) -> None:
 def test_cur_page_too_large(guest: Guest, large: bool, done: int) -> None:
     """A cur_page behind its page is an invalid entry."""
     result = guest.cpu().psc([entry(B, SHARED), entry(A, SHARED, large=large, done=done)])
-    assert (result.info1, result.info2) == (0, PSC_ERROR_INVALID_ENTRY)
+    assert (result.info1, result.info2) == (0, VMGEXIT_PSC_ERROR_INVALID_ENTRY)
     assert asked(guest) == [PscRequest(B, PAGE, False)]
     assert result.cur_entry == 1
     _works(guest)
@@ -98,7 +91,7 @@ def test_bad_operation_is_passed_over(guest: Guest, op: int) -> None:
 def test_bad_operation_is_refused(guest: Guest, op: int) -> None:
     """An operation that userspace does not know is an invalid entry, as it says."""
     result = guest.cpu().psc([entry(B, SHARED), PscEntry(A >> 12, op), entry(C, SHARED)])
-    assert (result.info1, result.info2) == (0, PSC_ERROR_INVALID_ENTRY)
+    assert (result.info1, result.info2) == (0, VMGEXIT_PSC_ERROR_INVALID_ENTRY)
     assert result.cur_entry == 1
     assert is_private(guest, A)
 
@@ -155,5 +148,5 @@ def test_list_late_in_the_buffer(guest: Guest, room: int) -> None:
         assert asked(guest) == [PscRequest(A, room * PAGE, False)]
     guest.vm.write_gpa(scratch, struct.pack("<HHI", 0, room, 0))
     result = guest.cpu().vmgexit(abi.SVM_VMGEXIT_PSC, scratch=scratch)
-    assert (result.info1, result.info2) == (0, PSC_ERROR_INVALID_HEADER)
+    assert (result.info1, result.info2) == (0, VMGEXIT_PSC_ERROR_INVALID_HDR)
     assert not asked(guest)

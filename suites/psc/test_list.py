@@ -9,17 +9,10 @@ import pytest
 
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
+from harness.uapi.ghcb import VMGEXIT_PSC_ERROR_GENERIC
 from harness.vm.exits import Exit, VmgexitExit
 from harness.vm.guest import Guest, GuestCpu
-from harness.vm.psc import (
-    MAX_ENTRIES,
-    PSC_ERROR_GENERIC,
-    PscEntry,
-    PscOp,
-    PscRequest,
-    encode_list,
-    entries_for,
-)
+from harness.vm.psc import MAX_ENTRIES, PscEntry, PscOp, PscRequest, encode_list, entries_for
 from suites.psc.changing import (
     BEYOND,
     HUGE,
@@ -195,7 +188,7 @@ def test_beyond_the_slot(guest: Guest) -> None:
 
     guest.hooks.psc = covered
     result = guest.cpu().psc(entries)
-    assert (result.info1, result.info2) == (0, PSC_ERROR_GENERIC)
+    assert (result.info1, result.info2) == (0, VMGEXIT_PSC_ERROR_GENERIC)
     assert [request.gpa for request in asked(guest)] == [A, BEYOND]
     assert progress(guest, 3) == (1, [1, 0, 0])
     guest.hooks.psc = None
@@ -222,7 +215,7 @@ def test_userspace_fails_in_the_middle(guest: Guest, bad: int, large: bool) -> N
 
     guest.hooks.psc = fail_once
     result = guest.cpu().psc(entries)
-    assert (result.info1, result.info2) == (0, PSC_ERROR_GENERIC)
+    assert (result.info1, result.info2) == (0, VMGEXIT_PSC_ERROR_GENERIC)
     current, done = progress(guest, MAX_ENTRIES)
     assert current == result.cur_entry
     assert current <= bad < current + 3
@@ -253,7 +246,7 @@ def test_hypercall_exits_off(guest: Guest) -> None:
     """Without KVM_CAP_EXIT_HYPERCALL a list fails with the generic error and nothing is done."""
     guest.vm.enable_cap(uapi.KVM_CAP_EXIT_HYPERCALL, 0)
     result = guest.cpu().psc([entry(A, SHARED)])
-    assert (result.info2, result.cur_entry, result.exits) == (PSC_ERROR_GENERIC, 0, 1)
+    assert (result.info2, result.cur_entry, result.exits) == (VMGEXIT_PSC_ERROR_GENERIC, 0, 1)
     assert not asked(guest)
 
 

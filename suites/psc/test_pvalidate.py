@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import pytest
 
+from harness.uapi.sev import PVALIDATE_FAIL_SIZEMISMATCH
 from harness.vm.exits import MemoryFaultExit
 from harness.vm.guest import Guest
 from harness.vm.mailbox import Op
-from suites.psc.changing import FAIL_INPUT, FAIL_SIZEMISMATCH, HUGE, PAGE, A, B, validate_2m
+from suites.psc.changing import FAIL_INPUT, HUGE, PAGE, A, B, validate_2m
 
 pytestmark = [
     pytest.mark.patches(14, 15, 16),
@@ -52,7 +53,7 @@ def test_size_mismatch(guest: Guest) -> None:
     cpu.pvalidate(A).check()
     cpu.convert(A + PAGE, PAGE, private=True)
     result = cpu.pvalidate(A, HUGE, large=True).check()
-    assert (result.value, result.values[2]) == (FAIL_SIZEMISMATCH, 0)
+    assert (result.value, result.values[2]) == (PVALIDATE_FAIL_SIZEMISMATCH, 0)
     result = cpu.pvalidate(A, HUGE).check()
     assert (result.value, result.values[2:4]) == (0, (512, 511))
 
@@ -66,7 +67,7 @@ def test_4k_in_2m(guest: Guest) -> None:
     assert result.values[:4] == (0, 0, 1, 1)
     assert cpu.load(A + PAGE).not_validated
     assert cpu.load(A + 2 * PAGE).check().value == 0x77
-    assert cpu.pvalidate(A, HUGE, large=True).check().value == FAIL_SIZEMISMATCH
+    assert cpu.pvalidate(A, HUGE, large=True).check().value == PVALIDATE_FAIL_SIZEMISMATCH
 
 
 @pytest.mark.parametrize("write", [False, True], ids=["read", "write"])

@@ -6,19 +6,10 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import sys
-from pathlib import Path
 
 from tests.mutants.listing import listing
-from tests.mutants.mutant import Mutant, all_mutants
-from tests.mutants.runner import Verdict, judge
-
-
-def _table(verdicts: list[tuple[Mutant, Verdict]]) -> str:
-    lines = ["| mutant | file | caught by |", "|---|---|---|"]
-    for mutant, verdict in verdicts:
-        caught = ", ".join(f"`{name}`" for name in verdict.failed) or f"**{verdict.why}**"
-        lines.append(f"| {mutant.name} | {mutant.file} | {caught} |")
-    return "\n".join(lines) + "\n"
+from tests.mutants.mutant import all_mutants
+from tests.mutants.runner import judge
 
 
 def main() -> int:
@@ -27,7 +18,6 @@ def main() -> int:
     parser.add_argument("-k", default="", help="only mutants whose name holds this text")
     parser.add_argument("--suite", default="", help="only mutants whose tests are of this suite")
     parser.add_argument("-n", type=int, default=2, help="how many at once (default 2)")
-    parser.add_argument("--table", type=Path, help="write which test catches what, as Markdown")
     parser.add_argument("--list", action="store_true", help="print docs/mutants.md, run nothing")
     options = parser.parse_args()
     if options.list:
@@ -42,16 +32,12 @@ def main() -> int:
     if not chosen:
         parser.error("no such mutant")
     survivors = 0
-    verdicts: list[tuple[Mutant, Verdict]] = []
     with concurrent.futures.ThreadPoolExecutor(options.n) as pool:
         for mutant, verdict in zip(chosen, pool.map(judge, chosen), strict=True):
-            verdicts.append((mutant, verdict))
             survivors += not verdict.caught
             state = "caught  " if verdict.caught else "SURVIVED"
             print(f"{state} {mutant.name}: {verdict.why}", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} mutants caught")
-    if options.table:
-        options.table.write_text(_table(verdicts))
     return 1 if survivors else 0
 
 

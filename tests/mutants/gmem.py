@@ -186,7 +186,7 @@ MUTANTS: Final = (
     _mutant(
         "never 2 MiB",
         _GMEM,
-        "if chunk.huge and not host.any_assigned(chunk.pa, CHUNK_PAGES):",
+        "if chunk.huge and not host.assigned(chunk.pa, CHUNK_PAGES):",
         "if False:",
         "faults.py::test_small_validation_of_a_large_entry",
         "assign.py::test_touch_assigns",
@@ -290,7 +290,7 @@ MUTANTS: Final = (
     _mutant(
         "pre-fault maps nothing",
         _VCPU,
-        "            resolution = vm.mmu.fault(gpa, PFERR_GUEST_ENC if private else 0)",
+        "            resolution = vm.mmu.fault(gpa, PFERR_GUEST_ENC_MASK if private else 0)",
         "            resolution = Resolution.RETRY",
         "faults.py::test_pre_fault_assigns",
         "faults.py::test_pre_fault_stops_at_the_end",

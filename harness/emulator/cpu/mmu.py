@@ -15,11 +15,16 @@ from harness.emulator.cpu.env import HF_CPL, RF_AC, EnvState
 from harness.emulator.cpu.faults import GP, PF, VC, GuestFault, NestedFault
 from harness.emulator.memory import PhysicalMemory
 from harness.emulator.rmp import PageNotValidated, PageSize, Rmp, RmpFault
+from harness.uapi.sev import (
+    PFERR_FETCH_MASK,
+    PFERR_GUEST_FINAL_MASK,
+    PFERR_GUEST_PAGE_MASK,
+    PFERR_PRESENT_MASK,
+    PFERR_RSVD_MASK,
+    PFERR_USER_MASK,
+    PFERR_WRITE_MASK,
+)
 from harness.uapi.svm import SVM_EXIT_PAGE_NOT_VALIDATED
-
-# Nested page fault error code (arch/x86/include/asm/kvm_host.h, Linux 6.12).
-PFERR_PRESENT, PFERR_WRITE, PFERR_USER, PFERR_RSVD, PFERR_FETCH = 1, 2, 4, 8, 16
-PFERR_GUEST_FINAL, PFERR_GUEST_PAGE = 1 << 32, 1 << 33
 
 CR0_PE, CR0_WP, CR0_PG = 1 << 0, 1 << 16, 1 << 31
 CR4_LA57, CR4_SMEP, CR4_SMAP = 1 << 12, 1 << 20, 1 << 21
@@ -76,11 +81,6 @@ class Mmu:
         """Forget nested translations."""
         self._nested.clear()
 
-    def forget(self, gpa: int) -> None:
-        """Forget the nested translations of one page."""
-        self._nested.pop(gpa >> 12 << 1, None)
-        self._nested.pop(gpa >> 12 << 1 | 1, None)
-
     # -- nested ----------------------------------------------------------------------------
 
     def nested(self, gpa: int, private: bool, access: int, user: bool, stage: int) -> int:
@@ -106,12 +106,12 @@ class Mmu:
                     npt_size=size,
                 )
             except RmpFault as fault:
-                code = self._error(private, access, stage) | PFERR_PRESENT | fault.bits
+                code = self._error(private, access, stage) | PFERR_PRESENT_MASK | fault.bits
                 raise NestedFault(gpa, code) from fault
             except PageNotValidated as fault:
                 raise GuestFault(VC, SVM_EXIT_PAGE_NOT_VALIDATED) from fault
         elif write and not self._rmp.check_host_write(spa, size):
-            code = self._error(private, access, stage) | PFERR_PRESENT | RmpFault.RMP
+            code = self._error(private, access, stage) | PFERR_PRESENT_MASK | RmpFault.RMP
             raise NestedFault(gpa, code)
         self._nested[key] = (spa & ~PAGE, need | (cached[1] if cached is not None else 0))
         return spa
@@ -124,16 +124,16 @@ class Mmu:
             raise NestedFault(gpa, self._error(private, access, stage))
         spa, writable, size = mapping
         if access == W and not writable:
-            raise NestedFault(gpa, self._error(private, access, stage) | PFERR_PRESENT)
+            raise NestedFault(gpa, self._error(private, access, stage) | PFERR_PRESENT_MASK)
         return spa | gpa & PAGE, size
 
     def _error(self, private: bool, access: int, stage: int) -> int:
         """Nested accesses always count as user accesses (APM vol. 2, 15.25.6)."""
-        code = PFERR_USER | stage
+        code = PFERR_USER_MASK | stage
         if access == W:
-            code |= PFERR_WRITE
+            code |= PFERR_WRITE_MASK
         elif access == X:
-            code |= PFERR_FETCH
+            code |= PFERR_FETCH_MASK
         return code | RmpFault.ENC if private and self.snp else code
 
     # -- guest -----------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class Mmu:
         """Physical page and permissions for a TLB entry."""
         user = self._env.hflags & HF_CPL == 3
         gpa, private, allowed = self.walk(va, access, user)
-        spa = self.nested(gpa, private, access, user, PFERR_GUEST_FINAL)
+        spa = self.nested(gpa, private, access, user, PFERR_GUEST_FINAL_MASK)
         if self.snp and access == X:
             shared = not allowed & _C
             return spa, X if shared else X | R | self._more(gpa, True, allowed, user, W)
@@ -161,7 +161,7 @@ class Mmu:
     def translate(self, va: int, access: int, user: bool = False) -> int:
         """Physical address of a virtual one, checked like an access by the guest."""
         gpa, private, _allowed = self.walk(va, access, user)
-        return self.nested(gpa, private, access, user, PFERR_GUEST_FINAL)
+        return self.nested(gpa, private, access, user, PFERR_GUEST_FINAL_MASK)
 
     def walk(self, va: int, access: int, user: bool) -> tuple[int, bool, int]:
         """Walk the guest's tables: guest physical address, private, further permissions.
@@ -179,9 +179,9 @@ class Mmu:
         top = va >> (12 + 9 * level + 8)
         if top != 0 and top != (1 << (64 - 20 - 9 * level)) - 1:
             raise GuestFault(GP)
-        code = (PFERR_WRITE if access == W else 0) | (PFERR_USER if user else 0)
+        code = (PFERR_WRITE_MASK if access == W else 0) | (PFERR_USER_MASK if user else 0)
         if access == X and (efer & EFER_NXE or cr4 & CR4_SMEP):
-            code |= PFERR_FETCH
+            code |= PFERR_FETCH_MASK
         words, cbit, snp = self._words, self._cbit if self.snp else 0, self.snp
         mask = ADDRESS & ~cbit
         table = cr[3] & mask
@@ -194,12 +194,12 @@ class Mmu:
             if cached is not None and cached[1] & W:
                 index = (cached[0] | at & PAGE) >> 3
             else:
-                index = self.nested(at, snp, W, True, PFERR_GUEST_PAGE) >> 3
+                index = self.nested(at, snp, W, True, PFERR_GUEST_PAGE_MASK) >> 3
             pte = words[index]
             if not pte & PTE_P:
                 raise GuestFault(PF, code, va)
             if (pte & PTE_NX and not efer & EFER_NXE) or (level >= 3 and pte & PTE_PS):
-                raise GuestFault(PF, code | PFERR_PRESENT | PFERR_RSVD, va)
+                raise GuestFault(PF, code | PFERR_PRESENT_MASK | PFERR_RSVD_MASK, va)
             rights &= pte
             noexec |= pte & PTE_NX
             if not pte & PTE_A:
@@ -241,7 +241,7 @@ class Mmu:
         if access != X and not user and rights & PTE_U and cr4 & CR4_SMAP:
             ok = ok and self._env.eflags & RF_AC
         if not ok:
-            raise GuestFault(PF, code | PFERR_PRESENT, va)
+            raise GuestFault(PF, code | PFERR_PRESENT_MASK, va)
 
     # -- accesses by the processor itself ----------------------------------------------------
 

@@ -23,10 +23,11 @@ from harness.emulator.cpu.faults import (
     StaleCode,
     TripleFault,
 )
-from harness.emulator.cpu.mmu import PFERR_GUEST_FINAL, Mmu, R, W, X
+from harness.emulator.cpu.mmu import Mmu, R, W, X
 from harness.emulator.cpu.uc import FETCH, WRITE, Engine
 from harness.emulator.memory import PhysicalMemory
 from harness.emulator.rmp import Rmp
+from harness.uapi.sev import PFERR_GUEST_FINAL_MASK
 
 TSC_PER_INSTRUCTION = 4
 
@@ -148,7 +149,7 @@ class Runner(abc.ABC):
         """A memory access failed: RIP is that of its instruction."""
         if isinstance(fault, NestedFault):
             gpa = fault.gpa
-            if fault.error_code & PFERR_GUEST_FINAL:
+            if fault.error_code & PFERR_GUEST_FINAL_MASK:
                 gpa |= self._engine.failed_address & 0xFFF
             self._exit = exits.Npf(gpa, fault.error_code)
         elif isinstance(fault, StaleCode):

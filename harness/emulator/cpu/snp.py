@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from harness.emulator.cpu.env import CC_MASK, HF_CPL, HF_CS64, RAX, RCX, RDX, RF_CF, RF_ZF
 from harness.emulator.cpu.faults import GP, UD, VC, GuestFault, NestedFault
-from harness.emulator.cpu.mmu import PFERR_GUEST_FINAL, PFERR_PRESENT, PFERR_USER, Mmu, R
+from harness.emulator.cpu.mmu import Mmu, R
 from harness.emulator.cpu.uc import Engine
 from harness.emulator.rmp import PageNotValidated, PageSize, Rmp, RmpCode, RmpFault
+from harness.uapi.sev import PFERR_GUEST_FINAL_MASK, PFERR_PRESENT_MASK, PFERR_USER_MASK
 from harness.uapi.svm import SVM_EXIT_PAGE_NOT_VALIDATED
 
 PVALIDATE, RMPADJUST = b"\xf2\x0f\x01\xff", b"\xf3\x0f\x01\xfe"
@@ -23,7 +24,7 @@ def pvalidate(engine: Engine, mmu: Mmu, rmp: Rmp) -> bool:
         _finish(engine, RmpCode.FAIL_INPUT, False)
         return False
     gpa = _private(mmu, gva)
-    spa, npt_size = mmu.lookup(gpa, True, R, PFERR_GUEST_FINAL)
+    spa, npt_size = mmu.lookup(gpa, True, R, PFERR_GUEST_FINAL_MASK)
     try:
         code, same = rmp.pvalidate(
             spa,
@@ -52,7 +53,7 @@ def rmpadjust(engine: Engine, mmu: Mmu, rmp: Rmp) -> bool:
         _finish(engine, RmpCode.FAIL_INPUT, False)
         return False
     gpa = _private(mmu, gva)
-    spa, npt_size = mmu.lookup(gpa, True, R, PFERR_GUEST_FINAL)
+    spa, npt_size = mmu.lookup(gpa, True, R, PFERR_GUEST_FINAL_MASK)
     try:
         code = rmp.rmpadjust(
             spa,
@@ -96,7 +97,7 @@ def _private(mmu: Mmu, gva: int) -> int:
 
 
 def _nested(gpa: int, fault: RmpFault) -> NestedFault:
-    code = PFERR_PRESENT | PFERR_USER | PFERR_GUEST_FINAL | fault.bits
+    code = PFERR_PRESENT_MASK | PFERR_USER_MASK | PFERR_GUEST_FINAL_MASK | fault.bits
     return NestedFault(gpa, code)
 
 

@@ -123,10 +123,10 @@ class GmemFile(File):
         """sev_gmem_prepare: give the page, or the whole 2 MiB, to the guest."""
         rmp, host = self._machine.rmp, self.vm.kvm.host_rmp
         pa = chunk.pa + at * PAGE_SIZE
-        if rmp.effective(pa).assigned:
+        if rmp.is_assigned(pa):
             return
         try:
-            if chunk.huge and not host.any_assigned(chunk.pa, CHUNK_PAGES):
+            if chunk.huge and not host.assigned(chunk.pa, CHUNK_PAGES):
                 gpa = (gfn & ~(CHUNK_PAGES - 1)) * PAGE_SIZE
                 host.make_private(chunk.pa, gpa, PageSize.PG_2M, self.vm.asid)
             else:

@@ -39,13 +39,6 @@ class HostRmp:
         if code != RmpCode.SUCCESS:
             self._failed(pa, code)
 
-    def make_private_range(self, pa: int, npages: int, gpa: int, asid: int) -> None:
-        """Assign consecutive 4 KiB pages to a guest."""
-        self._machine.count("rmpupdate", npages)
-        code, done = self._rmp.rmpupdate_range(pa, npages, assigned=True, gpa=gpa, asid=asid)
-        if code != RmpCode.SUCCESS:
-            self._failed(pa + done * PAGE_SIZE, code)
-
     def make_firmware_range(self, pa: int, npages: int) -> int:
         """Hand pages to the firmware (ASID 0, immutable); how many went before one failed."""
         self._machine.count("rmpupdate", npages)
@@ -119,7 +112,3 @@ class HostRmp:
         """How many pages of a range are assigned."""
         pfn = pa >> 12
         return int(np.count_nonzero(self._rmp.lo[pfn : pfn + npages] & 1))
-
-    def any_assigned(self, pa: int, npages: int) -> bool:
-        """Whether any page of a range is assigned."""
-        return self.assigned(pa, npages) > 0

@@ -14,23 +14,11 @@ from harness.emulator.kvm.errors import KvmError
 from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.rmp import PageSize
 from harness.uapi import kvm as uapi
+from harness.uapi.sev import PFERR_GUEST_ENC_MASK, PFERR_GUEST_RMP_MASK, PFERR_WRITE_MASK
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.slots import Slot
     from harness.emulator.kvm.vm import Vm
-
-PFERR_PRESENT = 1 << 0
-PFERR_WRITE = 1 << 1
-PFERR_USER = 1 << 2
-PFERR_RSVD = 1 << 3
-PFERR_FETCH = 1 << 4
-PFERR_GUEST_RMP = 1 << 31
-PFERR_GUEST_FINAL = 1 << 32
-PFERR_GUEST_PAGE = 1 << 33
-PFERR_GUEST_ENC = 1 << 34
-PFERR_GUEST_SIZEM = 1 << 35
-PFERR_GUEST_VMPL = 1 << 36
-"""Nested page fault error code (arch/x86/include/asm/kvm_host.h)."""
 
 HUGE_PAGES = 512
 
@@ -93,10 +81,10 @@ class Mmu:
     def fault(self, gpa: int, error_code: int) -> Resolution:
         """Resolve a nested page fault (npf_interception); raises MemoryFault or KvmError."""
         vm = self._vm
-        private = bool(error_code & PFERR_GUEST_ENC) if vm.sev_snp else gpa >> 12 in vm.private
+        private = bool(error_code & PFERR_GUEST_ENC_MASK) if vm.sev_snp else gpa >> 12 in vm.private
         self._count("private" if private else "shared")
-        resolution = self._map(gpa >> 12, private, bool(error_code & PFERR_WRITE))
-        if vm.sev_snp and error_code & PFERR_GUEST_RMP:
+        resolution = self._map(gpa >> 12, private, bool(error_code & PFERR_WRITE_MASK))
+        if vm.sev_snp and error_code & PFERR_GUEST_RMP_MASK:
             self._count("rmp")
             self.rmp_fault(gpa)
         return resolution

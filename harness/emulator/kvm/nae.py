@@ -149,8 +149,6 @@ def msr(vcpu: Vcpu, request: Ghcb) -> bool:
 
 # -- hypercalls ----------------------------------------------------------------------------
 
-KVM_ENOSYS, KVM_EPERM, KVM_EINVAL = 1000, 1, 22
-
 
 def vmmcall(vcpu: Vcpu, request: Ghcb) -> bool:
     """VMMCALL: a KVM hypercall; only MAP_GPA_RANGE is served."""
@@ -166,13 +164,13 @@ def vmmcall(vcpu: Vcpu, request: Ghcb) -> bool:
 def hypercall(vcpu: Vcpu, nr: int, arguments: tuple[int, int, int], cpl: int) -> int | None:
     """__kvm_emulate_hypercall: the result, or None where userspace was asked."""
     if cpl:
-        return -KVM_EPERM
+        return -uapi.KVM_EPERM
     enabled = vcpu.vm.hypercall_exits >> uapi.KVM_HC_MAP_GPA_RANGE & 1
     if nr != uapi.KVM_HC_MAP_GPA_RANGE or not enabled:
-        return -KVM_ENOSYS
+        return -uapi.KVM_ENOSYS
     gpa, npages, attributes = arguments
     if gpa % PAGE_SIZE or not npages or (gpa >> 12) + npages > U64:
-        return -KVM_EINVAL
+        return -uapi.KVM_EINVAL
     run = vcpu.run
     run.exit_reason = uapi.KVM_EXIT_HYPERCALL
     run.hypercall.nr = nr

@@ -55,9 +55,6 @@ class Slots:
         self._vm = vm
         self._by_id: dict[int, Slot] = {}
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(list(self._by_id.values()))
-
     def find(self, gfn: int) -> Slot | None:
         """gfn_to_memslot."""
         for slot in self._by_id.values():

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 from harness.emulator.kvm import run
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.files import Call, File, IoctlTable
-from harness.emulator.kvm.mmu import PFERR_GUEST_ENC, MemoryFault, Resolution
+from harness.emulator.kvm.mmu import MemoryFault, Resolution
 from harness.emulator.kvm.sched import Mutex, Steps
 from harness.emulator.memory import PAGE_SIZE
 from harness.uapi import kvm as uapi
+from harness.uapi.sev import PFERR_GUEST_ENC_MASK
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.vm import Vm
@@ -249,7 +250,7 @@ def _pre_fault(vcpu: Vcpu, call: Call, arg: int) -> int:
             break
         private = gpa >> 12 in vm.private
         try:
-            resolution = vm.mmu.fault(gpa, PFERR_GUEST_ENC if private else 0)
+            resolution = vm.mmu.fault(gpa, PFERR_GUEST_ENC_MASK if private else 0)
         except MemoryFault as fault:
             failure = fault.errno
             break
