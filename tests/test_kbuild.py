@@ -216,9 +216,10 @@ def test_what_is_no_series_is_told(tmp_path: Path) -> None:
         load_series(tmp_path)
 
 
-def test_our_fragment_gives_a_reason_for_every_symbol() -> None:
-    symbols = config.read_fragment((config.FRAGMENTS / "base.config").read_text())
-    assert len(symbols) > 50
+@pytest.mark.parametrize("name", config.fragment_names())
+def test_our_fragments_give_a_reason_for_every_symbol(name: str) -> None:
+    symbols = config.read_fragment(config.find_fragments([name])[-1].text)
+    assert symbols
     assert [symbol.name for symbol in symbols if not symbol.why] == []
     names = [symbol.name for symbol in symbols]
     assert len(names) == len(set(names))
@@ -238,6 +239,25 @@ def test_a_symbol_that_did_not_take_is_told_with_the_reason() -> None:
         "CONFIG_MITIGATE=n did not take (it is y): No mitigations.",
     ):
         assert part in caught.value.message
+
+
+def test_fragments_are_ours_or_files(tmp_path: Path) -> None:
+    assert [each.name for each in config.find_fragments(())] == ["base"]
+    mine = tmp_path / "mine.config"
+    mine.write_text("# More CPUs.\nCONFIG_NR_CPUS=512\n# CONFIG_SMP is not set\n")
+    found = config.find_fragments(["selftest", str(mine), "base"])
+    assert [each.name.partition("-")[0] for each in found] == ["base", "selftest", "mine"]
+    other = tmp_path / "other" / "mine.config"
+    other.parent.mkdir()
+    other.write_text(mine.read_text())
+    assert config.find_fragments([str(other)])[-1].name != found[-1].name
+    wanted = {each.name: each.value for each in config.wanted_symbols(found)}
+    assert (wanted["CONFIG_NR_CPUS"], wanted["CONFIG_SMP"]) == ("512", "n")
+    with pytest.raises(UsageError, match=r"--config gone: No such file"):
+        config.find_fragments(["gone"])
+    mine.write_text("NR_CPUS=512\n")
+    with pytest.raises(UsageError, match="neither a symbol nor a comment"):
+        config.find_fragments([str(mine)])
 
 
 def test_the_first_error_is_shown_not_the_last_lines(tmp_path: Path) -> None:

@@ -138,6 +138,10 @@ def build(
         Path | None,
         typer.Option(metavar="DIR", help="patches to apply, in order: folder, quilt, mbox"),
     ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="fragment on top of base: debug, selftest or a file"),
+    ] = None,
 ) -> None:
     """Build a kernel: Debian's source plus your series.
 
@@ -148,7 +152,7 @@ def build(
     """
     from harness.cli.kernels import build_kernel
 
-    raise typer.Exit(build_kernel(name, base, series))
+    raise typer.Exit(build_kernel(name, base, series, tuple(config or ())))
 
 
 @app.command()

@@ -2,9 +2,9 @@
 """Where sources, objects and built kernels are kept: $XDG_CACHE_HOME/snptest.
 
 linux/           the work tree, a git repository
-build/           objects (O=), ccache/ the compiler's cache
+build/CONFIG-VERSION/  objects (O=); ccache/ the compiler's cache
 downloads/       source packages while they are imported
-kernels/KEY/     a built kernel: bzImage, vmlinux, modules, config, kernel.json
+kernels/KEY/     a built kernel (harness/kbuild/kernel.py says what is in it)
 names/NAME.json  what `--kernel NAME` means
 """
 
@@ -68,3 +68,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def size(path: Path) -> int:
+    """Return the bytes that a file or a directory with all in it takes on disk."""
+    found = path.lstat().st_blocks * 512
+    if path.is_dir() and not path.is_symlink():
+        for folder, folders, files in os.walk(path):
+            found += sum(
+                os.lstat(os.path.join(folder, each)).st_blocks * 512 for each in folders + files
+            )
+    return found

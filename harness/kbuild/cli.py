@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +13,13 @@ from harness import kbuild
 from harness.kbuild.progress import ConsoleProgress
 
 
-def build(name: str, base: str, series: Path | None) -> int:
+def build(name: str, base: str, series: Path | None, fragments: Sequence[str]) -> int:
     """Build a kernel and say what came out."""
     console = Console(stderr=True)
     with ConsoleProgress(console) as progress:
-        kernel = kbuild.build(name, base, series, progress=progress, say=console.print)
+        kernel = kbuild.build(
+            name, base, series, fragments=fragments, progress=progress, say=console.print
+        )
     print(f"{kernel.name}: Linux {kernel.release}, {_content(kernel)}, in {kernel.directory}")
     return 0
 

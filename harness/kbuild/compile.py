@@ -44,10 +44,10 @@ class Compiler:
         self.objects = objects
         objects.mkdir(parents=True, exist_ok=True)
 
-    def configure(self, fragments: list[Path]) -> str:
-        """Make .config from allnoconfig and fragments; return it."""
+    def configure(self, symbols: str) -> str:
+        """Make .config from allnoconfig and the symbols, one a line; return it."""
         combined = self.objects / "snptest.config"
-        combined.write_text("\n".join(each.read_text() for each in fragments))
+        combined.write_text(symbols)
         self._make([f"KCONFIG_ALLCONFIG={combined}", "allnoconfig"], Progress(), 0)
         return (self.objects / ".config").read_text()
 

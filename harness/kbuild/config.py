@@ -8,11 +8,13 @@ each one is compared.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import BuildError
+from harness.errors import BuildError, UsageError
 
 FRAGMENTS = Path(__file__).resolve().parents[2] / "kernels"
 _SET = re.compile(r"(CONFIG_[A-Za-z0-9_]+)=(.*)")
@@ -26,6 +28,44 @@ class Symbol:
     name: str
     value: str
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """A file of symbols."""
+
+    name: str
+    """Of its own: a file that is not ours has some of its path's hash in it."""
+    text: str
+
+
+def find_fragments(names: Sequence[str]) -> list[Fragment]:
+    """Return base.config and the named fragments: files in kernels/, or paths to others."""
+    found: dict[str, Fragment] = {}
+    for name in ("base", *names):
+        path = FRAGMENTS / f"{name}.config"
+        title = name
+        if "/" in name or not path.is_file():
+            path = Path(name).expanduser().resolve()
+            title = f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
+        try:
+            text = path.read_text()
+            read_fragment(text)
+        except (OSError, UnicodeDecodeError) as error:
+            ours = ", ".join(fragment_names())
+            raise UsageError(
+                f"--config {name}: {error.strerror if isinstance(error, OSError) else 'no text'}",
+                f"name one of {ours}, or a file of CONFIG_ lines",
+            ) from None
+        except ValueError as error:
+            raise UsageError(f"--config {name}: {error}") from None
+        found.setdefault(title, Fragment(title, text))
+    return list(found.values())
+
+
+def fragment_names() -> list[str]:
+    """Name our own fragments."""
+    return sorted(each.stem for each in FRAGMENTS.glob("*.config"))
 
 
 def read_fragment(text: str) -> list[Symbol]:
@@ -65,6 +105,17 @@ def dropped(wanted: list[Symbol], config: dict[str, str]) -> list[str]:
         for symbol in wanted
         if config.get(symbol.name, "n") != symbol.value
     ]
+
+
+def wanted_symbols(fragments: Sequence[Fragment]) -> list[Symbol]:
+    """Return what fragments ask for together: of one symbol twice, the last counts."""
+    symbols = [symbol for each in fragments for symbol in read_fragment(each.text)]
+    return list({symbol.name: symbol for symbol in symbols}.values())
+
+
+def allconfig(wanted: list[Symbol]) -> str:
+    """Return the symbols as KCONFIG_ALLCONFIG takes them."""
+    return "".join(f"{symbol.name}={symbol.value}\n" for symbol in wanted)
 
 
 def check_config(wanted: list[Symbol], text: str) -> None:
