@@ -36,13 +36,13 @@ import ctypes
 import errno
 import json
 import os
-import platform
 import queue
 import re
 import signal
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -88,6 +88,7 @@ _MAP_PRIVATE_ANONYMOUS = 0x22
 _REFUSED_MAP_FLAGS = 0x10 | 0x100000 | 0x100
 _SYSLOG_READ_ALL, _SYSLOG_SIZE = 3, 10
 _REPEAT = 0.001
+_PORT_TIMEOUT = 30.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
@@ -499,7 +500,7 @@ class Agent:
             "magic": MAGIC,
             "version": VERSION,
             "pid": os.getpid(),
-            "python": platform.python_version(),
+            "python": sys.version.partition(" ")[0],
             "release": os.uname().release,
         }
         self.stream.send(b"H", json.dumps(hello).encode())
@@ -570,12 +571,18 @@ class Agent:
 
 
 def _virtio_port(name: str) -> str:
-    """Find the device of a virtio-serial port: udev's symlinks may not be there."""
+    """Find the device of a virtio-serial port: udev's symlinks may not be there.
+
+    A port gets its name some time after its device: the host sends it in a message.
+    """
     base = "/sys/class/virtio-ports"
-    for port in sorted(os.listdir(base)):
-        with open(f"{base}/{port}/name") as file:
-            if file.read().strip() == name:
-                return f"/dev/{port}"
+    until = time.monotonic() + _PORT_TIMEOUT
+    while time.monotonic() < until:
+        for port in sorted(os.listdir(base)) if os.path.isdir(base) else ():
+            with contextlib.suppress(FileNotFoundError), open(f"{base}/{port}/name") as file:
+                if file.read().strip() == name:
+                    return f"/dev/{port}"
+        time.sleep(0.02)
     raise SystemExit(f"agent: no virtio port is called {name}")
 
 

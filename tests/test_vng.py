@@ -25,7 +25,6 @@ from pathlib import Path
 import pytest
 
 from harness import backends, kbuild
-from harness.backends import vng
 from harness.console import find_splat
 from harness.deadline import deadline
 from harness.errors import BuildError, UsageError, UserError
@@ -42,6 +41,7 @@ from harness.kernel import (
     TargetTimeoutError,
 )
 from harness.uapi import kvm as uapi
+from harness.vng import boot as vng
 
 pytestmark = [
     pytest.mark.kbuild,
@@ -322,7 +322,7 @@ def test_a_spinning_guest_is_interrupted(vm: SwProtectedVm) -> None:
 def test_a_dead_qemu_is_a_lost_target_with_its_console(ours: kbuild.KernelBuild) -> None:
     with vng.boot(ours) as kernel:
         began = time.monotonic()
-        for pid in qemu_of(kernel.leash.pid):
+        for pid in qemu_of(kernel.qemu.leash.pid):
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(TargetError, match=r"(?s)(agent has gone|broke).*last seen"):
             kernel.call(ReadFile("/proc/uptime"))
@@ -344,7 +344,7 @@ def test_a_boot_that_does_not_end_is_cut_short(ours: kbuild.KernelBuild) -> None
 
 def test_no_qemu_outlives_a_killed_parent(ours: kbuild.KernelBuild) -> None:
     program = (
-        "import sys, time; from harness import kbuild; from harness.backends import vng; "
+        "import sys, time; from harness import kbuild; from harness.vng import boot as vng; "
         "k = vng.boot(kbuild.get(sys.argv[1])); print('up', flush=True); time.sleep(100)"
     )
     parent = subprocess.Popen(

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Process 1 of a booted kernel: mounts, modules, the agent; tells how the agent ended.
+
+Runs on the target, standard library only, Python 3.9 or newer.  It takes the place of
+virtme-ng's init, which waits for udev and systemd-tmpfiles (more than half of a boot, and a
+minute and more on a busy machine) that nothing here needs.
+
+    init=/usr/bin/python3 -- -I -S FOLDER/init.py FOLDER PORT
+
+FOLDER holds agent.py and `modules`, a list of files to load in that order.  The last line on
+the console is `snptest-init: ` and what became of the agent: that is how a kernel that
+stopped for want of an agent is told from one that died.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib.util
+import os
+import signal
+import socket
+import struct
+import sys
+from types import ModuleType
+from typing import NoReturn
+
+MARK = "snptest-init: "
+_MOUNTS = (
+    ("proc", "/proc", "proc"),
+    ("sysfs", "/sys", "sysfs"),
+    ("devtmpfs", "/dev", "devtmpfs"),
+    ("devpts", "/dev/pts", "devpts"),
+    ("tmpfs", "/dev/shm", "tmpfs"),
+    ("tmpfs", "/run", "tmpfs"),
+    ("debugfs", "/sys/kernel/debug", "debugfs"),
+    ("tracefs", "/sys/kernel/tracing", "tracefs"),
+    ("tmpfs", "/var/tmp", "tmpfs"),
+    # The last: FOLDER may be in there.
+    ("tmpfs", "/tmp", "tmpfs"),
+)
+_OPTIONAL = ("debugfs", "tracefs")
+_POWER_OFF = 0x4321FEDC  # LINUX_REBOOT_CMD_POWER_OFF
+_FINIT_MODULE = 313  # x86-64
+_EBUSY, _EEXIST = 16, 17
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def say(text: str) -> None:
+    """Put a line on the console."""
+    os.write(2, f"{MARK}{text}\n".encode())
+
+
+def mount(source: str, target: str, kind: str) -> None:
+    """Mount, where it is not there already; a directory that cannot be made is passed over."""
+    if not os.path.isdir(target):
+        try:
+            os.mkdir(target)
+        except OSError:
+            if kind in _OPTIONAL:
+                return
+            raise
+    if _libc.mount(source.encode(), target.encode(), kind.encode(), 0, None) == 0:
+        return
+    code = ctypes.get_errno()
+    # devtmpfs: the kernel may have mounted it by itself.
+    if code != _EBUSY and kind not in _OPTIONAL:
+        raise OSError(code, os.strerror(code), target)
+
+
+def load(path: str) -> None:
+    """Load a module."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.syscall(_FINIT_MODULE, file, b"", 0) < 0:
+            code = ctypes.get_errno()
+            if code != _EEXIST:
+                raise OSError(code, os.strerror(code), path)
+    finally:
+        os.close(file)
+
+
+def loopback() -> None:
+    """Bring lo up, where the kernel has networking."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+            request = struct.pack("16sh14x", b"lo", 0)
+            (flags,) = struct.unpack_from("16xh", fcntl.ioctl(handle, _SIOCGIFFLAGS, request))
+            fcntl.ioctl(handle, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", flags | _IFF_UP))
+    except OSError as error:
+        say(f"no loopback interface: {error}")
+
+
+def prepare(folder: str) -> ModuleType:
+    """Set the system up; return the agent, which the tmpfs on /tmp may hide from here on."""
+    spec = importlib.util.spec_from_file_location("agent", f"{folder}/agent.py")
+    assert spec is not None
+    assert spec.loader is not None
+    agent = importlib.util.module_from_spec(spec)
+    # proc first: the agent looks at /proc/self when it is loaded.
+    for source, target, kind in _MOUNTS[:3]:
+        mount(source, target, kind)
+    spec.loader.exec_module(agent)
+    with open(f"{folder}/modules", encoding="utf-8") as names:
+        modules = names.read().splitlines()
+    for module in modules:
+        load(f"{folder}/{module}")
+    for source, target, kind in _MOUNTS[3:]:
+        mount(source, target, kind)
+    loopback()
+    return agent
+
+
+def serve(agent: ModuleType, port: str) -> NoReturn:
+    """Be the agent: it exits by itself, unless something goes wrong."""
+    try:
+        os.setsid()
+        agent.main([f"virtio:{port}"])
+    except BaseException as error:  # noqa: BLE001  # this process must not go on as another init
+        say(f"the agent failed: {type(error).__name__}: {error}")
+    os._exit(1)
+
+
+def watch(child: int) -> str:
+    """Reap whatever ends until the agent does; say how it ended."""
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            if os.WIFSIGNALED(status):
+                return f"the agent was killed by signal {os.WTERMSIG(status)}"
+            return f"the agent ended with status {os.WEXITSTATUS(status)}"
+
+
+def main(folder: str, port: str) -> None:
+    """Run the agent under the eyes of process 1; power off when it has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.clear()
+    os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME="/root", LC_ALL="C.UTF-8")
+    try:
+        agent = prepare(folder)
+    except Exception as error:  # noqa: BLE001  # the console is all there is to tell it on
+        say(f"the system could not be set up: {type(error).__name__}: {error}")
+    else:
+        child = os.fork()
+        if child == 0:
+            serve(agent, port)
+        say(watch(child))
+    _libc.sync()
+    _libc.reboot(_POWER_OFF)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

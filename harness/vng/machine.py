@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The machines a kernel can be booted on, and QEMU's command line for them.
+
+virtme-ng composes the command (root filesystem over 9p, console, kernel parameters); it is
+asked for it by `virtme-run --dry-run`, and what differs here is exchanged in it: init, the
+console's and the script's ports.  QEMU is then started by ourselves, to have its process,
+its exit status and its monitor.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import BuildError, UserError
+
+VIRTME_TIMEOUT = 60.0
+PORT = "snptest.agent"
+_INIT = re.compile(r"(?<!\S)init=\S+$")
+_ROOT = re.compile(r"(?<=\srootflags=)\S+")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A kind of machine: which QEMU, and the options that make it one."""
+
+    name: str
+    qemu: str
+    options: tuple[str, ...]
+    """QEMU options where nothing accelerates."""
+    accelerated: tuple[str, ...]
+    """QEMU options under KVM."""
+
+
+STOCK = Machine(
+    name="stock",
+    qemu="qemu-system-x86_64",
+    options=("-cpu", "max,+svm"),
+    accelerated=("-cpu", "host"),
+)
+"""QEMU as distributions have it: SVM, but neither SEV nor SNP."""
+
+MACHINES = {machine.name: machine for machine in (STOCK,)}
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Files and sockets that one QEMU uses."""
+
+    scratch: Path
+
+    @property
+    def agent(self) -> Path:
+        """The socket that the agent's port leads to; we listen."""
+        return self.scratch / "agent.sock"
+
+    @property
+    def monitor(self) -> Path:
+        """The socket of QEMU's monitor; QEMU listens."""
+        return self.scratch / "qmp.sock"
+
+    @property
+    def resets(self) -> Path:
+        """QEMU's log of CPU resets, triple faults among them."""
+        return self.scratch / "resets.log"
+
+    @property
+    def share(self) -> Path:
+        """What the guest gets from us; it sees the folder under the same name."""
+        return self.scratch / "share"
+
+
+def agent_command(
+    machine: Machine,
+    image: Path,
+    paths: Paths,
+    *,
+    memory: str,
+    cpus: int,
+    accelerated: bool,
+    parameters: tuple[str, ...],
+) -> list[str]:
+    """Return QEMU's command for a kernel whose process 1 starts our agent.
+
+    The root is this machine's, read-only.  `parameters` are added to the kernel's command
+    line.
+    """
+    command = _virtme(image, memory, cpus, accelerated, parameters, "--script-sh", ":")
+    command[0] = _binary(machine)
+    command = _without_ports(command)
+    at = command.index("-append") + 1
+    arguments = f"-- -I -S {paths.share}/init.py {paths.share} {PORT}"
+    command[at] = _exchanged(_INIT, f"init={python()} {arguments}", command[at])
+    # Without it every page of a program is fetched from us each time it is mapped.
+    command[at] = _exchanged(_ROOT, r"\g<0>,cache=mmap", command[at])
+    return [
+        *command,
+        *(machine.accelerated if accelerated else machine.options),
+        *_observed(paths),
+        *("-chardev", f"socket,id=snptest,path={paths.agent}"),
+        *("-device", "virtio-serial-pci,id=snptest-bus"),
+        *("-device", f"virtserialport,bus=snptest-bus.0,chardev=snptest,name={PORT}"),
+    ]
+
+
+def _observed(paths: Paths) -> list[str]:
+    """Options to look into QEMU by, and to be told about a triple fault."""
+    return [
+        *("-qmp", f"unix:{paths.monitor},server=on,wait=off"),
+        *("-d", "cpu_reset", "-D", str(paths.resets)),
+    ]
+
+
+def _virtme(
+    image: Path,
+    memory: str,
+    cpus: int,
+    accelerated: bool,
+    parameters: tuple[str, ...],
+    *options: str,
+) -> list[str]:
+    """Have virtme-run compose a command."""
+    program = virtme_run()
+    if program is None:
+        raise UserError("virtme-ng is not there", "start snptest by ./snptest, which installs it")
+    command = [
+        *(program, "--dry-run", "--show-command", "--show-boot-console", "--verbose"),
+        *("--kimg", str(image), "--mods", "none", "--memory", memory, "--cpus", str(cpus)),
+        *("--force-9p", "--disable-microvm"),
+        *options,
+    ]
+    if not accelerated:
+        command.append("--disable-kvm")
+    # Without CONFIG_BLOCK the kernel looks for 9p's root only if told so.
+    for parameter in ("root=/dev/root", *parameters):
+        command += ["--kopt", parameter]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=VIRTME_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"virtme-run composed no command within {VIRTME_TIMEOUT:g} s") from None
+    lines = [line for line in done.stdout.splitlines() if " -kernel " in line]
+    if done.returncode or not lines:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise BuildError(f"virtme-run failed: {said[-1] if said else 'it gave no reason'}")
+    return shlex.split(lines[-1])
+
+
+def _exchanged(pattern: re.Pattern[str], new: str, line: str) -> str:
+    """Change what virtme-ng put into the kernel's command line."""
+    line, count = pattern.subn(new, line)
+    if not count:
+        raise UserError(
+            f"virtme-ng's kernel command line does not match {pattern.pattern!r}",
+            f"this virtme-ng is not one that snptest knows: {line}",
+        )
+    return line
+
+
+def _without_ports(command: list[str]) -> list[str]:
+    """Leave out the ports for a script's input and output: each costs time to probe."""
+    kept: list[str] = []
+    unused: set[str] = set()
+    words = iter(command)
+    for word in words:
+        if word != "-device":
+            kept.append(word)
+            continue
+        value = next(words)
+        if value.startswith("virtserialport,name=virtme."):
+            unused.add(value.rpartition("chardev=")[2])
+            if kept[-2:] == ["-device", "virtio-serial-pci"]:  # the bus of this port alone
+                del kept[-2:]
+        else:
+            kept += [word, value]
+    dropped = [index for index, word in enumerate(kept) if unused & set(_ids(word))]
+    return [
+        word for index, word in enumerate(kept) if index not in dropped and index + 1 not in dropped
+    ]
+
+
+def _ids(chardev: str) -> list[str]:
+    return [part[3:] for part in chardev.split(",") if part.startswith("id=")]
+
+
+def _binary(machine: Machine) -> str:
+    found = shutil.which(machine.qemu)
+    if found is None:
+        raise UserError(f"{machine.qemu} is not there", "apt-get install qemu-system-x86")
+    return found
+
+
+def virtme_run() -> str | None:
+    """Find virtme-run beside this Python, or in PATH."""
+    beside = Path(sys.executable).with_name("virtme-run")
+    return str(beside) if beside.exists() else shutil.which("virtme-run")
+
+
+def python() -> str:
+    """Return a Python that the guest sees, too, whatever environment ours is in."""
+    system = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    return system or os.path.realpath(sys.executable)
