@@ -10,9 +10,11 @@ A frame is `length:u32 kind:u8 rest`, little-endian, the length counts kind and 
     to the agent    B  ticket:u32 thread:u16 count:u16 operation...     run a batch
                     I  thread:u16                                       interrupt a thread
                     L  ticket:u32                                       send the kernel log
+                    X  ticket:u32 timeout_ms:u32 limit:u32 JSON         run a program: argv
     from the agent  H  JSON: magic, version, pid, python, release       first of all
                     R  ticket:u32 count:u16 result...                   a batch has ended
                     L  ticket:u32 errno:i32 text                        the kernel log
+                    X  ticket:u32 status:i32 dropped:u64 output         it has ended
                     E  text                                             broken protocol; it exits
 
 An operation is `code:u8`, the fields of FIELDS[code], and for the codes in WITH_BYTES
@@ -22,6 +24,10 @@ Batches of one thread run in order, those of different threads at once.  A batch
 its first failed operation.  Memory is read and written only inside what the agent mapped
 itself, by way of /proc/self/mem: a bad address is EFAULT, never a fault.  The buffer of an
 ioctl ends where an unmapped page begins, so a kernel that writes past it gets EFAULT, too.
+
+A program runs beside the batches, in a process group of its own, which is killed when its
+time is up (the status is then TIMED_OUT).  Its standard input is empty; of what it prints the
+first `limit` bytes are kept and the rest is counted.  A status below zero is a signal.
 
 An interrupt is for the batch that is under way (or first in the queue) on its thread when
 the agent reads it.  The signal is repeated every millisecond until an ioctl of that batch
@@ -47,7 +53,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 MAGIC = "snptest-agent"
-VERSION = 1
+VERSION = 2
 MAX_FRAME = 64 << 20
 MAX_DATA = 32 << 20
 """Bytes of one operation's payload, either way; a batch's results together fit a frame."""
@@ -80,6 +86,11 @@ RESULTS = struct.Struct("<IH")
 RESULT = struct.Struct("<qiI")
 LOG = struct.Struct("<I")
 LOG_REPLY = struct.Struct("<Ii")
+PROGRAM = struct.Struct("<III")
+PROGRAM_REPLY = struct.Struct("<IiQ")
+TIMED_OUT = -1000
+NOT_STARTED = -1001
+"""Statuses of programs that no program can have."""
 
 _PAGE = 4096
 _PROT_READ, _PROT_WRITE, _PROT_NONE = 1, 2, 0
@@ -529,10 +540,25 @@ class Agent:
             elif kind == b"L":
                 (ticket,) = LOG.unpack(rest)
                 threading.Thread(target=self._log, args=(ticket,), daemon=True).start()
+            elif kind == b"X":
+                ticket, milliseconds, limit = PROGRAM.unpack_from(rest)
+                if limit > MAX_DATA:
+                    raise ProtocolError(f"{limit} bytes of output are out of bounds")
+                argv = _arguments(rest[PROGRAM.size :])
+                what = (ticket, argv, milliseconds / 1000, limit)
+                threading.Thread(target=self._program, args=what, daemon=True).start()
             else:
                 raise ProtocolError(f"unknown frame {kind!r}")
         except struct.error as error:
             raise ProtocolError(f"damaged {kind!r} frame: {error}") from None
+
+    def _program(self, ticket: int, argv: list[str], seconds: float, limit: int) -> None:
+        try:
+            status, output, dropped = _run_program(argv, seconds, limit)
+        except OSError as error:
+            status, output, dropped = NOT_STARTED, str(error).encode(), 0
+        with contextlib.suppress(OSError):
+            self.stream.send(b"X", PROGRAM_REPLY.pack(ticket, status, dropped) + output)
 
     def _worker(self, number: int) -> Worker:
         worker = self._workers.get(number)
@@ -568,6 +594,54 @@ class Agent:
             body = LOG_REPLY.pack(ticket, error.errno or errno.EIO)
         with contextlib.suppress(OSError):
             self.stream.send(b"L", body)
+
+
+def _arguments(body: bytes) -> list[str]:
+    """Read a program's argv."""
+    try:
+        argv = json.loads(body)
+    except ValueError as error:
+        raise ProtocolError(f"damaged argv: {error}") from None
+    if not isinstance(argv, list) or not argv or not all(isinstance(each, str) for each in argv):
+        raise ProtocolError("a program's argv is a list of strings")
+    return argv
+
+
+def _run_program(argv: list[str], seconds: float, limit: int) -> tuple[int, bytes, int]:
+    """Run a program to its end or its deadline; return status, output and bytes dropped."""
+    import subprocess  # for those who run programs: it makes every start slower
+
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    overdue = threading.Event()
+
+    def end() -> None:
+        overdue.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    kept, dropped = bytearray(), 0
+    # Ends when all that hold the pipe have ended: descendants, too, unless they left the group.
+    while True:
+        part = os.read(process.stdout.fileno(), 1 << 16)
+        if not part:
+            break
+        room = max(limit - len(kept), 0)
+        kept += part[:room]
+        dropped += len(part) - len(part[:room])
+    status = process.wait()
+    timer.cancel()
+    process.stdout.close()
+    return (TIMED_OUT if overdue.is_set() else status), bytes(kept), dropped
 
 
 def _virtio_port(name: str) -> str:

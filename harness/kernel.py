@@ -134,6 +134,20 @@ class Result:
         return self.errno == 0
 
 
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A program that ran on the target."""
+
+    status: int | None
+    """Exit status, negative for a signal; None where it was not started or did not end in time."""
+    output: bytes
+    """What it printed, stdout and stderr in one; untrusted."""
+    dropped: int
+    """Bytes of output beyond the limit."""
+    failure: str = ""
+    """Why there is no status."""
+
+
 class TargetError(Exception):
     """The target failed as a whole: it died, hung or broke the protocol (not a test's failure)."""
 
@@ -172,6 +186,16 @@ class Ticket:
     number: int
     thread: int
     what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """What a target died of."""
+
+    kind: str
+    """One of harness/vng/autopsy.py's kinds: panic, oops, hang, ..."""
+    summary: str
+    """One line: what was seen.  Sanitised."""
 
 
 class Inspector(abc.ABC):
@@ -214,6 +238,8 @@ class Kernel(abc.ABC):
     """Largest folio of guest_memfd: 9 where it has 2 MiB pages, 0 in every Linux release so far."""
     thread_limit: int | None = None
     """How many thread numbers there are, None for as many as one likes."""
+    runs_programs: bool = False
+    """Whether `run_program` can be called: there is a user space."""
     snp_hint: str | None = None
     """Why SNP VMs cannot be made on this target and what to do, where the backend knows better."""
 
@@ -235,6 +261,22 @@ class Kernel(abc.ABC):
     @abc.abstractmethod
     def log(self) -> str:
         """Return the kernel log (dmesg) since boot, control characters and all."""
+
+    def run_program(
+        self, argv: Sequence[str], timeout: float = DEFAULT_TIMEOUT, limit: int = 1 << 20
+    ) -> Completed:
+        """Run a program on the target, keeping the first `limit` bytes that it prints.
+
+        Raises TargetError where the target is lost or has no user space.
+        """
+        raise TargetError(f"{self.name} runs no programs")
+
+    def autopsy(self) -> Death | None:
+        """Say what became of a target that was lost or hangs; None where nothing is known.
+
+        Called once, before `shutdown`; takes seconds where the target has to be asked.
+        """
+        return None
 
     @abc.abstractmethod
     def shutdown(self) -> None:

@@ -18,11 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from harness import agent as protocol
 from harness.kernel import (
     DEFAULT_TIMEOUT,
     Close,
+    Completed,
     Fallocate,
     Ftruncate,
     Ioctl,
@@ -42,6 +44,7 @@ from harness.kernel import (
 )
 
 _U64 = (1 << 64) - 1
+PROGRAM_GRACE = 30.0
 SEND_TIMEOUT = 30.0
 """Seconds a frame may take to leave: a target that no longer reads has hung."""
 
@@ -112,14 +115,21 @@ def decode_results(body: bytes) -> tuple[int, list[Result]]:
     return ticket, results
 
 
+def _completed(status: int, output: bytes, dropped: int) -> Completed:
+    if status == protocol.NOT_STARTED:
+        return Completed(None, b"", 0, failure=output.decode(errors="replace"))
+    if status == protocol.TIMED_OUT:
+        return Completed(None, output, dropped, failure="it did not end in time")
+    return Completed(status, output, dropped)
+
+
 @dataclass(slots=True)
 class _Reply:
-    """What somebody waits for: results of a batch, or the log."""
+    """What somebody waits for."""
 
     event: threading.Event = field(default_factory=threading.Event)
-    results: list[Result] = field(default_factory=list)
-    text: bytes = b""
-    errno: int = 0
+    value: Any = None
+    """Results of a batch, text and errno of the log, or a Completed; None until it is there."""
 
 
 class RemoteKernel(Kernel):
@@ -130,6 +140,7 @@ class RemoteKernel(Kernel):
     """
 
     thread_limit = protocol.MAX_THREADS - 64
+    runs_programs = True
 
     def __init__(
         self,
@@ -180,7 +191,8 @@ class RemoteKernel(Kernel):
     def wait(self, ticket: Ticket, timeout: float = DEFAULT_TIMEOUT) -> list[Result]:
         """Wait for a batch; one that timed out can be waited for again."""
         what = f"{ticket.what} on thread {ticket.thread}"
-        return self._await(ticket.number, timeout, what).results
+        results: list[Result] = self._await(ticket.number, timeout, what)
+        return results
 
     def interrupt(self, thread: int) -> None:
         """Have the batch under way on a thread return EINTR (see harness/agent.py)."""
@@ -190,10 +202,22 @@ class RemoteKernel(Kernel):
         """Return the target's kernel log; one line saying why where it may not be read."""
         number = self._register()
         self._send(b"L", protocol.LOG.pack(number))
-        reply = self._await(number, DEFAULT_TIMEOUT, "the kernel log")
-        if reply.errno:
-            return f"(snptest may not read the kernel log: {os.strerror(reply.errno)})\n"
-        return reply.text.decode(errors="replace")
+        text, code = self._await(number, DEFAULT_TIMEOUT, "the kernel log")
+        if code:
+            return f"(snptest may not read the kernel log: {os.strerror(code)})\n"
+        return str(text.decode(errors="replace"))
+
+    def run_program(
+        self, argv: Sequence[str], timeout: float = DEFAULT_TIMEOUT, limit: int = 1 << 20
+    ) -> Completed:
+        """Run a program on the target; the target ends it when its time is up."""
+        number = self._register()
+        head = protocol.PROGRAM.pack(number, max(int(timeout * 1000), 1), limit)
+        self._send(b"X", head + json.dumps(list(argv)).encode())
+        # The target keeps the time; this is for a target that does not.
+        done = self._await(number, timeout + PROGRAM_GRACE, f"program {argv[0]}")
+        assert isinstance(done, Completed)
+        return done
 
     def shutdown(self) -> None:
         """Close the stream: the agent exits, and the kernel closes what it had open."""
@@ -223,7 +247,7 @@ class RemoteKernel(Kernel):
         if self._death is not None:
             raise TargetError(f"{self.name}: {self._death}")
 
-    def _await(self, number: int, timeout: float, what: str) -> _Reply:
+    def _await(self, number: int, timeout: float, what: str) -> Any:
         with self._lock:
             reply = self._replies.get(number)
         if reply is None:
@@ -234,9 +258,9 @@ class RemoteKernel(Kernel):
             )
         with self._lock:
             self._replies.pop(number, None)
-            if not reply.results and not reply.text and not reply.errno:
+            if reply.value is None:
                 self._check_alive()
-        return reply
+        return reply.value
 
     def _seen(self) -> str:
         seen = self._last_seen()
@@ -339,20 +363,23 @@ class RemoteKernel(Kernel):
         elif not self.hello:
             raise ValueError("what answers is not the agent")
         elif kind == b"R":
-            number, results = decode_results(rest)
-            self._answer(number, results, b"", 0)
+            self._answer(*decode_results(rest))
         elif kind == b"L" and len(rest) >= protocol.LOG_REPLY.size:
             number, code = protocol.LOG_REPLY.unpack_from(rest)
-            self._answer(number, [], rest[protocol.LOG_REPLY.size :] or b"\n", code)
+            self._answer(number, (rest[protocol.LOG_REPLY.size :], code))
+        elif kind == b"X" and len(rest) >= protocol.PROGRAM_REPLY.size:
+            number, status, dropped = protocol.PROGRAM_REPLY.unpack_from(rest)
+            output = rest[protocol.PROGRAM_REPLY.size :]
+            self._answer(number, _completed(status, output, dropped))
         elif kind == b"E":
             raise ValueError(f"it complains of us: {rest.decode(errors='replace')}")
         else:
             raise ValueError(f"unknown frame {kind!r}")
 
-    def _answer(self, number: int, results: list[Result], text: bytes, code: int) -> None:
+    def _answer(self, number: int, value: object) -> None:
         with self._lock:
             reply = self._replies.get(number)
             if reply is None:
                 raise ValueError(f"an answer to ticket {number}, which nobody asked for")
-            reply.results, reply.text, reply.errno = results, text, code
+            reply.value = value
             reply.event.set()

@@ -381,3 +381,39 @@ def test_a_silent_peer_is_a_timeout() -> None:
         )
     os.close(their_reader)
     os.close(their_writer)
+
+
+# Programs.
+
+
+def test_a_program_runs_and_its_output_and_status_come_back(kernel: wire.RemoteKernel) -> None:
+    done = kernel.run_program(["sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert (done.status, done.output, done.dropped, done.failure) == (3, b"out\nerr\n", 0, "")
+    assert kernel.run_program(["cat"]).status == 0  # its standard input is empty
+    assert kernel.run_program(["sh", "-c", "kill -9 $$"]).status == -9
+
+
+def test_a_programs_output_is_bounded(kernel: wire.RemoteKernel) -> None:
+    done = kernel.run_program(["head", "-c", "300000", "/dev/zero"], limit=1000)
+    assert (done.status, done.output, done.dropped) == (0, bytes(1000), 299000)
+
+
+def test_a_program_that_does_not_end_is_ended(kernel: wire.RemoteKernel) -> None:
+    # The child holds the pipe, too: it has to go as well.
+    done = kernel.run_program(["sh", "-c", "echo begun; sleep 600 & sleep 600"], timeout=1)
+    assert (done.status, done.output) == (None, b"begun\n")
+    assert "in time" in done.failure
+
+
+def test_a_program_that_is_not_there_is_said_so(kernel: wire.RemoteKernel) -> None:
+    done = kernel.run_program(["/does/not/exist"])
+    assert done.status is None
+    assert "No such file" in done.failure
+
+
+def test_programs_run_beside_batches(kernel: wire.RemoteKernel) -> None:
+    waiting = threading.Thread(target=kernel.run_program, args=(["sleep", "2"],))
+    waiting.start()
+    assert kernel.call(ReadFile("/proc/uptime")).ok
+    assert waiting.is_alive(), "the batch waited for the program"
+    waiting.join()
