@@ -162,8 +162,17 @@ class Emulator(Kernel):
             return Result(-1, error.errno)
 
     def _ioctl(self, op: Ioctl, task: Task) -> Generator[Blocked | None, None, Result]:
+        file = self.process.files.get(op.fd)
+        self.process.files.hold(file)
+        try:
+            return (yield from self._ioctl_of(file, op, task))
+        finally:
+            self.process.files.drop(file)
+
+    def _ioctl_of(
+        self, file: File, op: Ioctl, task: Task
+    ) -> Generator[Blocked | None, None, Result]:
         process = self.process
-        file = process.files.get(op.fd)
         call = Call(process, task)
         if isinstance(op.arg, int):
             value = file.ioctl(call, op.request, op.arg & (1 << 64) - 1)

@@ -91,6 +91,7 @@ class FdTable:
 
     def __init__(self) -> None:
         self._files: dict[int, File] = {}
+        self._held: list[File] = []
 
     def install(self, file: File) -> int:
         """Give a file the lowest free descriptor."""
@@ -109,11 +110,23 @@ class FdTable:
             raise KvmError(errno.EBADF)
         return file
 
+    def hold(self, file: File) -> None:
+        """fdget: what a system call works on stays open until it is done, closed or not."""
+        self._held.append(file)
+
+    def drop(self, file: File) -> None:
+        """fdput: the other end of hold()."""
+        self._held.remove(file)
+        self._put(file)
+
     def close(self, fd: int) -> None:
         """close(2)."""
         file = self.get(fd)
         del self._files[fd]
-        if file not in self._files.values():
+        self._put(file)
+
+    def _put(self, file: File) -> None:
+        if file not in self._files.values() and file not in self._held:
             file.release()
 
     def close_all(self) -> None:
