@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
+
+from harness.uapi import kvm as uapi
 
 if TYPE_CHECKING:
     from harness.vm.host import Host
@@ -13,18 +15,23 @@ if TYPE_CHECKING:
 def _snp(host: Host) -> str | None:
     if host.has_snp:
         return None
-    if host.kernel.snp_hint is not None:
-        return host.kernel.snp_hint
-    state = host.parameter("sev_snp")
-    if state is None:
-        return "this kernel's kvm_amd has no SNP support (no parameter sev_snp)"
-    return f"kvm_amd offers no KVM_X86_SNP_VM (parameter sev_snp={state})"
+    why = host.kernel.snp_hint
+    if why is None:
+        state = host.parameter("sev_snp")
+        why = "kvm_amd has no parameter sev_snp" if state is None else f"kvm_amd.sev_snp={state}"
+    return f"needs SEV-SNP, which this host lacks ({why})"
 
 
 def _private_memory(host: Host) -> str | None:
     if host.has_private_memory:
         return None
     return "no VM type with private memory: kernel without CONFIG_KVM_SW_PROTECTED_VM or SNP"
+
+
+def _sw_protected(host: Host) -> str | None:
+    if uapi.KVM_X86_SW_PROTECTED_VM in host.vm_types:
+        return None
+    return "needs KVM_X86_SW_PROTECTED_VM: kernel without CONFIG_KVM_SW_PROTECTED_VM"
 
 
 def _inspector(host: Host) -> str | None:
@@ -42,10 +49,11 @@ def _gmem_2m(host: Host) -> str | None:
 FEATURES: dict[str, Callable[[Host], str | None]] = {
     "snp": _snp,
     "private_memory": _private_memory,
+    "sw_protected": _sw_protected,
     "inspector": _inspector,
     "gmem_2m": _gmem_2m,
 }
-"""Feature by name, and the function that says why a host lacks it."""
+"""Feature by name, the weightiest first, and the function that says why a host lacks it."""
 
 
 def lacks(name: str, host: Host) -> str | None:
@@ -59,3 +67,13 @@ def lacks(name: str, host: Host) -> str | None:
     if value is None and not hasattr(host.revision, name):
         raise LookupError(f"no feature is called {name!r}; there are {', '.join(FEATURES)}")
     return None if value else f"revision {host.revision.name} has no {name}"
+
+
+def lacking(names: Iterable[str], host: Host) -> str | None:
+    """Say in one line which of the needs is the weightiest that a host does not meet.
+
+    What lacks SNP lacks much besides: all of it is skipped for that one reason.
+    """
+    order = list(FEATURES)
+    ranked = sorted(set(names), key=lambda n: (order.index(n) if n in FEATURES else len(order), n))
+    return next((reason for name in ranked if (reason := lacks(name, host))), None)

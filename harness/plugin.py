@@ -327,11 +327,9 @@ def _needs(request: pytest.FixtureRequest) -> None:
     """Skip a test whose needs the kernel or the revision does not meet."""
     needs = [name for mark in request.node.iter_markers("needs") for name in mark.args]
     if needs:
-        host = request.getfixturevalue("host")
-        for name in needs:
-            reason = features.lacks(name, host)
-            if reason:
-                pytest.skip(reason)
+        reason = features.lacking(needs, request.getfixturevalue("host"))
+        if reason:
+            pytest.skip(reason)
 
 
 @pytest.fixture
