@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+from virtme import architectures
+from virtme.commands import configkernel
 
 from harness import host_packages, kbuild
 from harness.errors import BuildError, UsageError
@@ -241,6 +243,39 @@ def test_a_symbol_that_did_not_take_is_told_with_the_reason() -> None:
         assert part in caught.value.message
 
 
+def test_what_virtme_ng_asks_for_is_there_or_left_out_for_a_reason() -> None:
+    """Its required symbols; the optional ones are graphics, sound and BPF."""
+    text = config.find_fragments(())[0].text
+    ours = {symbol.name: symbol.value for symbol in config.read_fragment(text)}
+    without = config.left_out(text)
+    theirs = [*configkernel._GENERIC_CONFIG, *architectures.get("x86_64").config_base()]
+    asked = dict(line.split("#")[0].strip().split("=") for line in theirs if "=" in line)
+    asked.pop("CONFIG_VIRTIO")  # has no prompt: VIRTIO_PCI selects it
+    on = {name for name, value in asked.items() if value == "y"}
+    assert len(on) > 40
+    assert sorted(on - ours.keys() - without) == []
+    assert sorted(without - on) == []
+    assert sorted(without & ours.keys()) == []
+    for name in asked.keys() - on:  # allnoconfig leaves them off
+        assert name not in ours
+
+
+def test_symbols_are_limited_to_versions() -> None:
+    fragment = config.Fragment(
+        "x",
+        "# Why.\nCONFIG_A=y\n# until 7.2\nCONFIG_B=y\nCONFIG_C=y\n# since 6.16\nCONFIG_D=y\n"
+        "\n# Why.\n# since 6.12 until 6.14\n# CONFIG_E is not set\n\nCONFIG_F=y\n",
+    )
+
+    def names(major: int, minor: int) -> str:
+        symbols = config.wanted_symbols([fragment], (major, minor, 7))
+        return "".join(symbol.name.removeprefix("CONFIG_") for symbol in symbols)
+
+    assert [names(6, 11), names(6, 12), names(6, 14)] == ["ABCF", "ABCEF", "ABCEF"]
+    assert [names(6, 16), names(7, 2), names(7, 3)] == ["ABCDF", "ABCDF", "ADF"]
+    assert {symbol.why for symbol in config.read_fragment(fragment.text)} == {"Why.", ""}
+
+
 def test_fragments_are_ours_or_files(tmp_path: Path) -> None:
     assert [each.name for each in config.find_fragments(())] == ["base"]
     mine = tmp_path / "mine.config"
@@ -251,7 +286,7 @@ def test_fragments_are_ours_or_files(tmp_path: Path) -> None:
     other.parent.mkdir()
     other.write_text(mine.read_text())
     assert config.find_fragments([str(other)])[-1].name != found[-1].name
-    wanted = {each.name: each.value for each in config.wanted_symbols(found)}
+    wanted = {each.name: each.value for each in config.wanted_symbols(found, (6, 12, 0))}
     assert (wanted["CONFIG_NR_CPUS"], wanted["CONFIG_SMP"]) == ("512", "n")
     with pytest.raises(UsageError, match=r"--config gone: No such file"):
         config.find_fragments(["gone"])

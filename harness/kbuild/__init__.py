@@ -16,7 +16,7 @@ from harness.errors import BuildError
 from harness.host_packages import ensure_packages
 from harness.kbuild import cache, debsource
 from harness.kbuild.compile import compiler_version
-from harness.kbuild.config import Fragment, find_fragments
+from harness.kbuild.config import Fragment, allconfig, find_fragments, wanted_symbols
 from harness.kbuild.kernel import (
     KernelBuild,
     check_name,
@@ -26,7 +26,7 @@ from harness.kbuild.kernel import (
     name_file,
     read_built,
 )
-from harness.kbuild.make import make_kernel
+from harness.kbuild.make import make_kernel, version_of
 from harness.kbuild.progress import Progress
 from harness.kbuild.series import Patch, load_series
 from harness.kbuild.tree import KernelTree, PatchError
@@ -79,7 +79,7 @@ def build(
         if patches:
             progress.stage(f"applying {len(patches)} patches")
             commit = apply_series(tree, commit, patches)
-        key = _key(tree.tree_of(commit), configuration)
+        key = _key(tree, commit, configuration)
         if read_built(key) is None:
             make_kernel(directory_of(key), tree, commit, configuration, progress)
         record = {
@@ -101,10 +101,10 @@ def apply_series(tree: KernelTree, commit: str, patches: list[Patch]) -> str:
         raise BuildError(error.summary, "is the series made for this base?") from None
 
 
-def _key(tree: str, configuration: list[Fragment]) -> str:
+def _key(tree: KernelTree, commit: str, configuration: list[Fragment]) -> str:
     """Hash everything that decides what is built."""
+    symbols = allconfig(wanted_symbols(configuration, version_of(tree, commit)))
     content = hashlib.sha256()
-    texts = (each.text for each in configuration)
-    for part in (str(RECIPE), tree, compiler_version(), *texts):
+    for part in (str(RECIPE), tree.tree_of(commit), compiler_version(), symbols):
         content.update(part.encode() + b"\0")
     return content.hexdigest()[:20]

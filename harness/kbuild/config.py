@@ -19,6 +19,8 @@ from harness.errors import BuildError, UsageError
 FRAGMENTS = Path(__file__).resolve().parents[2] / "kernels"
 _SET = re.compile(r"(CONFIG_[A-Za-z0-9_]+)=(.*)")
 _UNSET = re.compile(r"# (CONFIG_[A-Za-z0-9_]+) is not set")
+_WITHOUT = re.compile(r"# without ([A-Z0-9_ ]+): \S.*")
+_RANGE = re.compile(r"# *(since|until) ([0-9]+)\.([0-9]+)(?: (until) ([0-9]+)\.([0-9]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,9 @@ class Symbol:
     name: str
     value: str
     why: str
+    since: tuple[int, int] = (0, 0)
+    until: tuple[int, int] = (1 << 16, 0)
+    """The first and the last version of Linux that has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +74,38 @@ def fragment_names() -> list[str]:
 
 
 def read_fragment(text: str) -> list[Symbol]:
-    """Take a fragment apart."""
+    """Take a fragment apart; ValueError for a line that is neither symbol nor comment."""
     symbols: list[Symbol] = []
     comment: list[str] = []
+    limits: dict[str, tuple[int, int]] = {}
     fresh = True
     for line in text.splitlines():
         if match := _SET.fullmatch(line):
-            symbols.append(Symbol(match[1], match[2], " ".join(comment)))
+            symbols.append(Symbol(match[1], match[2], " ".join(comment), **limits))
             fresh = True
         elif match := _UNSET.fullmatch(line):
-            symbols.append(Symbol(match[1], "n", " ".join(comment)))
+            symbols.append(Symbol(match[1], "n", " ".join(comment), **limits))
             fresh = True
+        elif match := _RANGE.fullmatch(line):
+            limits = {match[1]: (int(match[2]), int(match[3]))}
+            if match[4]:
+                limits[match[4]] = (int(match[5]), int(match[6]))
         elif line.startswith("#"):
             if fresh:
-                comment = []
+                comment, limits = [], {}
             fresh = False
             comment.append(line.lstrip("# ").rstrip())
         elif not line.strip():
-            comment, fresh = [], True
+            comment, limits, fresh = [], {}, True
         else:
             raise ValueError(f"neither a symbol nor a comment: {line!r}")
     return symbols
+
+
+def left_out(text: str) -> set[str]:
+    """Return the symbols that a fragment's comments name as left out, with the reason why."""
+    lines = [match[1] for line in text.splitlines() if (match := _WITHOUT.fullmatch(line))]
+    return {f"CONFIG_{name}" for line in lines for name in line.split()}
 
 
 def read_config(text: str) -> dict[str, str]:
@@ -107,9 +123,15 @@ def dropped(wanted: list[Symbol], config: dict[str, str]) -> list[str]:
     ]
 
 
-def wanted_symbols(fragments: Sequence[Fragment]) -> list[Symbol]:
-    """Return what fragments ask for together: of one symbol twice, the last counts."""
-    symbols = [symbol for each in fragments for symbol in read_fragment(each.text)]
+def wanted_symbols(fragments: Sequence[Fragment], version: Sequence[int]) -> list[Symbol]:
+    """Return what fragments ask of a version: of one symbol twice, the last counts."""
+    release = (version[0], version[1])
+    symbols = [
+        symbol
+        for each in fragments
+        for symbol in read_fragment(each.text)
+        if symbol.since <= release <= symbol.until
+    ]
     return list({symbol.name: symbol for symbol in symbols}.values())
 
 
@@ -124,5 +146,6 @@ def check_config(wanted: list[Symbol], text: str) -> None:
     if problems:
         raise BuildError(
             "the configuration is not what the kernel needs: " + "; ".join(problems),
-            "its dependencies may have changed in this tree: amend kernels/*.config",
+            "its dependencies may have changed in this tree: amend the fragment "
+            "(kernels/base.config says how to limit a symbol to some versions)",
         )

@@ -54,7 +54,7 @@ def make_kernel(
     tree.checkout(commit)
     make = Compiler(tree.path, objects_of(fragments, version))
     progress.stage("configuring")
-    wanted = wanted_symbols(fragments)
+    wanted = wanted_symbols(fragments, version)
     config = make.configure(allconfig(wanted))
     check_config(wanted, config)
     progress.stage("compiling")
