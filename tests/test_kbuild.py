@@ -19,8 +19,9 @@ from virtme.commands import configkernel
 from harness import host_packages, kbuild
 from harness.errors import BuildError, UsageError
 from harness.kbuild import cache, compile, config, debsource
+from harness.kbuild.gitrun import GitError
 from harness.kbuild.series import Patch, load_series
-from harness.kbuild.tree import GitError, KernelTree, PatchError
+from harness.kbuild.tree import KernelTree, PatchError
 
 SERIES = Path(__file__).parent / "data" / "series"
 

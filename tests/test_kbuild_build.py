@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -98,3 +99,26 @@ def test_tools_for_traces_are_there() -> None:
     """The decoder calls these; binutils has them."""
     for tool in ("addr2line", "readelf", "nm"):
         subprocess.run([tool, "--version"], check=True, capture_output=True, timeout=60)
+
+
+def test_versions_have_work_trees_of_their_own(home: Path, tmp_path: Path) -> None:
+    """Going to another version and back gives no file a new time stamp."""
+    source = fakekernel.write_tree(tmp_path / "source")
+    tree = KernelTree(home / "linux")
+    commits = []
+    for minor in (12, 13):
+        makefile = source / "Makefile"
+        makefile.write_text(
+            makefile.read_text().replace("PATCHLEVEL = 12", f"PATCHLEVEL = {minor}")
+        )
+        with tarfile.open(tmp_path / "source.tar", "w") as archive:
+            archive.add(source, source.name)
+        commits.append(tree.import_tarball(tmp_path / "source.tar", f"refs/snptest/base/{minor}"))
+    folders = [tree.check_out_version(commit) for commit in commits]
+    assert [each.name for each in folders] == ["linux", "linux-6.13"]
+    stamp = (folders[0] / "Makefile").stat().st_mtime_ns
+    shutil.rmtree(folders[1])
+    assert tree.check_out_version(commits[1]) == folders[1]
+    assert "PATCHLEVEL = 13" in (folders[1] / "Makefile").read_text()
+    assert tree.check_out_version(commits[0]) == folders[0]
+    assert (folders[0] / "Makefile").stat().st_mtime_ns == stamp

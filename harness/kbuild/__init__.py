@@ -26,7 +26,7 @@ from harness.kbuild.kernel import (
     name_file,
     read_built,
 )
-from harness.kbuild.make import make_kernel, version_of
+from harness.kbuild.make import make_kernel
 from harness.kbuild.progress import Progress
 from harness.kbuild.series import Patch, load_series
 from harness.kbuild.tree import KernelTree, PatchError
@@ -103,7 +103,7 @@ def apply_series(tree: KernelTree, commit: str, patches: list[Patch]) -> str:
 
 def _key(tree: KernelTree, commit: str, configuration: list[Fragment]) -> str:
     """Hash everything that decides what is built."""
-    symbols = allconfig(wanted_symbols(configuration, version_of(tree, commit)))
+    symbols = allconfig(wanted_symbols(configuration, tree.version_of(commit)))
     content = hashlib.sha256()
     for part in (str(RECIPE), tree.tree_of(commit), compiler_version(), symbols):
         content.update(part.encode() + b"\0")

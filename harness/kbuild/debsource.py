@@ -16,8 +16,9 @@ from pathlib import Path
 from harness.errors import BuildError, UsageError
 from harness.host_packages import ensure_packages, run_apt
 from harness.kbuild import cache
+from harness.kbuild.gitrun import GitError
 from harness.kbuild.progress import Progress
-from harness.kbuild.tree import GitError, KernelTree
+from harness.kbuild.tree import KernelTree
 
 DOWNLOAD_TIMEOUT = 1200.0
 _BASE = re.compile(r"(linux-source-[0-9]+\.[0-9]+)(?:=([0-9A-Za-z.+~:-]+))?")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -18,12 +17,11 @@ from harness.kbuild.compile import Compiler, compiler_version, depends
 from harness.kbuild.config import Fragment, allconfig, check_config, wanted_symbols
 from harness.kbuild.kernel import FORMAT
 from harness.kbuild.progress import Progress
-from harness.kbuild.tree import GitError, KernelTree
+from harness.kbuild.tree import KernelTree
 
 BOOT_MODULES = frozenset({"kvm", "kvm_amd"})
 """What every boot loads, with what it depends on."""
 SCRIPTS = ("decode_stacktrace.sh", "faddr2line")
-_VERSION = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL) *= *([0-9]+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +47,10 @@ def make_kernel(
 ) -> None:
     """Compile a commit and put the result where its key belongs, whole or not at all."""
     began = time.monotonic()
-    version = version_of(tree, commit)
+    version = tree.version_of(commit)
     progress.stage("checking out")
-    tree.checkout(commit)
-    make = Compiler(tree.path, objects_of(fragments, version))
+    source = tree.check_out_version(commit)
+    make = Compiler(source, objects_of(fragments, version))
     progress.stage("configuring")
     wanted = wanted_symbols(fragments, version)
     config = make.configure(allconfig(wanted))
@@ -68,7 +66,7 @@ def make_kernel(
         for image in ("arch/x86/boot/bzImage", "vmlinux", "System.map"):
             shutil.copy2(make.objects / image, scratch)
         _keep_modules(boot + extra, scratch)
-        _keep_scripts(tree, scratch / "scripts")
+        _keep_scripts(source, scratch / "scripts")
         (scratch / "config").write_text(config)
         shutil.copy2(log, scratch / "build.log")
         built = _Built(
@@ -88,15 +86,6 @@ def make_kernel(
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-
-
-def version_of(tree: KernelTree, commit: str) -> tuple[int, int, int]:
-    """Return a commit's version, as its Makefile has it."""
-    try:
-        found = dict(_VERSION.findall(tree.git("show", f"{commit}:Makefile")))
-        return int(found["VERSION"]), int(found["PATCHLEVEL"]), int(found["SUBLEVEL"])
-    except (GitError, KeyError):
-        raise BuildError("the base is no kernel tree: its Makefile has no version") from None
 
 
 def objects_of(fragments: list[Fragment], version: tuple[int, int, int]) -> Path:
@@ -133,9 +122,9 @@ def _keep_modules(modules: list[Path], scratch: Path) -> None:
             raise BuildError(f"{module.name} could not be stripped: {done.stderr.strip()}")
 
 
-def _keep_scripts(tree: KernelTree, folder: Path) -> None:
+def _keep_scripts(source: Path, folder: Path) -> None:
     folder.mkdir()
     for name in SCRIPTS:
-        script = tree.path / "scripts" / name
+        script = source / "scripts" / name
         if script.is_file():
             shutil.copy2(script, folder)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The one work tree in which kernels are built, kept in git.
+"""The sources of kernels, kept in one git repository with a work tree a version.
 
 Base sources become commits by a fast import straight from the tarball, series become
 commits on top of them, made in an index of their own.  The work tree only ever moves by
@@ -11,34 +11,15 @@ dates are pinned.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
-import subprocess
-import tarfile
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
-from harness.errors import UserError
+from harness.kbuild.gitrun import GIT_TIMEOUT, IDENTITY, GitError, run_git
+from harness.kbuild.importer import import_tarball
 
-GIT_TIMEOUT = 600.0
-_IDENTITY = {
-    "GIT_AUTHOR_NAME": "snptest",
-    "GIT_AUTHOR_EMAIL": "snptest@localhost",
-    "GIT_AUTHOR_DATE": "1700000000 +0000",
-    "GIT_COMMITTER_NAME": "snptest",
-    "GIT_COMMITTER_EMAIL": "snptest@localhost",
-    "GIT_COMMITTER_DATE": "1700000000 +0000",
-    "GIT_CONFIG_NOSYSTEM": "1",
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    "LC_ALL": "C",
-}
-
-
-class GitError(Exception):
-    """A git command failed; the message is what it printed."""
+_VERSION = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL) *= *([0-9]+)$", re.MULTILINE)
 
 
 class KernelTree:
@@ -59,35 +40,29 @@ class KernelTree:
         *arguments: str,
         stdin: bytes = b"",
         index: Path | None = None,
+        files: Path | None = None,
         timeout: float = GIT_TIMEOUT,
     ) -> str:
         """Run git in the repository and return what it printed; GitError when it fails."""
-        out = self._git(arguments, stdin, index, timeout)
+        out = self.git_bytes(*arguments, stdin=stdin, index=index, files=files, timeout=timeout)
         return out.decode(errors="replace").strip()
 
-    def _git(
-        self, arguments: tuple[str, ...], stdin: bytes, index: Path | None, timeout: float
+    def git_bytes(
+        self,
+        *arguments: str,
+        stdin: bytes = b"",
+        index: Path | None = None,
+        files: Path | None = None,
+        timeout: float = GIT_TIMEOUT,
     ) -> bytes:
-        environment = {**os.environ, **_IDENTITY}
-        for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-            environment.pop(name, None)
+        """Do the same without decoding.  `files` is another directory to take as work tree."""
+        environment = dict(IDENTITY)
         if index is not None:
             environment["GIT_INDEX_FILE"] = str(index)
-        try:
-            done = subprocess.run(
-                ["git", *arguments],
-                cwd=self.path,
-                env=environment,
-                input=stdin,
-                capture_output=True,
-                timeout=timeout,
-                check=False,
-            )
-        except FileNotFoundError:
-            raise UserError("git is not installed", "apt-get install git") from None
-        if done.returncode:
-            raise GitError((done.stderr or done.stdout).decode(errors="replace").strip())
-        return done.stdout
+        if files is not None:
+            environment["GIT_DIR"] = str(self.path / ".git")
+            environment["GIT_WORK_TREE"] = str(files)
+        return run_git(arguments, files or self.path, environment, stdin, timeout)
 
     def commit_of(self, name: str) -> str | None:
         """Return the commit of a name, None where there is none."""
@@ -100,46 +75,49 @@ class KernelTree:
         """Return the hash of a commit's content."""
         return self.git("rev-parse", f"{commit}^{{tree}}")
 
-    def checkout(self, commit: str) -> None:
-        """Move the work tree to a commit, touching only files that differ."""
-        lock = self.path / ".git" / "index.lock"
+    def checkout(self, commit: str, files: Path | None = None) -> None:
+        """Move a work tree (its own, unless told) to a commit, touching only what differs."""
+        files = files or self.path
+        folder = Path(
+            run_git(["rev-parse", "--absolute-git-dir"], files, IDENTITY).decode().strip()
+        )
         # The caller holds the cache's lock: whoever left this one behind was killed.
-        lock.unlink(missing_ok=True)
-        self.git("checkout", "--quiet", "--force", "--detach", commit)
+        (folder / "index.lock").unlink(missing_ok=True)
+        arguments = ["checkout", "--quiet", "--force", "--detach", commit]
+        run_git(arguments, files, IDENTITY)
+
+    def check_out_version(self, commit: str) -> Path:
+        """Check a commit out in the work tree for its version; return that.
+
+        Each major.minor version has a work tree of its own, so that going from one to another
+        and back gives no file a new time stamp.  The first version has the repository's.
+        """
+        version = self.version_of(commit)[:2]
+        files = self.path
+        try:
+            if self.version_of("HEAD")[:2] != version:
+                files = self.path.with_name(f"{self.path.name}-{version[0]}.{version[1]}")
+        except GitError:
+            pass  # nothing is checked out yet
+        if not (files / ".git").exists():
+            self.git("worktree", "prune")
+            self.git("worktree", "add", "--quiet", "--no-checkout", "--detach", str(files), commit)
+        self.checkout(commit, files)
+        return files
+
+    def version_of(self, commit: str) -> tuple[int, int, int]:
+        """Return a commit's version, as its Makefile has it; GitError where that has none."""
+        found = dict(_VERSION.findall(self.git("show", f"{commit}:Makefile")))
+        try:
+            return int(found["VERSION"]), int(found["PATCHLEVEL"]), int(found["SUBLEVEL"])
+        except KeyError:
+            raise GitError("its Makefile has no version") from None
 
     def import_tarball(
         self, tarball: Path, ref: str, progress: Callable[[int], None] = lambda count: None
     ) -> str:
         """Make a commit of a tarball's content (its top directory stripped); return it."""
-        stream = subprocess.Popen(
-            ["git", "fast-import", "--quiet", "--depth=1"],
-            cwd=self.path,
-            env={**os.environ, **_IDENTITY},
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert stream.stdin is not None
-        assert stream.stderr is not None
-        try:
-            with stream.stdin as sink:
-                with _decompressed(tarball) as content:
-                    _write_commit(content, sink, ref, tarball.name, progress)
-                # Only now: without it fast-import drops what a damaged tarball left behind.
-                sink.write(b"done\n")
-        except (tarfile.TarError, EOFError) as error:
-            stream.kill()
-            raise GitError(f"{tarball.name} is damaged: {error}") from None
-        except BrokenPipeError:
-            raise GitError(stream.stderr.read().decode(errors="replace").strip()) from None
-        except BaseException:
-            stream.kill()
-            raise
-        finally:
-            complaint = stream.stderr.read().decode(errors="replace").strip()
-            stream.stderr.close()
-            stream.wait(GIT_TIMEOUT)
-        if stream.returncode:
-            raise GitError(complaint)
+        import_tarball(self.path, tarball, ref, progress)
         return self.git("rev-parse", "--verify", ref)
 
     def apply(self, base: str, patches: list[tuple[str, bytes]]) -> str:
@@ -147,6 +125,10 @@ class KernelTree:
 
         The work tree is not touched.  PatchError names the first that does not apply.
         """
+        return ([base] + list(self.apply_each(base, patches)))[-1]
+
+    def apply_each(self, base: str, patches: list[tuple[str, bytes]]) -> Iterator[str]:
+        """Do the same, and return the commit after each."""
         commit = base
         with tempfile.TemporaryDirectory(prefix="snptest-index-") as scratch:
             index = Path(scratch) / "index"
@@ -158,14 +140,18 @@ class KernelTree:
                     )
                 except GitError as error:
                     raise PatchError(name, diff, str(error)) from None
-                tree = self.git("write-tree", index=index)
-                commit = self.git("commit-tree", tree, "-p", commit, "-m", name)
-        return commit
+                commit = self.commit(self.git("write-tree", index=index), name, commit)
+                yield commit
+
+    def commit(self, tree: str, message: str, parent: str | None = None) -> str:
+        """Make a commit of a tree object; the same again gives the same commit."""
+        parents = () if parent is None else ("-p", parent)
+        return self.git("commit-tree", tree, *parents, "-m", message)
 
     def diff(self, old: str, new: str, paths: list[str]) -> bytes:
         """Return the diff of some paths between two commits."""
         arguments = ("diff", "--binary", "--full-index", "--no-renames", old, new, "--", *paths)
-        return self._git(arguments, b"", None, GIT_TIMEOUT)
+        return self.git_bytes(*arguments)
 
 
 class PatchError(Exception):
@@ -205,61 +191,3 @@ def _hunk(diff: bytes, file: str, number: str) -> str:
         if header[4:].split(" ")[0].split(",")[0] == number:
             return f"{position} of {len(hunks)} ({header})"
     return f"at line {number}"
-
-
-@contextlib.contextmanager
-def _decompressed(tarball: Path) -> Iterator[IO[bytes]]:
-    """Open a tarball for streaming; xz is decompressed by xz(1), on all processors."""
-    if tarball.suffix != ".xz":
-        with tarball.open("rb") as content:
-            yield content
-        return
-    with subprocess.Popen(
-        ["xz", "-dc", "-T0", str(tarball)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as xz:
-        assert xz.stdout is not None
-        assert xz.stderr is not None
-        yield xz.stdout
-        while xz.stdout.read(1 << 20):
-            pass  # tar's padding: xz must reach its end, or it would die of a closed pipe
-        complaint = xz.stderr.read().decode(errors="replace").strip()
-        if xz.wait(GIT_TIMEOUT):
-            raise GitError(complaint or f"xz could not read {tarball}")
-
-
-def _write_commit(
-    content: IO[bytes], sink: IO[bytes], ref: str, name: str, progress: Callable[[int], None]
-) -> None:
-    """Translate a tar stream into one commit of git's fast-import language."""
-    message = name.encode()
-    identity = b"snptest <snptest@localhost> 1700000000 +0000"
-    sink.write(b"feature done\ncommit %s\ncommitter %s\n" % (ref.encode(), identity))
-    sink.write(b"data %d\n%s\ndeleteall\n" % (len(message), message))
-    with tarfile.open(fileobj=content, mode="r|*") as archive:
-        for count, member in enumerate(archive):
-            path = "/".join(member.name.removeprefix("./").split("/")[1:])
-            if not path or member.isdir():
-                continue
-            quoted = _quote(path)
-            if member.issym():
-                target = member.linkname.encode()
-                sink.write(b"M 120000 inline %s\ndata %d\n%s\n" % (quoted, len(target), target))
-            elif member.isreg():
-                source = archive.extractfile(member)
-                assert source is not None
-                mode = b"100755" if member.mode & stat.S_IXUSR else b"100644"
-                sink.write(b"M %s inline %s\ndata %d\n" % (mode, quoted, member.size))
-                sink.write(source.read())
-                sink.write(b"\n")
-            else:
-                raise GitError(f"{name} holds {member.name}, which is no file, link or directory")
-            if count % 500 == 0:
-                progress(count)
-
-
-def _quote(path: str) -> bytes:
-    """Quote a path for fast-import where it needs to be."""
-    if path.startswith('"') or "\n" in path:
-        escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return b'"' + escaped.encode() + b'"'
-    return path.encode()
