@@ -55,10 +55,24 @@ def _leaf(
     )
 
 
+def _sev_features(sev: bool, sev_es: bool, sev_snp: bool) -> int:
+    """sev_set_cpu_caps: what of it the module's parameters leave."""
+    off = 0 if sev_snp else 1 << 4
+    off |= 0 if sev_es else 1 << 3
+    return FEATURES_8000001F_EAX & ~off if sev else 0
+
+
 def supported(
-    *, cbit: int = CBIT, asids: int = SEV_ASIDS, min_sev_asid: int = MIN_SEV_ASID
+    *,
+    cbit: int = CBIT,
+    asids: int = SEV_ASIDS,
+    min_sev_asid: int = MIN_SEV_ASID,
+    sev: bool = True,
+    sev_es: bool = True,
+    sev_snp: bool = True,
 ) -> list[kvm_cpuid_entry2]:
-    """KVM_GET_SUPPORTED_CPUID."""
+    """KVM_GET_SUPPORTED_CPUID; without SEV the leaf about it is all zero."""
+    sev_leaf = (_sev_features(sev, sev_es, sev_snp), cbit, asids, min_sev_asid) if sev else ()
     low, middle, high = _words(VENDOR, 3)
     brand = _words(BRAND, 12)
     return [
@@ -91,6 +105,6 @@ def supported(
         _leaf(0x8000001D, 0x00004143, 0x01C0003F, 0x000003FF, 0x2, index=2),
         _leaf(0x8000001D, 0x0001C163, 0x03C0003F, 0x00007FFF, 0x1, index=3),
         _leaf(0x8000001E, 0, 0x100, 0, 0),
-        _leaf(0x8000001F, FEATURES_8000001F_EAX, cbit, asids, min_sev_asid),
+        _leaf(0x8000001F, *sev_leaf),
         _leaf(0x80000021, FEATURES_80000021_EAX),
     ]

@@ -122,7 +122,9 @@ def _create_vm(kvm: Kvm, call: Call, arg: int) -> int:
 @KVM_IOCTLS(uapi.KVM_GET_SUPPORTED_CPUID)
 def _get_supported_cpuid(kvm: Kvm, call: Call, arg: int) -> int:
     wanted = get_struct(call, uapi.kvm_cpuid2, arg)
-    entries = cpuid.supported()
+    config = kvm.machine.config
+    sev_es = config.sev and config.sev_es
+    entries = cpuid.supported(sev=config.sev, sev_es=sev_es, sev_snp=kvm.sev_snp)
     if wanted.nent < len(entries):
         raise KvmError(errno.E2BIG)
     size = ctypes.sizeof(uapi.kvm_cpuid_entry2)
