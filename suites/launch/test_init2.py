@@ -9,7 +9,6 @@ import pytest
 
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
-from harness.vm.errors import KvmIoctlError
 from harness.vm.host import Host
 from harness.vm.vm import Vm
 from suites.launch.launching import command_at, init2, launch_guest, start
@@ -52,17 +51,6 @@ def test_snp_type_is_reported(host: Host) -> None:
     """KVM_CAP_VM_TYPES reports SNP beside the types it stands upon."""
     types = {uapi.KVM_X86_SEV_VM, uapi.KVM_X86_SEV_ES_VM, uapi.KVM_X86_SNP_VM}
     assert types <= host.vm_types
-
-
-@pytest.mark.parametrize("type", [*range(6), 31])
-def test_types_reported_are_those_that_can_be_created(host: Host, type: int) -> None:
-    """A VM of a type can be created exactly where KVM_CAP_VM_TYPES reports the type."""
-    if type in host.vm_types:
-        host.create_vm(type).close()
-    else:
-        with pytest.raises(KvmIoctlError) as refused:
-            host.create_vm(type)
-        assert refused.value.errno == errno.EINVAL
 
 
 def test_snp_vm_offers_private_memory(vm: Vm) -> None:
