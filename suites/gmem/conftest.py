@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.kernel import Inspector
+from harness.uapi import kvm as uapi
 from harness.vm.guest import Guest
 from harness.vm.host import Host
 from harness.vm.vm import Vm
@@ -46,6 +47,25 @@ def guest(host: Host) -> Iterator[Guest]:
 def pair(host: Host) -> Iterator[Guest]:
     """A running guest with two vCPUs."""
     with Guest.launch(host, memory=MEMORY, vcpus=2) as launched:
+        for cpu in launched.cpus:
+            cpu.boot()
+        yield launched
+
+
+@pytest.fixture
+def plain(host: Host) -> Iterator[Guest]:
+    """A running KVM_X86_SW_PROTECTED_VM with one vCPU; only attributes make its memory private."""
+    kind = uapi.KVM_X86_SW_PROTECTED_VM
+    with Guest.launch(host, memory=MEMORY, vm_type=kind) as launched:
+        launched.cpu().boot()
+        yield launched
+
+
+@pytest.fixture
+def plain_pair(host: Host) -> Iterator[Guest]:
+    """The same with two vCPUs."""
+    kind = uapi.KVM_X86_SW_PROTECTED_VM
+    with Guest.launch(host, memory=MEMORY, vm_type=kind, vcpus=2) as launched:
         for cpu in launched.cpus:
             cpu.boot()
         yield launched

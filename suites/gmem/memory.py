@@ -8,13 +8,29 @@ from harness.vm.guest import Guest, GuestCpu
 from harness.vm.layout import PAGE_SIZE as PAGE
 from harness.vm.layout import PAGE_SIZE_2M as HUGE
 
-__all__ = ["HUGE", "MEMORY", "PAGE", "SPARE", "A", "B", "fresh", "gmem_of", "use"]
+__all__ = [
+    "FAR",
+    "HUGE",
+    "MEMORY",
+    "PAGE",
+    "SPARE",
+    "A",
+    "B",
+    "empty",
+    "fresh",
+    "gmem_of",
+    "marked",
+    "use",
+    "write_marks",
+]
 
 MEMORY = 16 << 20
 A = 0x400000
 """2 MiB of free guest memory; launch leaves it private for SNP, shared for others."""
 B = 0x600000
 SPARE = 0x800000
+FAR = 1 << 30
+"""Where tests put slots of their own."""
 
 
 def gmem_of(guest: Guest) -> GuestMemfd:
@@ -32,3 +48,22 @@ def use(cpu: GuestCpu, gpa: int, size: int = PAGE) -> None:
     fresh(cpu, gpa, size)
     if cpu.guest.is_snp:
         cpu.pvalidate(gpa, size, validate=True).check()
+
+
+def write_marks(cpu: GuestCpu, gpa: int, pages: int, first: int = 1) -> None:
+    """Fill each page of a range with a word of its own: first, first + 1, ..."""
+    for number in range(pages):
+        cpu.fill(gpa + number * PAGE, PAGE, first + number).check()
+
+
+def marked(cpu: GuestCpu, gpa: int, pages: int, first: int = 1) -> bool:
+    """Whether each page still holds all of what write_marks put there."""
+    return not any(
+        cpu.verify(gpa + number * PAGE, PAGE, first + number).check().value
+        for number in range(pages)
+    )
+
+
+def empty(cpu: GuestCpu, gpa: int, pages: int = 1) -> bool:
+    """Whether a range of a guest without memory encryption holds zeros only."""
+    return not cpu.verify(gpa, pages * PAGE, 0).check().value

@@ -54,11 +54,11 @@ def test_need_no_memory(vm: Vm) -> None:
         vm.set_memory_attributes(1 << 40, HUGE, private=private)
 
 
+# Only an SNP guest says itself which kind of access it wants.
+@pytest.mark.needs("snp")
 @pytest.mark.parametrize("private", [True, False], ids=["private", "shared"])
 def test_wrong_access_goes_to_userspace(guest: Guest, private: bool) -> None:
     """An access of the kind that the attributes do not allow is a memory fault exit."""
-    if not guest.is_snp:
-        pytest.skip("only an SNP guest says itself which kind of access it wants")
     cpu = guest.cpu()
     guest.vm.set_memory_attributes(A, PAGE, private=not private)
     stopped = cpu.load(A, private=private).exit
@@ -67,11 +67,10 @@ def test_wrong_access_goes_to_userspace(guest: Guest, private: bool) -> None:
     assert stopped.errno == errno.EFAULT
 
 
+@pytest.mark.needs("snp")
 def test_access_goes_on_after_conversion(guest: Guest) -> None:
     """When userspace converts the page as a memory fault asks, the access is carried out."""
     cpu = guest.cpu()
-    if not guest.is_snp:
-        pytest.skip("only an SNP guest says itself which kind of access it wants")
 
     def convert(_: object, fault: MemoryFaultExit) -> bool:
         guest.vm.set_memory_attributes(fault.gpa, fault.size, private=fault.private)
@@ -105,10 +104,9 @@ def test_private_memory_survives_the_change(guest: Guest) -> None:
     assert cpu.verify(A, PAGE, 99, 1).check().value == 0
 
 
+@pytest.mark.needs("snp")
 def test_no_slot(guest: Guest) -> None:
     """A private access where no slot is (MMIO) is a memory fault exit, never MMIO."""
-    if not guest.is_snp:
-        pytest.skip("only an SNP guest makes private accesses by itself")
     far = 1 << 30
     guest.vm.set_memory_attributes(far, PAGE, private=True)
     stopped = guest.cpu().load(far).exit
