@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness import features
 from harness.uapi import kvm as uapi
 from harness.vm.guest import Guest, Hooks
 from harness.vm.host import Host
@@ -80,10 +81,10 @@ def guest(keeper: Keeper) -> Iterator[Guest]:
 def vm_type(host: Host, request: pytest.FixtureRequest) -> int:
     """Each VM type that has private memory."""
     types = {"snp": uapi.KVM_X86_SNP_VM, "sw_protected": uapi.KVM_X86_SW_PROTECTED_VM}
-    wanted = types[request.param]
-    if wanted not in host.vm_types:
-        pytest.skip(f"this host has no VMs of type {request.param}")
-    return wanted
+    reason = features.lacks(request.param, host)
+    if reason:
+        pytest.skip(reason)
+    return types[request.param]
 
 
 @pytest.fixture
