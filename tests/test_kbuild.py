@@ -18,7 +18,7 @@ from virtme.commands import configkernel
 
 from harness import host_packages, kbuild
 from harness.errors import BuildError, UsageError
-from harness.kbuild import cache, compile, config, debsource
+from harness.kbuild import apt, cache, compile, config, debsource
 from harness.kbuild.gitrun import GitError
 from harness.kbuild.series import Patch, load_series
 from harness.kbuild.tree import KernelTree, PatchError
@@ -340,6 +340,34 @@ def test_a_failing_make_is_a_build_error(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 OFFERED = ["6.12.117-1~deb12u1", "6.12.107-1~deb12u1", "6.12.10-1"]
+BY_SUITES = {
+    "linux-source-6.12": ["6.12.120-1"],
+    "linux-source-7.9": ["7.9.4-1"],
+    "linux-source-7.10": ["7.10.2-1", "7.10.1-1~bpo13+1"],
+}
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What apt offers, without apt: the machine's sources have 6.12 only."""
+
+    def system(package: str) -> list[str]:
+        return OFFERED if package == "linux-source-6.12" else []
+
+    suites = apt.Apt()
+
+    def names(self: apt.Apt, prefix: str) -> list[str]:
+        known = BY_SUITES if self is suites else ["linux-source-6.12"]
+        return [name for name in known if name.startswith(prefix)]
+
+    monkeypatch.setattr(apt.Apt, "names", names)
+    monkeypatch.setattr(apt, "suites", lambda refresh=False: suites)
+    monkeypatch.setattr(apt, "mirror", lambda: "the mirror")
+    monkeypatch.setattr(apt, "system", apt.Apt)
+    monkeypatch.setattr(debsource, "offered", system)
+    monkeypatch.setattr(
+        debsource, "offered_by_suites", lambda package, refresh=False: BY_SUITES.get(package, [])
+    )
 
 
 @pytest.mark.parametrize(
@@ -349,22 +377,61 @@ OFFERED = ["6.12.117-1~deb12u1", "6.12.107-1~deb12u1", "6.12.10-1"]
         ("linux-source-6.12=6.12.107", "6.12.107-1~deb12u1"),
         ("linux-source-6.12=6.12.10", "6.12.10-1"),
         ("linux-source-6.12=6.12.107-1~deb12u1", "6.12.107-1~deb12u1"),
+        # The machine's own sources first, then the suites; x is the highest minor.
+        ("linux-source-6.12=6.12.120", "6.12.120-1"),
+        ("linux-source-7.9", "7.9.4-1"),
+        ("linux-source-7.10=7.10.1", "7.10.1-1~bpo13+1"),
+        ("linux-source-7.x", "7.10.2-1"),
     ],
 )
-def test_bases_resolve_to_versions(
-    base: str, version: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(debsource, "offered", lambda package: OFFERED)
+def test_bases_resolve_to_versions(base: str, version: str, offered: None) -> None:
     assert debsource.resolve(base).version == version
 
 
-def test_bases_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debsource, "offered", lambda package: OFFERED)
-    with pytest.raises(UsageError, match=r"it has: 6\.12\.117"):
+def test_bases_that_are_not_there_are_told(offered: None) -> None:
+    with pytest.raises(UsageError, match=r"it has: 6\.12\.120-1, 6\.12\.117"):
         debsource.resolve("linux-source-6.12=6.12.1")
+    with pytest.raises(UsageError, match=r"apt offers no linux-source-6\.13"):
+        debsource.resolve("linux-source-6.13")
+    with pytest.raises(UsageError, match=r"apt offers no linux-source-5\.x"):
+        debsource.resolve("linux-source-5.x")
     for base in ("linux", "linux-source-6.12=", "--linux-source-6.12", "linux-source-6.12=a b"):
         with pytest.raises(UsageError, match="not a kernel source package"):
             debsource.resolve(base)
+
+
+def test_our_suites_are_asked_with_a_state_of_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(apt, "mirror", lambda: "http://mirror.example/debian/")
+    if not Path("/usr/share/keyrings/debian-archive-keyring.gpg").is_file():
+        pytest.skip("no Debian: its keyring is missing")
+    ran = []
+
+    def run(command: list[str], *_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(apt, "run", run)
+    for refresh in (False, True):  # the lists are not older than a day
+        suites = apt.suites(refresh)
+    assert suites is not None
+    assert [command[-2:] for command in ran] == [["update", "-q"]]
+    # Nothing of the system's is left in force, and nothing but our suites is asked.
+    values = dict(word.split("=", 1) for word in suites.options if "=" in word)
+    for key in ("Dir::State", "Dir::Cache", "Dir::Etc::sourcelist", "Dir::Etc::sourceparts"):
+        assert values[key].startswith(str(tmp_path)), key
+    lines = Path(values["Dir::Etc::sourcelist"]).read_text().splitlines()
+    assert lines
+    assert all("signed-by=/" in each and "mirror.example" in each for each in lines)
+    assert "://" not in apt.SOURCES.read_text()
+    assert suites.offered("bash") == []  # kernel sources only
+
+
+def test_versions_are_sorted_as_debian_does() -> None:
+    versions = ["7.2.9-1~bpo13+1", "7.2.13-1", "7.2.9-1", "7.2.13-1", "7.10.1-1"]
+    assert apt.sort_versions(versions) == ["7.10.1-1", "7.2.13-1", "7.2.9-1", "7.2.9-1~bpo13+1"]
 
 
 def test_kernels_that_were_not_built_are_told(

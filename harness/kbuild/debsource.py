@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Debian's kernel source packages: linux-source-6.12[=VERSION] becomes a commit.
 
-apt verifies what it downloads against its signed lists; nothing is installed.  Where the
-same version is installed already and dpkg finds it unchanged, its tarball is used.
+Nothing is installed.  Where the same version is installed already and dpkg finds it
+unchanged, its tarball is used.  What the machine's own apt sources don't offer comes from
+the suites in kernels/sources.toml.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from pathlib import Path
 
 from harness.errors import BuildError, UsageError
 from harness.host_packages import ensure_packages, run_apt
-from harness.kbuild import cache
+from harness.kbuild import apt, cache
 from harness.kbuild.gitrun import GitError
 from harness.kbuild.progress import Progress
 from harness.kbuild.tree import KernelTree
 
-DOWNLOAD_TIMEOUT = 1200.0
-_BASE = re.compile(r"(linux-source-[0-9]+\.[0-9]+)(?:=([0-9A-Za-z.+~:-]+))?")
+PATTERN = re.compile(r"(linux-source-([0-9]+)\.([0-9]+|x))(?:=([0-9A-Za-z.+~:-]+))?")
 _REFS = "refs/snptest/base/"
 
 
@@ -37,37 +37,75 @@ class DebianSource:
         """Its name in the tree: git allows neither '~' nor ':' there."""
         return f"{_REFS}{self.package}_{re.sub('[~:]', '_', self.version)}"
 
+    @property
+    def source(self) -> str | None:
+        """No directory of the user's."""
+        return None
+
     def __str__(self) -> str:
         return f"{self.package}={self.version}"
 
+    def commit_of(self, tree: KernelTree, progress: Progress) -> str:
+        """Return its commit in the tree, importing it first where it is not there yet."""
+        return commit_of(self, tree, progress)
+
 
 def resolve(base: str) -> DebianSource:
-    """Find the version that a --base means; UsageError where apt offers none."""
-    match = _BASE.fullmatch(base)
+    """Find the version that a --base means; UsageError where apt offers none.
+
+    linux-source-7.x is the newest 7 there is; linux-source-6.12=6.12.107 a point release.
+    """
+    match = PATTERN.fullmatch(base)
     if match is None:
         raise UsageError(
             f"--base {base}: not a kernel source package",
-            "name one like linux-source-6.12 or linux-source-6.12=6.12.107",
+            "name one like linux-source-6.12, linux-source-6.12=6.12.107 or linux-source-7.x",
         )
-    package, wanted = match[1], match[2]
-    versions = offered(package)
-    if not versions:
-        run_apt(["update", "-q"])
-        versions = offered(package)
+    package, wanted = match[1], match[4]
+    if match[3] == "x":
+        package = _newest(match[2])
+    found = _matching(package, wanted, offered(package))
+    if found is None and apt.mirror() is None:
+        run_apt(["update", "-q"])  # the system has no lists yet
+        found = _matching(package, wanted, offered(package))
+    # A version that is not there may have come since the suites' lists were downloaded.
+    for refresh in (False, True):
+        found = found or _matching(package, wanted, offered_by_suites(package, refresh))
+    if found is not None:
+        return found
+    versions = apt.sort_versions(offered(package) + offered_by_suites(package))
     if not versions:
         raise UsageError(f"apt offers no {package}", "see: apt-cache search '^linux-source-'")
-    for version in versions:
-        if wanted is None or version == wanted or version.startswith((f"{wanted}-", f"{wanted}~")):
-            return DebianSource(package, version)
-    raise UsageError(
-        f"apt offers no {package}={wanted}", f"it has: {', '.join(dict.fromkeys(versions))}"
-    )
+    raise UsageError(f"apt offers no {package}={wanted}", f"it has: {', '.join(versions)}")
 
 
 def offered(package: str) -> list[str]:
-    """List the versions that apt knows, the newest first."""
-    lines = _run(["apt-cache", "madison", package], 120).stdout.splitlines()
-    return [line.split("|")[1].strip() for line in lines if line.count("|") == 2]
+    """List the versions that the machine's own apt sources offer, the newest first."""
+    return apt.system().offered(package)
+
+
+def offered_by_suites(package: str, refresh: bool = False) -> list[str]:
+    """List the versions that the suites of kernels/sources.toml offer, the newest first."""
+    suites = apt.suites(refresh)
+    return suites.offered(package) if suites is not None else []
+
+
+def _matching(package: str, wanted: str | None, versions: list[str]) -> DebianSource | None:
+    for version in versions:
+        if wanted is None or version == wanted or version.startswith((f"{wanted}-", f"{wanted}~")):
+            return DebianSource(package, version)
+    return None
+
+
+def _newest(major: str) -> str:
+    """Name the package of the newest minor version of a major one."""
+    prefix = f"linux-source-{major}."
+    suites = apt.suites(refresh=True)
+    names = apt.system().names(prefix) + (suites.names(prefix) if suites is not None else [])
+    minors = [int(name.removeprefix(prefix)) for name in names if re.fullmatch(r"\S+\.\d+", name)]
+    if not minors:
+        raise UsageError(f"apt offers no {prefix}x", "see kernels/sources.toml: where it is sought")
+    return f"{prefix}{max(minors)}"
 
 
 def commit_of(source: DebianSource, tree: KernelTree, progress: Progress) -> str:
@@ -95,10 +133,10 @@ def commit_of(source: DebianSource, tree: KernelTree, progress: Progress) -> str
 def _installed(source: DebianSource) -> Path | None:
     """Return the tarball of the installed package if it is that version and undamaged."""
     tarball = Path("/usr/src") / f"{source.package}.tar.xz"
-    version = _run(["dpkg-query", "-W", "-f", "${Version}", source.package], 60).stdout
+    version = apt.run(["dpkg-query", "-W", "-f", "${Version}", source.package], 60).stdout
     if version != source.version or not tarball.exists():
         return None
-    verified = _run(["dpkg", "--verify", source.package], 120)
+    verified = apt.run(["dpkg", "--verify", source.package], 120)
     return tarball if verified.returncode == 0 and not verified.stdout.strip() else None
 
 
@@ -108,50 +146,29 @@ def _download(source: DebianSource) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.iterdir():
         stale.unlink()
-    done = _run(["apt-get", "download", "-q", str(source)], DOWNLOAD_TIMEOUT, folder)
-    packages = list(folder.glob("*.deb"))
-    if done.returncode or len(packages) != 1:
-        reason = next((line for line in done.stderr.splitlines() if line.startswith("E:")), "")
-        raise BuildError(f"{source} could not be downloaded: {reason or 'apt-get gave no reason'}")
+    client: apt.Apt | None = apt.system()
+    if source.version not in offered(source.package):
+        client = apt.suites()
+    if client is None:
+        raise BuildError(f"{source} could not be downloaded: apt offers it no more")
+    package = client.download(source.package, source.version, folder)
     tarball = folder / f"{source.package}.tar.xz"
     member = f"./usr/src/{tarball.name}"
     with tarball.open("wb") as sink:
         unpack = subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", str(packages[0])], stdout=subprocess.PIPE
+            ["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE
         )
         taken = subprocess.run(
             ["tar", "-xO", member],
             stdin=unpack.stdout,
             stdout=sink,
             stderr=subprocess.PIPE,
-            timeout=DOWNLOAD_TIMEOUT,
+            timeout=apt.DOWNLOAD_TIMEOUT,
             check=False,
         )
         assert unpack.stdout is not None
         unpack.stdout.close()
-        if unpack.wait(DOWNLOAD_TIMEOUT) or taken.returncode:
-            raise BuildError(f"{packages[0].name} holds no {member}")
-    packages[0].unlink()
+        if unpack.wait(apt.DOWNLOAD_TIMEOUT) or taken.returncode:
+            raise BuildError(f"{package.name} holds no {member}")
+    package.unlink()
     return tarball
-
-
-def _run(
-    command: list[str], timeout: float, folder: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise UsageError(
-            f"{command[0]} is not there: source packages need a Debian system"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"{' '.join(command)} did not end within {timeout:g} s") from None

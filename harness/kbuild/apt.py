@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Debian packages as apt offers them: by the machine's own sources, and by more suites.
+
+The suites of kernels/sources.toml are asked with a state directory of our own, so that the
+system's apt configuration, lists and cache stay as they are.  Either way apt verifies what
+it downloads against signed lists.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import subprocess
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import BuildError, UsageError
+from harness.kbuild import cache
+from harness.kbuild.config import FRAGMENTS
+
+SOURCES = FRAGMENTS / "sources.toml"
+DOWNLOAD_TIMEOUT = 1200.0
+FRESH = 86400.0
+"""Seconds for which a list of the suites is taken as current."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apt:
+    """apt with some options: none for the system's own."""
+
+    options: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ("*",)
+
+    def offered(self, package: str) -> list[str]:
+        """List the versions of a package, the newest first."""
+        if not any(fnmatch.fnmatchcase(package, each) for each in self.patterns):
+            return []
+        done = run(["apt-cache", *self.options, "madison", package], 120)
+        lines = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 2]
+        return sort_versions([line[1].strip() for line in lines])
+
+    def names(self, prefix: str) -> list[str]:
+        """List the packages whose names begin so."""
+        done = run(["apt-cache", *self.options, "pkgnames", prefix], 120)
+        return sorted(
+            name
+            for name in done.stdout.split()
+            if any(fnmatch.fnmatchcase(name, each) for each in self.patterns)
+        )
+
+    def download(self, package: str, version: str, folder: Path) -> Path:
+        """Download a package into an empty directory; return the file."""
+        command = ["apt-get", *self.options, "download", "-q", f"{package}={version}"]
+        done = run(command, DOWNLOAD_TIMEOUT, folder)
+        packages = list(folder.glob("*.deb"))
+        if done.returncode or len(packages) != 1:
+            raise BuildError(
+                f"{package}={version} could not be downloaded: {_complaint(done.stderr)}",
+                "is the mirror reachable? a list may also be too old: try apt-get update",
+            )
+        return packages[0]
+
+
+def system() -> Apt:
+    """Return the apt of the machine's own sources.
+
+    With an index of our own: container images keep none, and it takes a second to make.
+    """
+    home = cache.root() / "apt" / "system"
+    home.mkdir(parents=True, exist_ok=True)
+    return Apt(
+        ("-o", f"Dir::Cache::pkgcache={home}/pkgcache.bin", "-o", "Dir::Cache::srcpkgcache=")
+    )
+
+
+def suites(refresh: bool = False) -> Apt | None:
+    """Return an apt of the suites in kernels/sources.toml; None without a Debian mirror.
+
+    Their lists are downloaded where there are none, or when `refresh` is asked and the ones
+    there are older than a day.  BuildError: they cannot be had.
+    """
+    data = tomllib.loads(SOURCES.read_text())
+    address = mirror()
+    keyring = Path(data["keyring"])
+    if address is None or not keyring.is_file():
+        return None
+    home = cache.root() / "apt"
+    for folder in ("state/lists/partial", "cache/archives/partial", "parts"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"deb [signed-by={keyring}] {address} {suite['name']} {suite['component']}\n"
+        for suite in data["suite"]
+    ]
+    options = {
+        "Dir::State": home / "state",
+        "Dir::State::status": "/dev/null",
+        "Dir::Cache": home / "cache",
+        "Dir::Cache::pkgcache": "pkgcache.bin",
+        "Dir::Cache::srcpkgcache": "",
+        "Dir::Etc::sourcelist": home / "sources.list",
+        "Dir::Etc::sourceparts": home / "parts",
+        "Dir::Etc::preferences": "/dev/null",
+        "Dir::Etc::preferencesparts": home / "parts",
+        "Acquire::Languages": "none",
+    }
+    apt = Apt(
+        tuple(word for key, value in options.items() for word in ("-o", f"{key}={value}")),
+        tuple(pattern for suite in data["suite"] for pattern in suite["packages"]),
+    )
+    listing = home / "sources.list"
+    stamp = home / "updated"
+    known = stamp.exists() and listing.exists() and listing.read_text() == "".join(lines)
+    if not known or (refresh and time.time() - stamp.stat().st_mtime > FRESH):
+        listing.write_text("".join(lines))
+        stamp.unlink(missing_ok=True)
+        done = run(["apt-get", *apt.options, "update", "-q"], DOWNLOAD_TIMEOUT)
+        if done.returncode or "\nE:" in f"\n{done.stderr}":
+            raise BuildError(
+                f"the lists of {', '.join(suite['name'] for suite in data['suite'])} could not "
+                f"be downloaded: {_complaint(done.stderr)}",
+                "is the mirror reachable? the suites are named in kernels/sources.toml",
+            )
+        stamp.touch()
+    return apt
+
+
+def sort_versions(versions: list[str]) -> list[str]:
+    """Sort Debian versions, the newest first, each once."""
+    return sorted(set(versions), key=functools.cmp_to_key(_compare), reverse=True)
+
+
+def _compare(one: str, other: str) -> int:
+    if one == other:
+        return 0
+    done = run(["dpkg", "--compare-versions", one, "lt", other], 60)
+    return -1 if done.returncode == 0 else 1
+
+
+def mirror() -> str | None:
+    """Return the Debian mirror of the machine's own sources; None where its lists name none."""
+    form = "$(ORIGIN)|$(LABEL)|$(REPO_URI)"
+    command = ["apt-get", *system().options, "indextargets", "--format", form]
+    command.append("Created-By: Packages")
+    for line in run(command, 120).stdout.splitlines():
+        origin, label, address = line.split("|", 2)
+        if (origin, label) == ("Debian", "Debian"):
+            return address
+    return None
+
+
+def _complaint(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.startswith(("E:", "Err:"))]
+    return lines[0] if lines else "apt-get gave no reason"
+
+
+def run(
+    command: list[str], timeout: float, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of apt or dpkg; UsageError where there is none, BuildError when it hangs."""
+    try:
+        return subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise UsageError(
+            f"{command[0]} is not there: source packages need a Debian system",
+            "--base also takes a source directory, a tarball, or a git tree",
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"{' '.join(command)} did not end within {timeout:g} s") from None
