@@ -19,7 +19,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from harness.splats.symbols import Symbols
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a synchronous operation may take before it counts as hung."""
@@ -240,6 +243,12 @@ class Kernel(abc.ABC):
     """How many thread numbers there are, None for as many as one likes."""
     runs_programs: bool = False
     """Whether `run_program` can be called: there is a user space."""
+    symbols: Symbols | None = None
+    """What decodes its traces, where the backend has it."""
+    environment: frozenset[str] = frozenset()
+    """Words that known issues go by: tcg or kvm, stock or snp."""
+    release: str = ""
+    """uname -r, where the backend knows it before the log does."""
     snp_hint: str | None = None
     """Why SNP VMs cannot be made on this target and what to do, where the backend knows better."""
 

@@ -18,7 +18,6 @@ import pytest
 
 from harness import backends, features
 from harness.backends.base import Backend
-from harness.console import find_splat
 from harness.deadline import deadline
 from harness.errors import UserError
 from harness.kernel import Kernel
@@ -26,6 +25,7 @@ from harness.pool import KernelPool
 from harness.report import sanitize, verdict
 from harness.report.outcome import Outcome
 from harness.report.stream import ResultStream
+from harness.splats import known, reporting
 
 if TYPE_CHECKING:
     from harness.vm.host import Host
@@ -35,7 +35,7 @@ MARKERS = (
     "areas(*names): areas that the test covers, across patches",
     "needs(*features): skip where kernel or revision lack a feature (harness/features.py)",
     "deadline(seconds): time the test may take, instead of the backend's default",
-    "splat(pattern): the test may make the kernel print this warning",
+    "splat(pattern): the test may make the kernel print a splat that the pattern matches",
     "kbuild: builds or boots a kernel: minutes, and packages; `check --quick` leaves it out",
 )
 
@@ -61,6 +61,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, default=0, help="seed of schedules and keys (default 0)")
     group.addoption("--deadline", type=float, help="seconds a test may take")
     group.addoption("--results", metavar="FILE", help="write one JSON line per result to FILE")
+    group.addoption(
+        "--known-issues",
+        metavar="FILE",
+        type=Path,
+        default=known.FILE,
+        help="what is wrong already",
+    )
     group.addoption("--stacks", metavar="DIR", help="where a hung process leaves its stacks")
 
 
@@ -87,6 +94,10 @@ class Session:
             host=config.getoption("--host"),
             seed=config.getoption("--seed"),
         )
+        try:
+            self.known = known.load(config.getoption("--known-issues"))
+        except UserError as error:
+            raise pytest.UsageError(str(error)) from None
         self._backend: Backend | None = None
         self._pool: KernelPool | None = None
         self._stacks: TextIO | None = None
@@ -166,18 +177,14 @@ class Session:
         if self._pool is not None:
             self._pool.mark()
         with self._deadline(item, "setup"):
+            reporting.allowed(item)  # a wrong marker is told before the test runs
             return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
-        """Run under a deadline; a test that passes but made the kernel warn has failed."""
+        """Run under a deadline."""
         with self._deadline(item, "call"):
-            value = yield
-        if self._pool is not None and not item.get_closest_marker("splat"):
-            splat = find_splat(self._pool.console())
-            if splat:
-                pytest.fail(f"the kernel warned: {splat}", pytrace=False)
-        return value
+            return (yield)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -195,7 +202,7 @@ class Session:
         # nothing may be shared.  The kernel goes first, so that what lived on it fails fast.
         self.crashed = False
         if self._pool is not None:
-            self._pool.discard_all()
+            self._pool.bury()
         try:
             item.session._setupstate.teardown_exact(None)
         except Exception as error:  # noqa: BLE001  # the crash is the result; this is its echo
@@ -219,20 +226,33 @@ class Session:
                 report.longrepr = str(error)
         elif call.excinfo is not None and report.skipped and not hasattr(report, "wasxfail"):
             facts["reason"] = verdict.reason_of(call.excinfo.value)
+        self._judge(item, report, facts)
         report.snptest = facts  # type: ignore[attr-defined]
         return report
+
+    def _judge(self, item: pytest.Item, report: pytest.TestReport, facts: dict[str, Any]) -> None:
+        revision = _revision(item)
+        where = known.Where(item.nodeid, revision, frozenset({self.options.backend}))
+        if self._pool is not None:
+            facts["boots"] = reporting.boots_of(self._pool, self.known, self.options.backend)
+            where = self._pool.where(item.nodeid, revision)
+        reporting.apply(item, report, facts, self._pool, self.known, where)
 
 
 def _facts(item: pytest.Item) -> dict[str, Any]:
     """Collect what a result says about its test, in types that xdist can send."""
-    callspec = getattr(item, "callspec", None)
     return {
         "suite": verdict.suite_of(item.nodeid),
-        "revision": (callspec.params.get("revision") if callspec else None) or "",
+        "revision": _revision(item),
         "description": _first_sentence(getattr(item, "obj", None)),
         "patches": sorted({n for mark in item.iter_markers("patches") for n in mark.args}),
         "areas": sorted({name for mark in item.iter_markers("areas") for name in mark.args}),
     }
+
+
+def _revision(item: pytest.Item) -> str:
+    callspec = getattr(item, "callspec", None)
+    return (callspec.params.get("revision") if callspec else None) or ""
 
 
 def _first_sentence(function: object) -> str:
@@ -315,11 +335,12 @@ def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Calla
         if not session.backend.configurable or revision is None:
             pytest.skip(f"backend {session.backend.name} boots no kernel with other parameters")
         opened.append(session.backend.open(revision, session.options.seed, parameters=parameters))
+        session.pool.watch(opened[-1], revision)
         return Host(opened[-1], REVISIONS[revision])
 
     yield boot_host
     for kernel in opened:
-        kernel.shutdown()
+        session.pool.close(kernel)
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from harness.backends.base import Backend
-from harness.kernel import Kernel, TargetError
+from harness.kernel import Kernel
+from harness.splats import Splat
+from harness.splats.known import Where
+from harness.splats.symbols import Symbols
+from harness.splats.watch import LogWatch
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A splat, and what decodes the traces of the kernel that printed it."""
+
+    splat: Splat
+    symbols: Symbols | None
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """A boot that was not silent: what a kernel printed before its first test."""
+
+    kernel: str
+    revision: str
+    sightings: tuple[Sighting, ...]
+    console: str
+    where: Where
 
 
 class KernelPool:
@@ -17,13 +41,19 @@ class KernelPool:
         self.seed = seed
         self.options = options
         self._open: dict[str | None, Kernel] = {}
-        self._marks: dict[str | None, int] = {}
+        self._watches: dict[int, LogWatch] = {}
+        self._boots: list[Boot] = []
+        self._late: list[Sighting] = []
+        self._last_words = ""
+        self._last: Kernel | None = None
+        self._last_release = ""
 
     def get(self, revision: str | None) -> Kernel:
         """Return the kernel for that revision, opened if need be."""
         if revision not in self._open:
-            self._open[revision] = self.backend.open(revision, self.seed, **self.options)
-            self._marks[revision] = 0
+            kernel = self.backend.open(revision, self.seed, **self.options)
+            self._open[revision] = kernel
+            self.watch(kernel, revision)
         return self._open[revision]
 
     def release(self, revision: str | None) -> None:
@@ -34,28 +64,73 @@ class KernelPool:
     def discard(self, revision: str | None) -> None:
         """Close a kernel for good; the next `get` opens another."""
         kernel = self._open.pop(revision, None)
-        self._marks.pop(revision, None)
         if kernel is not None:
-            kernel.shutdown()
+            self.close(kernel)
 
     def discard_all(self) -> None:
         """Close every kernel: at the end, or when one died."""
         for revision in list(self._open):
             self.discard(revision)
 
+    def bury(self) -> None:
+        """Close every kernel after one died; nothing more is heard of any."""
+        self._watches.clear()
+        self.discard_all()
+        self._late.clear()
+
+    # Logs -------------------------------------------------------------------------------
+
+    def watch(self, kernel: Kernel, revision: str | None) -> None:
+        """Follow a kernel's log; what its boot printed is not the first test's."""
+        watch = self._watches[id(kernel)] = LogWatch(kernel)
+        console = watch.text()
+        self._last, self._last_release = kernel, watch.release
+        sightings = _sightings(watch)
+        if sightings:
+            where = self.where(f"boot::{kernel.name}", revision)
+            boot = Boot(kernel.name, revision or "", tuple(sightings), console, where)
+            self._boots.append(boot)
+        watch.mark()
+
+    def close(self, kernel: Kernel) -> None:
+        """Shut a kernel down, and keep what it says while its last files are closed."""
+        watch = self._watches.pop(id(kernel), None)
+        if watch is not None:
+            self._late += _sightings(watch)
+        kernel.shutdown()
+        if watch is not None:
+            self._late += _sightings(watch)
+            self._last_words += watch.text()
+
     def mark(self) -> None:
-        """Remember where the logs end now."""
-        self._marks = {revision: len(_log(kernel)) for revision, kernel in self._open.items()}
+        """Begin a test: what was not judged yet, and what comes, is its own."""
+        self._last_words = ""
+        for watch in self._watches.values():
+            watch.mark()
 
     def console(self) -> str:
-        """What the open kernels logged since the last mark."""
-        return "".join(
-            _log(kernel)[self._marks.get(revision, 0) :] for revision, kernel in self._open.items()
-        )
+        """What the kernels logged since the last mark."""
+        return self._last_words + "".join(watch.text() for watch in self._watches.values())
+
+    def new_splats(self) -> list[Sighting]:
+        """Return the splats that were not told yet."""
+        late, self._late = self._late, []
+        return late + [each for watch in self._watches.values() for each in _sightings(watch)]
+
+    def new_boots(self) -> list[Boot]:
+        """Return the boots that were not silent and not told yet."""
+        boots, self._boots = self._boots, []
+        return boots
+
+    def where(self, test: str, revision: str | None) -> Where:
+        """Say where a test runs, for known issues: on the kernel that was opened last."""
+        environment = {self.backend.name}
+        release = ""
+        if self._last is not None:
+            environment |= self._last.environment
+            release = self._last.release or self._last_release
+        return Where(test, revision or "", frozenset(environment), release)
 
 
-def _log(kernel: Kernel) -> str:
-    try:
-        return kernel.log()
-    except TargetError as error:
-        return f"[the kernel log could not be read: {error}]\n"
+def _sightings(watch: LogWatch) -> list[Sighting]:
+    return [Sighting(splat, watch.kernel.symbols) for splat in watch.new_splats()]

@@ -223,7 +223,7 @@ KERNELS = """
         assert len([k for k in conftest_fake.opened if k.revision == kernel.revision]) == 3
 
     def test_f_warns(kernel):
-        kernel.text += "[2.0] WARNING: CPU: 0 PID: 1 at sev.c:1\\n"
+        kernel.text += "[    2.000000] WARNING: CPU: 0 PID: 1 at sev.c:1\\n"
 
     def test_g_is_not_blamed_for_it(kernel):
         assert "WARNING" in kernel.text

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.console import find_splat
 from harness.report import junit, ktap, summary
 from harness.report.jsonl import JsonLines
 from harness.report.live import LiveDisplay, PlainDisplay
@@ -152,9 +151,3 @@ def test_tests_of_a_module_and_revision_stay_together() -> None:
     assert scope("suites/a/test_x.py::test_y[v12-4K]") == scope("suites/a/test_x.py::test_z[v12]")
     assert scope("suites/a/test_x.py::test_y[v12]") != scope("suites/a/test_x.py::test_y[merged]")
     assert scope("suites/a/test_x.py::test_y") == "suites/a/test_x.py[]"
-
-
-def test_splats_are_seen() -> None:
-    log = "[ 1.0] fine\n[ 2.0] WARNING: CPU: 1 PID: 7 at arch/x86/kvm/svm/sev.c:1 f+0x1\n"
-    assert find_splat(log) == "[ 2.0] WARNING: CPU: 1 PID: 7 at arch/x86/kvm/svm/sev.c:1 f+0x1"
-    assert find_splat("[ 1.0] kvm: debug: nothing wrong\n") is None

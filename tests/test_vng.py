@@ -25,7 +25,6 @@ from pathlib import Path
 import pytest
 
 from harness import backends, kbuild
-from harness.console import find_splat
 from harness.deadline import deadline
 from harness.errors import BuildError, UsageError, UserError
 from harness.kbuild import cache, debsource
@@ -40,6 +39,7 @@ from harness.kernel import (
     TargetError,
     TargetTimeoutError,
 )
+from harness.splats import find_splats
 from harness.uapi import kvm as uapi
 from harness.vng import boot as vng
 
@@ -226,7 +226,7 @@ def vm(booted: vng.VngKernel) -> Iterator[SwProtectedVm]:
     vm = SwProtectedVm(booted)
     yield vm
     vm.close()
-    assert find_splat(booted.log()) is None
+    assert find_splats(booted.log()) == []
 
 
 def test_what_runs_is_what_was_built(booted: vng.VngKernel) -> None:

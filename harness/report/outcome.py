@@ -30,6 +30,10 @@ class Outcome(enum.StrEnum):
         return self in (Outcome.FAIL, Outcome.ERROR, Outcome.CRASH)
 
 
+BOOT = "boot"
+"""Suite of what kernels printed while they booted: results beside those of the tests."""
+
+
 class ExitCode(enum.IntEnum):
     """Exit codes of every command."""
 

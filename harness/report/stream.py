@@ -31,6 +31,7 @@ class ResultStream:
         self.counts: Counter[str] = Counter()
         self.collected = False
         self.broken_files: set[str] = set()
+        self.boots: set[tuple[str, str, str]] = set()
         self.began = time.monotonic()
         self.lines.write("start", {"backend": self.backend, "seed": config.getoption("--seed")})
 
@@ -79,6 +80,8 @@ class ResultStream:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the phases of a test; the teardown is the last."""
+        for record in getattr(report, "snptest", {}).get("boots", ()):
+            self._booted(Result.from_dict(record))
         if report.when not in ("setup", "call", "teardown"):
             self._emit(self._died(report))
             return
@@ -87,6 +90,13 @@ class ResultStream:
         if report.when == "teardown":
             del self.phases[report.nodeid]
             self._emit(phases.result(self.backend))
+
+    def _booted(self, result: Result) -> None:
+        """Tell of a boot that was not silent, once for all workers and boots."""
+        key = (result.id, result.outcome, result.reason)
+        if key not in self.boots:
+            self.boots.add(key)
+            self._emit(result)
 
     def _died(self, report: pytest.TestReport) -> Result:
         """Tell of a worker that died; xdist then starts another, which runs the rest."""

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report.live import COLOURS, announcement, tally
-from harness.report.outcome import Outcome, Result
+from harness.report.outcome import BOOT, Outcome, Result
 
 MAX_SKIP_REASONS = 8
 MAX_FAILURES = 40
@@ -122,7 +122,8 @@ def _failures(console: Console, results: Sequence[Result], rerun: Sequence[str])
         console.print(announcement(result), soft_wrap=True, highlight=False)
         if result.description:
             console.print(Text(f"      {result.description}"), soft_wrap=True)
-        command = shlex.join(["./snptest", "run", result.id, *rerun])
-        console.print(Text(f"      again: {command}", style="dim"), soft_wrap=True)
+        if result.suite != BOOT:
+            command = shlex.join(["./snptest", "run", result.id, *rerun])
+            console.print(Text(f"      again: {command}", style="dim"), soft_wrap=True)
     if len(bad) > MAX_FAILURES:
         console.print(f"... and {len(bad) - MAX_FAILURES} more, in the results file")

@@ -66,6 +66,8 @@ class Phases:
         if outcome is Outcome.PASS:
             return
         details = sanitize.tail(report.longreprtext) if outcome.bad else ""
+        if facts.get("splats") and facts["splats"] not in details:
+            details = f"{details}\n\nthe kernel printed:\n{facts['splats']}".lstrip()
         if self.outcome.bad:
             self.details += f"\n\nthen, in {report.when}:\n{details}"
             return

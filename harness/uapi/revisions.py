@@ -100,9 +100,6 @@ class Revision:
 
     # LAUNCH_FINISH
     vmsa_order: VmsaOrder
-    finish_locks_vcpus: bool
-    """The vCPUs' mutexes are held over it.  Where they are not, a register write that comes
-    between a VMSA's copy and the vCPU's protection succeeds and is lost (CVE-2026-31591)."""
     finish_key_field: str
     """Field of the structure that becomes VCEK_DIS of the firmware's command."""
 
@@ -192,7 +189,6 @@ V12 = Revision(
     update_firmware_errno=errno.EIO,
     update_writes_progress=False,
     vmsa_order=VmsaOrder.BOOT_FIRST,
-    finish_locks_vcpus=False,
     finish_key_field="vlek_required",
     psc_exit=PscExit.VMGEXIT,
     ap_creation_error_stops_target=True,
@@ -230,7 +226,6 @@ MERGED = Revision(
     update_firmware_errno=errno.EIO,
     update_writes_progress=True,
     vmsa_order=VmsaOrder.INDEX,
-    finish_locks_vcpus=False,
     finish_key_field="vcek_disabled",
     psc_exit=PscExit.HYPERCALL,
     ap_creation_error_stops_target=False,
