@@ -11,6 +11,7 @@ from harness.vm.layout import PAGE_SIZE_2M as HUGE
 __all__ = [
     "FAR",
     "HUGE",
+    "KVM_CAP_GUEST_MEMFD_FLAGS",
     "MEMORY",
     "PAGE",
     "SPARE",
@@ -29,6 +30,9 @@ A = 0x400000
 """2 MiB of free guest memory; launch leaves it private for SNP, shared for others."""
 B = 0x600000
 SPARE = 0x800000
+KVM_CAP_GUEST_MEMFD_FLAGS = 244
+"""Reports the flags of KVM_CREATE_GUEST_MEMFD since Linux 6.18 (include/uapi/linux/kvm.h); there
+every VM type has guest_memfd, with or without private memory.  0 before."""
 FAR = 1 << 30
 """Where tests put slots of their own."""
 

@@ -54,9 +54,9 @@ def test_snp_type_is_reported(host: Host) -> None:
 
 
 def test_snp_vm_offers_private_memory(vm: Vm) -> None:
-    """An SNP VM offers guest_memfd and the private attribute, a plain one does not."""
+    """An SNP VM offers guest_memfd and the private attribute, a plain one no such attribute."""
     with vm.host.create_vm(uapi.KVM_X86_DEFAULT_VM) as plain:
-        assert not plain.extension(uapi.KVM_CAP_GUEST_MEMFD)
+        assert not plain.extension(uapi.KVM_CAP_MEMORY_ATTRIBUTES)
     assert vm.extension(uapi.KVM_CAP_GUEST_MEMFD)
     attributes = vm.extension(uapi.KVM_CAP_MEMORY_ATTRIBUTES)
     assert attributes & uapi.KVM_MEMORY_ATTRIBUTE_PRIVATE

@@ -27,7 +27,7 @@ MUTANTS: Final = (
         _GMEM,
         "    if flags:\n        raise KvmError(errno.EINVAL)",
         "    if flags < 0:\n        raise KvmError(errno.EINVAL)",
-        "creation.py::test_unknown_flag",
+        "creation.py::test_unknown_flags",
     ),
     _mutant(
         "any size at creation",

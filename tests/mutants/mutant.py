@@ -35,7 +35,7 @@ class Mutant:
 
     def plant(self, folder: Path) -> None:
         """Copy package, suites and configuration into a folder, with this one line changed."""
-        for name in ("harness", "suites", "guests"):
+        for name in ("harness", "suites", "guests", "kernels"):
             shutil.copytree(
                 ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
             )
