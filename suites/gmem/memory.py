@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from harness.vm.gmem import GuestMemfd
 from harness.vm.guest import Guest, GuestCpu
 from harness.vm.layout import PAGE_SIZE as PAGE
@@ -17,6 +20,7 @@ __all__ = [
     "SPARE",
     "A",
     "B",
+    "changes",
     "empty",
     "fresh",
     "gmem_of",
@@ -35,6 +39,8 @@ KVM_CAP_GUEST_MEMFD_FLAGS = 244
 every VM type has guest_memfd, with or without private memory.  0 before."""
 FAR = 1 << 30
 """Where tests put slots of their own."""
+STILL = 10.0
+"""Seconds without a change after which something is said to stand still."""
 
 
 def gmem_of(guest: Guest) -> GuestMemfd:
@@ -71,3 +77,12 @@ def marked(cpu: GuestCpu, gpa: int, pages: int, first: int = 1) -> bool:
 def empty(cpu: GuestCpu, gpa: int, pages: int = 1) -> bool:
     """Whether a range of a guest without memory encryption holds zeros only."""
     return not cpu.verify(gpa, pages * PAGE, 0).check().value
+
+
+def changes(look: Callable[[], object]) -> bool:
+    """Whether something looks different before the other vCPU must have had its turn."""
+    before, until = look(), time.monotonic() + STILL
+    while look() == before:
+        if time.monotonic() > until:
+            return False
+    return True

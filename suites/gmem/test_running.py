@@ -13,7 +13,7 @@ import pytest
 from harness.vm.exits import InterruptedExit, MemoryFaultExit
 from harness.vm.guest import Guest, Pending
 from harness.vm.mailbox import Command, Op
-from suites.gmem.memory import FAR, HUGE, PAGE, A, B, empty, fresh, gmem_of
+from suites.gmem.memory import FAR, HUGE, PAGE, A, B, changes, empty, fresh, gmem_of
 
 pytestmark = [
     pytest.mark.patches(5, 21, 22),
@@ -24,8 +24,6 @@ pytestmark = [
 
 ENDLESS = 1 << 40
 SECRET = 0x5EC7E7_5EC7E7
-TRIES = 500
-"""How often a counter is looked at before it is said to stand still."""
 
 
 def counting(pair: Guest, gpa: int) -> Pending:
@@ -38,14 +36,12 @@ def counting(pair: Guest, gpa: int) -> Pending:
 
 def moves(pair: Guest, gpa: int) -> bool:
     """Whether the counter gets on, as the first vCPU sees it."""
-    before = pair.cpu().load(gpa).check().value
-    return any(pair.cpu().load(gpa).check().value > before for _ in range(TRIES))
+    return changes(lambda: pair.cpu().load(gpa).check().value)
 
 
 def shared_moves(pair: Guest, gpa: int) -> bool:
     """Whether the counter gets on, as userspace sees it in the shared memory."""
-    before = pair.vm.read_gpa(gpa, 8)
-    return any(pair.vm.read_gpa(gpa, 8) != before for _ in range(TRIES))
+    return changes(lambda: pair.vm.read_gpa(gpa, 8))
 
 
 def stop(pair: Guest, running: Pending) -> None:
