@@ -43,7 +43,8 @@ def allowed(item: pytest.Item) -> list[re.Pattern[str]]:
 def boots_of(pool: KernelPool, known: KnownIssues, backend: str) -> list[dict[str, Any]]:
     """Return the results of boots that were not silent, in types that xdist can send."""
     results = (_boot_result(boot, known, backend) for boot in pool.new_boots())
-    return [result.as_dict() for result in results]
+    # xdist knows plain types only, no subclass of str.
+    return [result.as_dict() | {"outcome": result.outcome.value} for result in results]
 
 
 def _boot_result(boot: Boot, known: KnownIssues, backend: str) -> Result:
@@ -78,6 +79,10 @@ def apply(
         return  # judged with the call, which is to run whatever the setup made the kernel print
     if report.failed and "verdict" not in facts:
         return  # XPASS of pytest's own marker
+    try:
+        patterns = allowed(item)
+    except UserError:
+        patterns = []  # the setup failed of it
     sightings = pool.new_splats() if pool is not None else []
     before, reason = _state(report, facts)
     judgement = judge(
@@ -86,7 +91,7 @@ def apply(
         splats=[each.splat for each in sightings],
         known=known,
         where=where,
-        allowed=allowed(item),
+        allowed=patterns,
         details=report.longreprtext,
         complete=report.when == "call",
     )
