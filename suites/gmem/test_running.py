@@ -176,10 +176,9 @@ def test_hole_seen_by_the_other(plain_pair: Guest) -> None:
         assert empty(left, A, 4)
 
 
+@pytest.mark.needs("pre_fault_memory")
 def test_pre_faults_beside_holes(plain_pair: Guest) -> None:
     """Pre-faulting, touching and punching the same pages in turn leaves them empty and usable."""
-    if not plain_pair.vm.revision.pre_fault_memory:
-        pytest.skip(f"revision {plain_pair.vm.revision.name} has no pre_fault_memory")
     left, right = plain_pair.cpus
     fresh(left, A, HUGE)
     for _ in range(5):
