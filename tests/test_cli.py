@@ -18,7 +18,7 @@ from harness.cli.main import main
 from harness.errors import UsageError
 from harness.runner import ROOT
 
-COMMANDS = ("run", "check", "bench", "doctor", "build", "kernels")
+COMMANDS = ("run", "check", "bench", "doctor", "build", "kernels", "known-issues")
 
 
 def snptest(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -457,3 +457,20 @@ def test_tests_of_ours_that_the_file_names_exist() -> None:
     assert named
     for issue, pattern in named:
         assert any(pattern.fullmatch(each) for each in collected), issue
+
+
+def test_the_command_lists_every_entry_and_checks_other_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from harness.cli.known import show
+
+    assert show(None) == 0
+    text = capsys.readouterr().out
+    for issue in known.load().issues:
+        for part in (issue.id, issue.reason, issue.link):
+            assert part in text
+    assert "kernels >=6.8, <6.9" in text
+    broken = tmp_path / "mine.toml"
+    broken.write_text(entry(pattern='"("'))
+    with pytest.raises(UsageError, match="mine.toml"):
+        show(broken)

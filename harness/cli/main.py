@@ -163,6 +163,30 @@ def kernels() -> None:
     raise typer.Exit(list_kernels())
 
 
+KNOWN_HELP = """List known issues: what is wrong already, and where each entry counts.
+
+A failure that an entry explains is reported as xfail, with the entry's id, reason and link.
+Entries live in kernels/known-issues.toml, which says how to write one.
+
+\b
+Examples:
+  snptest known-issues
+  snptest known-issues my.toml     check and list another file
+"""
+
+
+@app.command("known-issues", help=KNOWN_HELP)
+def known_issues(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="instead of kernels/known-issues.toml")
+    ] = None,
+) -> None:
+    """List known issues."""
+    from harness.cli.known import show
+
+    raise typer.Exit(show(file))
+
+
 def main() -> int:
     """Run a command; return its exit code.  User errors are one line and a hint."""
     try:

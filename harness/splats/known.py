@@ -48,7 +48,9 @@ class KnownIssue:
     reason: str
     link: str
     pattern: re.Pattern[str] | None = None
+    test_globs: tuple[str, ...] = ()
     tests: tuple[re.Pattern[str], ...] = ()
+    """The globs, compiled."""
     fails: re.Pattern[str] | None = None
     skips: re.Pattern[str] | None = None
     revisions: tuple[str, ...] = ("*",)
@@ -215,6 +217,7 @@ def _issue(entry: Any) -> KnownIssue:
         reason=fields["reason"],
         link=fields["link"],
         pattern=_regex("pattern", fields["pattern"]),
+        test_globs=lists["test"],
         tests=tuple(_glob(each) for each in lists["test"]),
         fails=_regex("fails", fields["fails"]),
         skips=_regex("skips", fields["skips"]),
