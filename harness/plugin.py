@@ -220,8 +220,6 @@ class Session:
             outcome = verdict.of_exception(error, call.when)
             self.crashed = self.crashed or outcome is Outcome.CRASH
             facts |= {"verdict": outcome.value, "reason": verdict.reason_of(error)}
-            if self._pool is not None:
-                facts["console"] = sanitize.tail(self._pool.console())
             if isinstance(error, UserError):
                 report.longrepr = str(error)
         elif call.excinfo is not None and report.skipped and not hasattr(report, "wasxfail"):

@@ -83,12 +83,11 @@ class KernelPool:
     def watch(self, kernel: Kernel, revision: str | None) -> None:
         """Follow a kernel's log; what its boot printed is not the first test's."""
         watch = self._watches[id(kernel)] = LogWatch(kernel)
-        console = watch.text()
-        self._last, self._last_release = kernel, watch.release
         sightings = _sightings(watch)
+        self._last, self._last_release = kernel, watch.release
         if sightings:
             where = self.where(f"boot::{kernel.name}", revision)
-            boot = Boot(kernel.name, revision or "", tuple(sightings), console, where)
+            boot = Boot(kernel.name, revision or "", tuple(sightings), watch.last, where)
             self._boots.append(boot)
         watch.mark()
 
@@ -100,7 +99,7 @@ class KernelPool:
         kernel.shutdown()
         if watch is not None:
             self._late += _sightings(watch)
-            self._last_words += watch.text()
+            self._last_words += watch.last
 
     def mark(self) -> None:
         """Begin a test: what was not judged yet, and what comes, is its own."""
@@ -109,8 +108,8 @@ class KernelPool:
             watch.mark()
 
     def console(self) -> str:
-        """What the kernels logged since the last mark."""
-        return self._last_words + "".join(watch.text() for watch in self._watches.values())
+        """What the kernels logged since the last mark, as far as `new_splats` has read."""
+        return self._last_words + "".join(watch.last for watch in self._watches.values())
 
     def new_splats(self) -> list[Sighting]:
         """Return the splats that were not told yet."""

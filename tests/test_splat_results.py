@@ -273,7 +273,7 @@ def test_what_comes_between_two_tests_is_the_seconds(watch: LogWatch) -> None:
     kernel = watch.kernel
     assert isinstance(kernel, Logging)
     kernel.text = numbered(1)
-    assert watch.text() == numbered(1)
+    assert watch.read() == numbered(1)
     kernel.text += SAMPLES["warn"][2]  # after the first test's end was read
     watch.mark()
     assert [each.kind for each in watch.new_splats()] == [Kind.WARNING]
@@ -288,19 +288,19 @@ def test_a_log_that_forgot_its_beginning_is_continued(watch: LogWatch) -> None:
     kernel = watch.kernel
     assert isinstance(kernel, Logging)
     kernel.text = numbered(*range(100))
-    watch.text()
+    watch.read()
     watch.mark()
     kernel.text = numbered(*range(60, 120))
-    assert watch.text() == numbered(*range(100, 120))
+    assert watch.read() == numbered(*range(100, 120))
     kernel.text = numbered(*range(300, 320))  # nothing of it is known: all is new
-    assert watch.text() == kernel.text
+    assert watch.read() == kernel.text
 
 
 def test_a_dead_kernels_console_continues_its_log(watch: LogWatch) -> None:
     kernel = watch.kernel
     assert isinstance(kernel, Logging)
     kernel.text = SAMPLES["warn"][2] + numbered(*range(100)) + "[  100.000000] at level debug\n"
-    watch.text()
+    watch.read()
     watch.mark()
     console = SAMPLES["warn"][2] + numbered(*range(100)) + SAMPLES["panic"][2]
     kernel.text = "SeaBIOS\n" + console.replace("\n", "\r\n")
@@ -315,7 +315,7 @@ def test_an_unreadable_log_says_so_and_costs_nothing(watch: LogWatch) -> None:
     assert watch.release == "6.12.117-snptest"
     watch.mark()
     kernel.text = None
-    assert "could not be read: gone" in watch.text()
+    assert "could not be read: gone" in watch.read()
     assert watch.new_splats() == []
 
 
@@ -472,5 +472,65 @@ def test_the_command_lists_every_entry_and_checks_other_files(
     assert "kernels >=6.8, <6.9" in text
     broken = tmp_path / "mine.toml"
     broken.write_text(entry(pattern='"("'))
-    with pytest.raises(UsageError, match="mine.toml"):
+    with pytest.raises(UsageError, match=r"mine\.toml"):
         show(broken)
+
+
+SYMBOLISED = """
+    import conftest_fake
+    from pathlib import Path
+    from harness.splats.symbols import Symbols
+    script = Path(__file__).with_name("decode.sh")
+    script.write_text("while read n s; do echo $n ${s%+*} '(arch/x86/kvm/svm/sev.c:42)'; done")
+    conftest_fake.FakeKernel.symbols = Symbols(Path(__file__), None, script)
+
+    def test_oopses(kernel):
+        kernel.text += "[   12.000001] BUG: unable to handle page fault for address: 0\\n"
+        kernel.text += "[   12.000002] RIP: 0010:sev_gmem_prepare+0x11c/0x150 [kvm_amd]\\n"
+"""
+
+
+def test_traces_in_results_are_symbolised(tmp_path: Path) -> None:
+    run = execute(tmp_path, SYMBOLISED, "--revision=v12")
+    assert run.results[0].outcome is Outcome.FAIL
+    place = "sev_gmem_prepare+0x11c/0x150 [kvm_amd] (arch/x86/kvm/svm/sev.c:42)"
+    assert place in run.results[0].details
+    assert "sev.c:42" not in run.results[0].console  # which stays as it was logged
+
+
+def test_a_log_is_read_once_a_phase(tmp_path: Path) -> None:
+    """A kernel that hangs answers each time after a deadline only."""
+    source = """
+        import conftest_fake
+        from harness.kernel import TargetError, TargetTimeoutError
+        log = conftest_fake.FakeKernel.log
+        reads = []
+        def counting(self):
+            reads.append(self)
+            if self.down: raise TargetError("down")
+            return log(self)
+        conftest_fake.FakeKernel.log = counting
+        def test_hangs(kernel):
+            reads.clear()
+            kernel.text += "[   12.000001] BUG: unable to handle page fault for address: 0\\n"
+            raise TargetTimeoutError("hung")
+        def test_after(kernel):
+            assert len([each for each in reads if each is not kernel]) == 1
+    """
+    run = execute(tmp_path, source, "--revision=v12")
+    assert [each.outcome for each in run.results] == [Outcome.CRASH, Outcome.PASS]
+    assert "page fault" in run.results[0].console
+
+
+def test_the_dropped_2m_pages_explain_their_skips() -> None:
+    from harness.features import FEATURES
+
+    class Small:
+        kernel = Logging()
+
+    reason = FEATURES["gmem_2m"](Small())  # type: ignore[arg-type]
+    assert reason
+    where = Where("suites/gmem/t.py::x", "v12", frozenset({"vng"}), "6.12.117")
+    judged = judge(Outcome.SKIP, reason, splats=[], known=known.load(), where=where)
+    assert judged.outcome is Outcome.SKIP
+    assert "[gmem-2m-dropped]" in judged.reason

@@ -95,8 +95,9 @@ def apply(
         details=report.longreprtext,
         complete=report.when == "call",
     )
-    if pool is not None and judgement.splats:
+    if judgement.splats:
         facts["splats"] = blocks(sightings, judgement.splats)
+    if pool is not None and (judgement.splats or before.bad):
         facts["console"] = sanitize.tail(pool.console())
     if judgement != Judgement(before, reason):
         _write(report, facts, before, judgement)

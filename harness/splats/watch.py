@@ -26,27 +26,36 @@ class LogWatch:
         self._start = 0
         self._read = ""
         self._told = 0
+        self._last = ""
+
+    @property
+    def last(self) -> str:
+        """What `read` gave last: asking a kernel that hangs again costs its whole deadline."""
+        return self._last
 
     def mark(self) -> None:
         """Begin anew behind what was read last."""
         self._start = len(self._read)
         self._told = 0
+        self._last = ""
 
-    def text(self) -> str:
+    def read(self) -> str:
         """Return what was logged since the mark."""
         try:
             log = self.kernel.log()
         except TargetError as error:
-            return f"[the kernel log could not be read: {error}]\n"
+            self._last = f"[the kernel log could not be read: {error}]\n"
+            return self._last
         if not self.release and (match := _RELEASE.search(log, 0, 4096)):
             self.release = match[1]
         self._start = self._continuation(log)
         self._read = log
-        return log[self._start :]
+        self._last = log[self._start :]
+        return self._last
 
     def new_splats(self) -> list[Splat]:
         """Return the splats since the mark that were not told yet."""
-        found = find_splats(self.text())
+        found = find_splats(self.read())
         new = found[self._told :]
         self._told = max(self._told, len(found))
         return new
