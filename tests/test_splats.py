@@ -207,8 +207,12 @@ done
 @pytest.fixture(scope="module")
 def elf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("elf")
-    (folder / "main.c").write_text(SOURCE)
-    subprocess.run(["gcc", "-g", "-O1", "-o", "vmlinux", "main.c"], cwd=folder, check=True)
+    (folder / "init").mkdir()
+    (folder / "build").mkdir()
+    (folder / "init" / "main.c").write_text(SOURCE)
+    # As an O= build names its sources.
+    source = str(folder / "build" / ".." / "init" / "main.c")
+    subprocess.run(["gcc", "-g", "-O1", "-o", "vmlinux", source], cwd=folder, check=True)
     return folder / "vmlinux"
 
 
@@ -236,8 +240,8 @@ def test_symbols_get_their_places(elf: Path, script: Path) -> None:
     decoded = symbols.decode(trace, Symbols(elf, None, script)).splitlines()
     raw = trace.splitlines()
     assert decoded[0] == raw[0]
-    assert re.fullmatch(re.escape(raw[1]) + r" \(\S*main\.c:3\)", decoded[1])
-    assert re.fullmatch(re.escape(raw[2]) + r" \(\S*main\.c:7\)", decoded[2])
+    assert re.fullmatch(re.escape(raw[1]) + r" \(init/main\.c:3\)", decoded[1])
+    assert re.fullmatch(re.escape(raw[2]) + r" \(init/main\.c:7\)", decoded[2])
     # What this ELF does not have stays as it was.
     assert decoded[3] == raw[3]
 
@@ -247,7 +251,7 @@ def test_the_kernels_own_script_is_spoken_to_rightly(elf: Path) -> None:
     if not real.exists():
         pytest.skip("no kernel's source is here: nothing was built yet")
     decoded = symbols.decode(frames(elf), Symbols(elf, None, real))
-    assert re.search(r"leaf\+0x0/0x\w+ \(\S*main\.c:3\)", decoded)
+    assert re.search(r"leaf\+0x0/0x\w+ \(init/main\.c:3\)", decoded)
 
 
 HOSTILE = (

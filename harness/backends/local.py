@@ -101,6 +101,9 @@ class LocalBackend(Backend):
             raise UserError(reason)
         kernel = start_agent("local")
         kernel.snp_hint = why_not_snp()
+        kernel.release = os.uname().release
+        if kernel.snp_hint is None:
+            kernel.environment = frozenset({"snp"})
         return kernel
 
     def unavailable(self) -> str | None:

@@ -10,6 +10,7 @@ a line and numbered, and its answers are put back where the symbols stood.
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import shutil
 import signal
@@ -35,6 +36,10 @@ _SYMBOL = re.compile(
     r"(?: \[(?P<module>[A-Za-z0-9][\w-]{0,55})(?: [0-9a-f]{16,40})?\])?",
     re.ASCII,
 )
+# A symbol whose file is known tells where the source was.  The script's own way to find that
+# out (base path "auto") fails where ccache gives objects of several build directories.
+_LANDMARK = ("kernel_init+0x0/0x1", "")
+_LANDMARK_FILE = "/init/main.c"
 _ANSWER = re.compile(r"@(\d{1,4}) [^ ]+ \((.{1,2000})\)[^()]*$")
 
 
@@ -75,21 +80,35 @@ def _places(trace: str, symbols: Symbols, deadline: float) -> dict[tuple[str, st
     missing = [package for tool, package in PACKAGES.items() if shutil.which(tool) is None]
     if missing:
         ensure_packages(missing, "for symbolising traces")
+    asked = [*wanted, _LANDMARK]
     questions = "".join(
         f"@{number} {symbol}{f' [{module}]' if module else ''}\n"
-        for number, (symbol, module) in enumerate(wanted)
+        for number, (symbol, module) in enumerate(asked)
     )
-    command = ["bash", str(symbols.script), str(symbols.vmlinux), "auto"]
+    command = ["bash", str(symbols.script), str(symbols.vmlinux), "/"]
     if symbols.modules is not None:
         command.append(str(symbols.modules))
     answers: dict[tuple[str, str], str] = {}
     for line in _run(command, questions, deadline).splitlines():
         match = _ANSWER.match(line)
-        if match and int(match[1]) < len(wanted):
-            answers[wanted[int(match[1])]] = sanitize.line(match[2], 300)
+        if match and int(match[1]) < len(asked):
+            answers[asked[int(match[1])]] = sanitize.line(match[2], 600)
+    root = _root(answers.pop(_LANDMARK, ""))
     if not answers:
         raise UserError("decode_stacktrace.sh found none of the symbols in this vmlinux")
-    return answers
+    return {key: _short(places, root) for key, places in answers.items()}
+
+
+def _root(landmark: str) -> str:
+    """Return where the source was, from the place of a symbol in a file that is known."""
+    path, found, _ = landmark.partition(_LANDMARK_FILE)
+    return posixpath.normpath(path) + "/" if found and path.startswith("/") else ""
+
+
+def _short(places: str, root: str) -> str:
+    """Name files from the source's root on; an inlined function has a place for each caller."""
+    paths = (posixpath.normpath(word) if word.startswith("/") else word for word in places.split())
+    return " ".join(path.removeprefix(root) for path in paths)
 
 
 def _run(command: list[str], questions: str, deadline: float) -> str:
