@@ -534,3 +534,28 @@ def test_the_dropped_2m_pages_explain_their_skips() -> None:
     judged = judge(Outcome.SKIP, reason, splats=[], known=known.load(), where=where)
     assert judged.outcome is Outcome.SKIP
     assert "[gmem-2m-dropped]" in judged.reason
+
+
+FATAL = "[   13.000000] Kernel panic - not syncing: Fatal exception\n"
+ON_WARN = "[   13.000000] Kernel panic - not syncing: kernel: panic_on_warn set ...\n"
+OTHER = "[   13.000000] Kernel panic - not syncing: Attempted to kill init!\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "wanted"),
+    [
+        (SAMPLES["oops"][2] + FATAL, Outcome.XFAIL),
+        (SAMPLES["oops"][2] + OTHER, Outcome.CRASH),
+        (SAMPLES["warn-message"][2] + ON_WARN, Outcome.XFAIL),
+        (SAMPLES["warn-message"][2], Outcome.CRASH),
+        (SAMPLES["oops"][2] + SAMPLES["kasan"][2] + FATAL, Outcome.CRASH),
+        (FATAL, Outcome.CRASH),
+        ("", Outcome.CRASH),
+    ],
+)
+def test_a_death_is_known_when_what_began_it_is(tmp_path: Path, log: str, wanted: Outcome) -> None:
+    issues = loaded(tmp_path, entry(pattern='"Unpatched return thunk|NULL pointer"'))
+    judged = judge(
+        Outcome.CRASH, "died", splats=find_splats(log), known=issues, where=Where("suites/t.py::x")
+    )
+    assert judged.outcome is wanted, judged.reason

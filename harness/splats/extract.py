@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from harness.report import sanitize
 from harness.splats import records
-from harness.splats.patterns import HINT, LIST_MESSAGE, Kind, classify, refine
+from harness.splats.patterns import ECHO, HINT, LIST_MESSAGE, Kind, classify, refine
 from harness.splats.records import Record
 
 MAX_SPLATS = 50
@@ -69,6 +69,11 @@ class Splat:
     """From "cut here" or the head to the end of the trace, as it was logged."""
     message: str = ""
     """What a WARN() said, in one line."""
+
+    @property
+    def echo(self) -> bool:
+        """Whether it is the panic that ends what the splat before it began."""
+        return bool(ECHO.match(self.head))
 
     @property
     def title(self) -> str:

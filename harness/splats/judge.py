@@ -40,9 +40,9 @@ def judge(
 ) -> Judgement:
     """Judge again what a test (or with complete=False a phase of it) came to by itself."""
     told = tuple(each for each in splats if not _allowed(each, allowed))
-    issues = {each: known.of_splat(each, where) for each in told}
-    unknown = [each for each, issue in issues.items() if issue is None]
-    explained = [issue for issue in issues.values() if issue is not None]
+    issues = _issues(told, known, where)
+    unknown = [each for each, issue in issues if issue is None]
+    explained = [issue for _, issue in issues if issue is not None]
     match outcome:
         case Outcome.PASS | Outcome.SKIP | Outcome.XFAIL if unknown:
             return Judgement(Outcome.FAIL, f"the kernel warned: {_titles(unknown)}", told)
@@ -62,12 +62,25 @@ def judge(
             if found:
                 return Judgement(Outcome.XFAIL, found.line, told)
             # Death is explained by a splat that can be one, not by a mere warning before it.
-            deadly = [issue for each, issue in issues.items() if issue and each.kind.fatal]
+            deadly = [issue for each, issue in issues if issue and each.kind.fatal]
             if outcome is Outcome.CRASH and deadly:
                 return Judgement(Outcome.XFAIL, _lines(deadly), told)
     if told and outcome.bad:
         reason = f"{reason}; the kernel warned: {_titles(told)}"
     return Judgement(outcome, reason, told)
+
+
+def _issues(
+    splats: Sequence[Splat], known: KnownIssues, where: Where
+) -> list[tuple[Splat, KnownIssue | None]]:
+    """Find the issue of each splat; the panic that ends a known one is known, too."""
+    found: list[tuple[Splat, KnownIssue | None]] = []
+    for splat in splats:
+        issue = known.of_splat(splat, where)
+        if issue is None and splat.echo and found:
+            issue = found[-1][1]
+        found.append((splat, issue))
+    return found
 
 
 def _allowed(splat: Splat, patterns: Sequence[re.Pattern[str]]) -> bool:

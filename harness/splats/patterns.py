@@ -150,6 +150,13 @@ _REFINED: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     (Kind.HARD_LOCKUP, re.compile(r"Watchdog detected hard LOCKUP")),
 )
 
+# Panics that only end what another splat began: kernel/panic.c, hung_task.c, watchdog.c,
+# rcu/tree_stall.h, arch/x86/kernel/dumpstack.c (6.12).
+ECHO = re.compile(
+    r"Kernel panic - not syncing: (?:Fatal exception|[\w ]{1,20}: panic_on_warn set"
+    r"|softlockup: hung tasks|hung_task: blocked tasks|Hard LOCKUP|RCU Stall)"
+)
+
 LIST_MESSAGE = _REFINED[1][1]
 
 
