@@ -1,20 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Patch series as people have them: a directory, a quilt series, an mbox, one patch."""
+"""Patch series as people have them: directory, quilt, mbox, maildir, git range, mailing list."""
 
 from __future__ import annotations
 
+import contextlib
 import email
-import mailbox
+import email.errors
+import email.header
 import re
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.kbuild import gitbase, lore
 
 _DIFF = re.compile(rb"^(?:diff --git |--- (?:a/|/dev/null)|Index: )", re.MULTILINE)
 _MAIL = re.compile(rb"\A(?:From [0-9a-f]{40} |From |From: |Return-Path: |Subject: |Received: )")
+_FROM_LINE = re.compile(rb"^From \S+ .*\d:\d\d:\d\d .*\d{4}\r?$", re.MULTILINE)
+_REPLY = re.compile(r"(?i)(?:re|aw|fwd?): ")
+_NUMBER = re.compile(r"\[[^]]*\b(\d+)/(\d+)[^]]*\]")
 _COVER = re.compile(r"\[[^]]*\b0+/\d+[^]]*\]")
+
+HINT = (
+    "a series is a folder of patches, a quilt series, an mbox, a maildir, a patch, "
+    "REPOSITORY:A..B in git, or a message id of lore.kernel.org"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +38,53 @@ class Patch:
     diff: bytes
 
 
+def load_all(specs: Sequence[str | Path], repository: Path | None = None) -> list[Patch]:
+    """Read several series, one after the other.
+
+    Each is a path (load_series), a message id or address of the list's archive, or a range of
+    commits: REPOSITORY:A..B, or A..B of `repository`, the one that the base lies in.
+    """
+    patches: list[Patch] = []
+    for spec in specs:
+        patches += _load(spec, repository)
+    return patches
+
+
+def _load(spec: str | Path, repository: Path | None) -> list[Patch]:
+    path = Path(spec).expanduser()
+    if isinstance(spec, Path) or path.exists():
+        return load_series(path)
+    if (identifier := lore.message_id(spec)) is not None:
+        with tempfile.TemporaryDirectory(prefix="snptest-series-") as folder:
+            return load_series(lore.fetch(identifier, Path(folder)))
+    if ".." in spec.rpartition("/")[2] and spec not in ("..", "../"):
+        where, colon, commits = spec.rpartition(":")
+        if colon:
+            repository = Path(where).expanduser()
+        if repository is None:
+            raise UsageError(
+                f"--series {spec}: a range of which repository?",
+                "REPOSITORY:A..B, or a --base that lies in git",
+            )
+        found = gitbase.commits_between(repository, commits)
+        return [Patch(name, diff) for name, diff in found if diff]
+    return load_series(path)
+
+
 def load_series(path: Path) -> list[Patch]:
     """Read a series in order; UsageError says what is wrong with it."""
     if not path.exists():
-        raise UsageError(f"{path} does not exist", "--series names a directory, an mbox or a patch")
+        raise UsageError(f"{path} does not exist", HINT)
     if path.is_file():
-        content = path.read_bytes()
-        if content.startswith(b"From ") and content.count(b"\nFrom ") > 0:
-            patches = _from_mbox(path)
-        else:
-            patches = [_from_file(path)]
+        mails = _split_mbox(path.read_bytes())
+        patches = _from_mails(path.name, mails) if len(mails) > 1 else [_from_file(path)]
     elif (quilt := _quilt_series(path)) is not None:
         patches = [_from_file(each) for each in quilt]
+    elif all((path / each).is_dir() for each in ("cur", "new")):
+        files = sorted((*(path / "cur").iterdir(), *(path / "new").iterdir()), key=_file_name)
+        patches = _from_mails(
+            path.name, [email.message_from_bytes(each.read_bytes()) for each in files]
+        )
     else:
         files = sorted(path.glob("*.patch")) + sorted(path.glob("*.diff"))
         patches = [_from_file(each) for each in files]
@@ -77,12 +125,50 @@ def _from_file(path: Path) -> Patch:
     return Patch(path.name, content)
 
 
-def _from_mbox(path: Path) -> list[Patch]:
-    patches = []
-    for number, message in enumerate(mailbox.mbox(path, create=False), 1):
-        subject = re.sub(r"\s+", " ", str(message["Subject"] or "no subject"))
-        patches.append(Patch(f"{path.name}: mail {number}: {subject}", _body(message)))
-    return patches
+def _split_mbox(content: bytes) -> list[Message]:
+    """Take an mbox apart.  A text's own "From now on" is no new mail (to mailbox.mbox it is)."""
+    starts = [match.start() for match in _FROM_LINE.finditer(content)]
+    if not starts or starts[0] != 0:
+        return []
+    ends = [*starts[1:], len(content)]
+    return [
+        email.message_from_bytes(content[start:end])
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _file_name(path: Path) -> str:
+    return path.name
+
+
+def _from_mails(where: str, mails: list[Message]) -> list[Patch]:
+    """Take the patches out of mails: of a thread, without cover letter and replies.
+
+    They come in the order of their numbers, where these are of one series.
+    """
+    found: list[tuple[tuple[int, int], Patch]] = []
+    for position, message in enumerate(mails, 1):
+        subject = _subject(message)
+        body = _body(message)
+        if len(mails) > 1 and (not _DIFF.search(body) or _REPLY.match(subject)):
+            continue
+        number = _NUMBER.search(subject)
+        order = (int(number[1]), int(number[2])) if number else (0, 0)
+        found.append((order, Patch(f"{where}: mail {position}: {subject}", body)))
+    if (
+        len({order for order, _ in found}) == len(found)
+        and len({each[1] for each, _ in found}) == 1
+    ):
+        found.sort(key=lambda each: each[0])
+    return [patch for _, patch in found]
+
+
+def _subject(message: Message) -> str:
+    """Return a mail's subject on one line, its encoding undone."""
+    raw = str(message["Subject"] or "no subject")
+    with contextlib.suppress(LookupError, UnicodeError, email.errors.HeaderParseError):
+        raw = str(email.header.make_header(email.header.decode_header(raw)))
+    return re.sub(r"\s+", " ", raw)
 
 
 def _body(message: Message) -> bytes:

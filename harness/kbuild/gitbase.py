@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A revision of a git repository, here or elsewhere, as a base; and its ranges as a series."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import BuildError, UsageError
+from harness.kbuild.gitrun import GitError, run_git
+from harness.kbuild.progress import Progress
+from harness.kbuild.tree import KernelTree
+
+FETCH_TIMEOUT = 1800.0
+_URL = re.compile(r"(?:https?|git|ssh|file)://.+|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^@]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_USERS = {
+    "LC_ALL": "C",
+    # Nobody is there to type a password.
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=30",
+}
+"""On top of the user's own environment and configuration: proxies, keys, rewritten addresses."""
+
+
+@dataclass(frozen=True, slots=True)
+class GitRevision:
+    """One revision of a repository: `where` is a path or a URL."""
+
+    where: str
+    revision: str
+
+    @property
+    def source(self) -> str | None:
+        """No directory as it is."""
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.where}@{self.revision}"
+
+    def commit_of(self, tree: KernelTree, progress: Progress) -> str:
+        """Return the commit in our tree, fetching it (without its history) where it is new."""
+        wanted = self.revision
+        if not is_url(self.where):
+            wanted = resolve_revision(Path(self.where), self.revision)
+        if not (_COMMIT.fullmatch(wanted) and tree.commit_of(wanted)):
+            progress.stage(f"fetching {self}")
+            wanted = self._fetch(tree, wanted)
+        digest = hashlib.sha256(f"{self.where} {wanted}".encode()).hexdigest()[:16]
+        tree.git("update-ref", f"refs/snptest/base/git-{digest}", wanted)
+        return wanted
+
+    def _fetch(self, tree: KernelTree, wanted: str) -> str:
+        # What is being fetched must be a commit of its own: no tags, no history.
+        options = ["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60", "-c", "gc.auto=0"]
+        fetch = ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--force"]
+        ref = "refs/snptest/fetched"
+        address = self.where if is_url(self.where) else Path(self.where).resolve().as_uri()
+        environment = {name: os.environ.get(name, value) for name, value in _USERS.items()}
+        try:
+            arguments = [*options, *fetch, "--", address, f"+{wanted}:{ref}"]
+            run_git(arguments, tree.path, environment, timeout=FETCH_TIMEOUT)
+            return tree.git("rev-parse", "--verify", f"{ref}^{{commit}}")
+        except GitError as error:
+            last = [line for line in str(error).splitlines() if line.strip()]
+            raise BuildError(
+                f"{self} could not be fetched: {last[0].removeprefix('fatal: ') if last else ''}",
+                "is the address reachable from here, and the revision a branch, tag or commit?"
+                if is_url(self.where)
+                else "does git itself read that repository? (git fsck)",
+            ) from None
+
+
+def is_url(text: str) -> bool:
+    """Whether a --base is an address that git can fetch from."""
+    return _URL.fullmatch(text) is not None
+
+
+def is_repository(path: Path) -> bool:
+    """Whether a directory is the top of a git work tree, or a bare repository."""
+    return (path / ".git").exists() or ((path / "HEAD").is_file() and (path / "objects").is_dir())
+
+
+def resolve_revision(path: Path, revision: str) -> str:
+    """Return the commit of a revision in the user's repository; UsageError where none is."""
+    if not is_repository(path):
+        raise UsageError(f"{path} is no git repository", "a revision needs one")
+    try:
+        arguments = [
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            "--end-of-options",
+            f"{revision}^{{commit}}",
+        ]
+        return run_git(arguments, path, {"LC_ALL": "C"}).decode().strip()
+    except GitError as error:
+        reason = str(error) or f"git knows no revision {revision} there"
+        raise UsageError(f"{path}: {reason}", f"see: git -C {path} log --oneline") from None
+
+
+def commits_between(path: Path, spec: str) -> list[tuple[str, bytes]]:
+    """Return the commits of A..B, oldest first, each as its subject and its diff.
+
+    UsageError: git knows no such range, it is empty, or holds a merge.
+    """
+    first, _, last = spec.partition("..")
+    if not first or last.startswith("."):
+        raise UsageError(f"--series {spec}: a range is A..B", "the commits of B that A has not")
+    bounds = [resolve_revision(path, each) for each in (first, last or "HEAD")]
+    listing = ["rev-list", "--reverse", "--topo-order", "--parents", f"{bounds[0]}..{bounds[1]}"]
+    lines = run_git(listing, path, {"LC_ALL": "C"}).decode().splitlines()
+    if not lines:
+        raise UsageError(f"--series {spec}: no commit is in that range", f"see: git log {spec}")
+    found = []
+    for line in lines:
+        commit, *parents = line.split()
+        show = ["show", "--no-patch", "--format=%h %s", commit]
+        name = run_git(show, path, {"LC_ALL": "C"}).decode(errors="replace").strip()
+        if len(parents) != 1:
+            raise UsageError(
+                f"--series {spec}: {name} is a merge, not a patch", "rebase it, or name its parts"
+            )
+        diff = [
+            *("diff-tree", "-p", "--binary", "--full-index", "--no-renames", "--no-color"),
+            *("--no-ext-diff", "--no-textconv", parents[0], commit),
+        ]
+        found.append((name, run_git(diff, path, {"LC_ALL": "C"})))
+    return found
+
+
+def describe(path: Path) -> str | None:
+    """Return what `git describe` calls a directory's HEAD; None where git says nothing."""
+    if shutil.which("git") is None or not is_repository(path):
+        return None
+    try:
+        return run_git(["describe", "--always", "--dirty"], path, {"LC_ALL": "C"}).decode().strip()
+    except (GitError, subprocess.SubprocessError):
+        return None
