@@ -29,6 +29,7 @@ $(O)/vmlinux: init/main.c
 $(O)/%.ko: drivers/%.c include/kvm.h
 \t@echo '  LD [M]  $*.ko'
 \t@gcc -g -Iinclude -c -o $@ $<
+\t@echo 'deps_$*.ko := $(CURDIR)/$< $(CURDIR)/include/kvm.h' > $(O)/.$*.o.cmd
 """
 MODULE = """\
 #include "kvm.h"

@@ -13,7 +13,7 @@ import pytest
 
 from harness import host_packages, kbuild
 from harness.errors import UsageError
-from harness.kbuild import cache, config, debsource, kernel
+from harness.kbuild import cache, cli, config, debsource, estimate, kernel
 from harness.kbuild.tree import KernelTree
 from tests import fakekernel
 
@@ -122,3 +122,139 @@ def test_versions_have_work_trees_of_their_own(home: Path, tmp_path: Path) -> No
     assert "PATCHLEVEL = 13" in (folders[1] / "Makefile").read_text()
     assert tree.check_out_version(commits[0]) == folders[0]
     assert (folders[0] / "Makefile").stat().st_mtime_ns == stamp
+
+
+class Recorder(kbuild.Progress):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.counts: list[tuple[int, int | None]] = []
+
+    def stage(self, what: str) -> None:
+        self.stages.append(what)
+
+    def count(self, done: int, total: int | None = None) -> None:
+        if self.stages[-1].endswith("compiling"):
+            self.counts.append((done, total))
+
+
+def test_an_edit_builds_what_depends_on_it(tmp_path: Path, home: Path) -> None:
+    """From a directory as it is: nothing is configured again, one object is compiled."""
+    source = fakekernel.write_tree(tmp_path / "work")
+    first = kbuild.build("mine", str(source))
+    assert first.source == str(source)
+    cache.write_json(home / "build/base-6.12/snptest-steps.json", {"steps": 1000})
+    (source / "drivers/kvm-amd.c").write_text(fakekernel.MODULE % ("kvm", "sev"))
+    seen = Recorder()
+    second = kbuild.build("mine", str(source), progress=seen)
+    assert second.key != first.key
+    assert seen.counts == [(1, 1 + 1 + estimate.LINKS)]  # not the 1000 of a full build
+    assert not any("configuring" in each for each in seen.stages)
+    assert (second.directory / "kvm-amd.ko").read_bytes() != (
+        first.directory / "kvm-amd.ko"
+    ).read_bytes()
+    again = Recorder()
+    assert kbuild.build("mine", str(source), progress=again).key == second.key
+    assert not any("compiling" in each for each in again.stages)
+    (source / "Kconfig").write_text("# other\n")
+    seen = Recorder()
+    kbuild.build("mine", str(source), progress=seen)
+    assert any("configuring" in each for each in seen.stages)
+
+
+def test_steps_left_are_counted_by_what_depends_on_a_change(tmp_path: Path) -> None:
+    objects, source = tmp_path / "build" / "base", tmp_path / "linux"
+    assert estimate.steps_left(objects, source, ["kvm/x.c"], []) is None
+    for name, needs in (
+        ("kvm/svm/sev", ("kvm/svm/sev.c", "kvm/svm/svm.h")),
+        ("kvm/svm/svm", ("kvm/svm/svm.c", "kvm/svm/svm.h")),
+        ("mm/slub", ("mm/slub.c",)),
+    ):
+        file = objects / f"{Path(name).parent}/.{Path(name).name}.o.cmd"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = [f"  ../../linux/{each} \\\n" for each in needs]
+        lines.append("    $(wildcard include/config/KASAN) \\\n")
+        file.write_text(f"deps_{name}.o := \\\n" + "".join(lines))
+
+    def left(*changed: str, symbols: tuple[str, ...] = ()) -> int | None:
+        return estimate.steps_left(objects, source, changed, symbols)
+
+    assert left() == 0
+    assert left("Documentation/x.rst", "kvm/svm/sev.h") == 0
+    one, both, all_three = left("kvm/svm/sev.c"), left("kvm/svm/svm.h"), left("mm/slub.c")
+    assert one is not None
+    assert both == one + 1
+    assert all_three == one - 1  # one folder less on its way up
+    assert left(symbols=("CONFIG_KASAN",)) == one + 2 + 1
+    assert left(symbols=("CONFIG_KASA",)) == 0
+
+
+def series(path: Path, *numbers: int) -> Path:
+    """A folder of patches, each of which sets KVM to the next number; 0 does not compile."""
+    path.mkdir()
+    before = "1"
+    for position, number in enumerate(numbers, 1):
+        after = str(number) if number else "1 +"
+        (path / f"{position:04}-to-{number}.patch").write_text(
+            "--- a/include/kvm.h\n+++ b/include/kvm.h\n@@ -1 +1 @@\n"
+            f"-#define KVM {before}\n+#define KVM {after}\n"
+        )
+        before = after
+    return path
+
+
+def test_until_stops_after_a_patch(base: str, tmp_path: Path) -> None:
+    patches = series(tmp_path / "patches", 2, 3, 4)
+    for until in (0, 2, 3):
+        built = kbuild.build("mine", base, patches, until=until)
+        assert [name[:4] for name in built.series] == ["0001", "0002", "0003"][:until]
+    for until in (4, -1):
+        with pytest.raises(UsageError, match=f"--until {until}: the series has 3 patches"):
+            kbuild.build("mine", base, patches, until=until)
+
+
+def test_every_patch_is_built_in_turn(base: str, tmp_path: Path) -> None:
+    patches = series(tmp_path / "patches", 2, 0, 4)
+    results = list(kbuild.build_every("mine", base, patches))
+    assert [(each.number, each.error is None) for each in results] == [(1, True), (2, False)]
+    assert results[1].error is not None
+    assert "drivers/kvm" in results[1].error
+    assert [name[:4] for name in kbuild.get("mine").series] == ["0001"]
+    results = list(kbuild.build_every("mine", base, patches, keep_going=True))
+    assert [each.error is None for each in results] == [True, False, True]
+    assert len(kbuild.get("mine").series) == 3
+    assert len({each.patch for each in results}) == 3
+    with pytest.raises(UsageError, match="needs a series"):
+        next(kbuild.build_every("mine", base, None))
+
+
+def test_every_ends_at_a_patch_that_does_not_apply(base: str, tmp_path: Path) -> None:
+    patches = series(tmp_path / "patches", 2, 3, 4)
+    (patches / "0002-to-3.patch").unlink()
+    results = list(kbuild.build_every("mine", base, patches, keep_going=True))
+    assert [each.error is None for each in results] == [True, False]
+    assert str(results[1].error).startswith("0003-to-4.patch does not apply: include/kvm.h")
+
+
+def test_what_the_command_prints(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patches = str(series(tmp_path / "patches", 2, 0))
+    options = cli.BuildOptions("mine", base, series=[patches], every=True)
+    assert cli.build(options) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:3] == ["1", "0001-to-2.patch", "built"]
+    assert "the kernel did not build" in lines[2]
+    assert cli.build(cli.BuildOptions("mine", base, series=[patches], until=1)) == 0
+    assert (
+        "mine: Linux 6.12.7-fake, linux-source-6.12=6.12.7-1 + 1 patch" in capsys.readouterr().out
+    )
+    assert cli.kernels(as_json=False) == 0
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row[:6] == ["mine", "6.12.7-fake", str(BASE), "1", "patch", "base"]
+    assert cli.kernels(as_json=True) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert (record["name"], record["version"], record["config"]) == ("mine", "6.12.7", ["base"])
+    with pytest.raises(UsageError, match="--keep-going"):
+        cli.build(cli.BuildOptions("mine", base, keep_going=True))

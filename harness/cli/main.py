@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.kernels import complete_base, complete_config, complete_kernel
 from harness.errors import UsageError, UserError
 from harness.report.outcome import ExitCode
 
@@ -60,7 +61,12 @@ def run(
         str | None, typer.Option(metavar="NAME", help="only this one: v12 or merged")
     ] = None,
     kernel: Annotated[
-        str | None, typer.Option(metavar="NAME", help="kernel made by `snptest build` (vng)")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="kernel made by `snptest build` (vng)",
+            autocompletion=complete_kernel,
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(metavar="HOST", help="host to test (ssh)")] = None,
     expression: Annotated[
@@ -128,39 +134,125 @@ def doctor() -> None:
     raise typer.Exit(show())
 
 
-@app.command()
+BUILD_HELP = """Build a kernel: a base, your series on top, and a small configuration.
+
+\b
+NAME is what `run --kernel` will call it.
+BASE is  linux-source-6.12             Debian's source package, the newest
+         linux-source-6.12=6.12.107    a point release of it
+         linux-source-7.x              the newest 7 that Debian has
+         ~/linux                       a source directory as it is, edits and all
+         ~/linux@v6.16                 a revision of a git repository (or --rev v6.16)
+         https://HOST/linux.git@v6.16  the same, fetched
+         linux-6.16.tar.xz             a tarball, as kernel.org has them
+SERIES is a folder of patches, a quilt series, an mbox, a maildir, a patch,
+         REPOSITORY:A..B (A..B alone: of the base's), or a message id of lore.kernel.org.
+
+\b
+Examples:
+  snptest build mine --base linux-source-6.12 --series ~/patches
+  snptest build mine --base ~/linux               edit, build, run; seconds each time
+  snptest build mine --base ~/linux@v6.16 --series v6.16..topic
+  snptest build v12 --base ~/linux@kvm/next --series 20240329225835.400662-1-michael.roth@amd.com
+  snptest build mine --series ~/patches --every   does it build after each patch?
+  snptest build slow --base ~/linux --config debug   lockdep, KASAN, KVM's own assertions
+"""
+
+
+@app.command(help=BUILD_HELP)
 def build(
-    name: Annotated[str, typer.Argument(help="what to call the kernel", metavar="NAME")],
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_kernel)],
     base: Annotated[
-        str, typer.Option(metavar="SOURCE", help="Debian source package to build on")
+        str,
+        typer.Option(metavar="BASE", help="sources to build on", autocompletion=complete_base),
     ] = "linux-source-6.12",
-    series: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="patches to apply, in order: folder, quilt, mbox"),
+    rev: Annotated[
+        str | None,
+        typer.Option(metavar="REVISION", help="branch, tag or commit, where BASE is git's"),
     ] = None,
+    series: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SERIES", help="patches to apply; again: more of them on top"),
+    ] = None,
+    until: Annotated[
+        int | None, typer.Option(metavar="N", help="apply the first N patches only")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--every", help="build after each patch in turn; 3 if one fails")
+    ] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="with --every: go on after one that fails")
+    ] = False,
     config: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="fragment on top of base: debug, selftest or a file"),
+        typer.Option(
+            metavar="NAME",
+            help="configuration on top of base: debug, selftest, or a file of CONFIG_ lines",
+            autocompletion=complete_config,
+        ),
     ] = None,
 ) -> None:
-    """Build a kernel: Debian's source plus your series.
-
-    \b
-    Example:
-      snptest build mine --base linux-source-6.12 --series ~/patches
-      snptest run gmem --backend vng --kernel mine
-    """
+    """Build a kernel."""
     from harness.cli.kernels import build_kernel
+    from harness.kbuild.cli import BuildOptions
 
-    raise typer.Exit(build_kernel(name, base, series, tuple(config or ())))
+    options = BuildOptions(
+        name=name,
+        base=base,
+        revision=rev,
+        series=tuple(series or ()),
+        until=until,
+        config=tuple(config or ()),
+        every=every,
+        keep_going=keep_going,
+    )
+    raise typer.Exit(build_kernel(options))
 
 
-@app.command()
-def kernels() -> None:
-    """List the kernels that `snptest build` has made."""
-    from harness.cli.kernels import list_kernels
+KERNELS_HELP = """List the kernels that `snptest build` has made, or remove old ones.
 
-    raise typer.Exit(list_kernels())
+\b
+Examples:
+  snptest kernels                          name, release, base, series, config, date, size
+  snptest kernels --collect                remove what no name refers to
+  snptest kernels --collect mine old       these two, and what only they needed
+  snptest kernels --collect --keep 3       all but the newest three
+  snptest kernels --collect --older 14 --dry-run   what two weeks would free
+
+\b
+A kernel that is booted just now stays.  Objects and sources are kept as long as a kernel
+of the same configuration and version is: without them the next build takes minutes.
+"""
+
+
+@app.command(help=KERNELS_HELP)
+def kernels(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="kernels to collect", autocompletion=complete_kernel),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="list as JSON, with all details")] = False,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="remove NAMEs and what nothing refers to")
+    ] = False,
+    keep: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="collect all but the newest N")
+    ] = None,
+    older: Annotated[
+        float | None, typer.Option(metavar="DAYS", min=0, help="collect those built before that")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only say what would be removed")
+    ] = False,
+) -> None:
+    """List kernels, or remove some."""
+    from harness.cli.kernels import collect_kernels, list_kernels
+
+    if collect:
+        raise typer.Exit(collect_kernels(tuple(names or ()), keep, older, dry_run))
+    if names or keep is not None or older is not None or dry_run:
+        raise UsageError("NAME, --keep, --older and --dry-run are for --collect")
+    raise typer.Exit(list_kernels(json))
 
 
 KNOWN_HELP = """List known issues: what is wrong already, and where each entry counts.

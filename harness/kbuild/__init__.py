@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import BuildError
+from harness.errors import BuildError, UsageError
 from harness.host_packages import ensure_packages
-from harness.kbuild import cache, debsource
+from harness.kbuild import base as bases
+from harness.kbuild import cache
 from harness.kbuild.compile import compiler_version
 from harness.kbuild.config import Fragment, allconfig, find_fragments, wanted_symbols
+from harness.kbuild.gitrun import GitError
 from harness.kbuild.kernel import (
     KernelBuild,
     check_name,
@@ -28,10 +31,19 @@ from harness.kbuild.kernel import (
 )
 from harness.kbuild.make import make_kernel
 from harness.kbuild.progress import Progress
-from harness.kbuild.series import Patch, load_series
+from harness.kbuild.series import Patch, load_all
 from harness.kbuild.tree import KernelTree, PatchError
 
-__all__ = ["KernelBuild", "Progress", "apply_series", "build", "get", "list_kernels"]
+__all__ = [
+    "KernelBuild",
+    "PatchResult",
+    "Progress",
+    "apply_series",
+    "build",
+    "build_every",
+    "get",
+    "list_kernels",
+]
 
 PACKAGES = (
     "git",
@@ -51,59 +63,176 @@ PACKAGES = (
 RECIPE = 2
 """Part of every key: raise it when the way of building changes what comes out."""
 
+Series = Path | str | Sequence[str | Path] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PatchResult:
+    """What became of the tree after one patch of a series."""
+
+    number: int
+    """Counted from 1; 0 is the base."""
+    patch: str
+    error: str | None
+    """The first error; None where it built."""
+    seconds: float
+
 
 def build(
     name: str,
     base: str,
-    series: Path | None = None,
+    series: Series = None,
     *,
+    revision: str | None = None,
+    until: int | None = None,
     fragments: Sequence[str] = (),
     progress: Progress | None = None,
     say: Callable[[str], None] = print,
 ) -> KernelBuild:
     """Build base plus series, or find it in the cache, and call it `name`.
 
-    `fragments` go on top of kernels/base.config: names of others there ("debug"), or paths.
-    UsageError: the name, base, series or fragment cannot be used.  BuildError: a patch does
-    not apply, a symbol did not take, the compiler complained.
+    `base` and `revision` are as harness.kbuild.base has them, `series` as series.load_all;
+    only the first `until` patches are applied.  `fragments` go on top of kernels/base.config:
+    names of others there ("debug"), or paths.  UsageError: the name, base, series or fragment
+    cannot be used.  BuildError: a patch does not apply, a symbol did not take, the compiler
+    complained.
     """
-    check_name(name)
-    configuration = find_fragments(fragments)
-    patches = load_series(series) if series is not None else []
-    progress = progress or Progress()
-    ensure_packages(PACKAGES, "for building kernels", say)
-    source = debsource.resolve(base)
+    job = _Job(name, base, series, revision, until, fragments, progress or Progress(), say)
     with cache.locked(say):
-        tree = KernelTree(cache.root() / "linux")
-        commit = debsource.commit_of(source, tree, progress)
-        if patches:
-            progress.stage(f"applying {len(patches)} patches")
-            commit = apply_series(tree, commit, patches)
-        key = _key(tree, commit, configuration)
-        if read_built(key) is None:
-            make_kernel(directory_of(key), tree, commit, configuration, progress)
-        record = {
-            "key": key,
-            "base": str(source),
-            "series": [patch.name for patch in patches],
-            "fragments": [each.name for each in configuration],
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
-        cache.write_json(name_file(name), record)
+        commits = [job.base_commit(), *job.patch_commits()]
+        job.make(commits[-1])
+        job.record(commits[-1], job.patches)
     return get(name)
+
+
+def build_every(
+    name: str,
+    base: str,
+    series: Series,
+    *,
+    revision: str | None = None,
+    until: int | None = None,
+    fragments: Sequence[str] = (),
+    keep_going: bool = False,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = print,
+) -> Iterator[PatchResult]:
+    """Build after each patch in turn, as maintainers ask of a series; yield what became of it.
+
+    Ends behind the first that does not build, unless told to keep going; one that does not
+    apply always ends it.  The last one that built is called `name`.
+    """
+    job = _Job(name, base, series, revision, until, fragments, progress or Progress(), say)
+    if not job.patches:
+        raise UsageError("--every needs a series", "--series says which")
+    with cache.locked(say):
+        job.base_commit()
+        commits = job.patch_commits()
+        for number, patch in enumerate(job.patches, 1):
+            job.label = f"patch {number} of {len(job.patches)}: "
+            began = datetime.datetime.now(datetime.UTC)
+            error: str | None = None
+            applies = True
+            try:
+                try:
+                    commit = next(commits)
+                except BuildError:
+                    applies = False
+                    raise
+                job.make(commit)
+                job.record(commit, job.patches[:number])
+            except BuildError as caught:
+                error = caught.message
+            seconds = (datetime.datetime.now(datetime.UTC) - began).total_seconds()
+            yield PatchResult(number, patch.name, error, round(seconds, 1))
+            if error is not None and (not keep_going or not applies):
+                return
 
 
 def apply_series(tree: KernelTree, commit: str, patches: list[Patch]) -> str:
     """Apply patches on top of a commit; BuildError names patch, file and hunk that fail."""
+    return [commit, *_apply(tree, commit, patches)][-1]
+
+
+def _apply(tree: KernelTree, commit: str, patches: list[Patch]) -> Iterator[str]:
     try:
-        return tree.apply(commit, [(patch.name, patch.diff) for patch in patches])
+        yield from tree.apply_each(commit, [(patch.name, patch.diff) for patch in patches])
     except PatchError as error:
         raise BuildError(error.summary, "is the series made for this base?") from None
 
 
+class _Job:
+    """What one call of build() is to make.  Everything but its making needs no lock."""
+
+    def __init__(
+        self,
+        name: str,
+        base: str,
+        series: Series,
+        revision: str | None,
+        until: int | None,
+        fragments: Sequence[str],
+        progress: Progress,
+        say: Callable[[str], None],
+    ) -> None:
+        self.name = check_name(name)
+        self.configuration = find_fragments(fragments)
+        self.progress = progress
+        self.label = ""
+        specs: Sequence[str | Path]
+        specs = [] if series is None else [series] if isinstance(series, str | Path) else series
+        ensure_packages(PACKAGES, "for building kernels", say)
+        self.base = bases.resolve(base, revision)
+        self.patches = load_all(specs, bases.repository_of(self.base))
+        if until is not None:
+            if not 0 <= until <= len(self.patches):
+                raise UsageError(f"--until {until}: the series has {len(self.patches)} patches")
+            self.patches = self.patches[:until]
+
+    def base_commit(self) -> str:
+        """Return the base's commit in the cache's tree."""
+        self.tree = KernelTree(cache.root() / "linux")
+        self._commit = self.base.commit_of(self.tree, self.progress)
+        return self._commit
+
+    def patch_commits(self) -> Iterator[str]:
+        """Return the commit after each patch."""
+        if self.patches:
+            self.progress.stage(f"applying {len(self.patches)} patches")
+        return _apply(self.tree, self._commit, self.patches)
+
+    def make(self, commit: str) -> None:
+        """Compile a commit, unless that was done."""
+        key = _key(self.tree, commit, self.configuration)
+        if read_built(key) is None:
+            make_kernel(
+                directory_of(key), self.tree, commit, self.configuration, self.progress, self.label
+            )
+
+    def record(self, commit: str, patches: Sequence[Patch]) -> None:
+        """Give a commit's kernel the name."""
+        key = _key(self.tree, commit, self.configuration)
+        record = {
+            "key": key,
+            "commit": commit,
+            "base": str(self.base),
+            "source": self.base.source,
+            "series": [patch.name for patch in patches],
+            "fragments": [each.name for each in self.configuration],
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        cache.write_json(name_file(self.name), record)
+        # What it was built from stays in git as long as it.
+        self.tree.git("update-ref", f"refs/snptest/kernel/{key}", commit)
+
+
 def _key(tree: KernelTree, commit: str, configuration: list[Fragment]) -> str:
     """Hash everything that decides what is built."""
-    symbols = allconfig(wanted_symbols(configuration, tree.version_of(commit)))
+    try:
+        version = tree.version_of(commit)
+    except GitError as error:
+        raise BuildError(f"the base is no kernel tree: {error}") from None
+    symbols = allconfig(wanted_symbols(configuration, version))
     content = hashlib.sha256()
     for part in (str(RECIPE), tree.tree_of(commit), compiler_version(), symbols):
         content.update(part.encode() + b"\0")

@@ -3,45 +3,160 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from harness import kbuild
+from harness.errors import UsageError
+from harness.kbuild import collect
+from harness.kbuild.kernel import stale_names
 from harness.kbuild.progress import ConsoleProgress
+from harness.report import sanitize
+from harness.report.outcome import ExitCode
 
 
-def build(name: str, base: str, series: Path | None, fragments: Sequence[str]) -> int:
-    """Build a kernel and say what came out."""
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What `snptest build` was told."""
+
+    name: str
+    base: str
+    revision: str | None = None
+    series: Sequence[str] = ()
+    until: int | None = None
+    config: Sequence[str] = ()
+    every: bool = False
+    keep_going: bool = False
+
+
+def build(options: BuildOptions) -> int:
+    """Build a kernel, or one after each patch, and say what came out."""
+    if options.every:
+        return _build_every(options)
+    if options.keep_going:
+        raise UsageError("--keep-going says what to do after a patch that fails", "with --every")
     console = Console(stderr=True)
     with ConsoleProgress(console) as progress:
         kernel = kbuild.build(
-            name, base, series, fragments=fragments, progress=progress, say=console.print
+            options.name,
+            options.base,
+            options.series,
+            revision=options.revision,
+            until=options.until,
+            fragments=options.config,
+            progress=progress,
+            say=console.print,
         )
     print(f"{kernel.name}: Linux {kernel.release}, {_content(kernel)}, in {kernel.directory}")
-    return 0
+    return ExitCode.PASSED
 
 
-def kernels() -> int:
+def _build_every(options: BuildOptions) -> int:
+    """Build after each patch; a line for each as it ends, errors below."""
+    console = Console(stderr=True)
+    failed = 0
+    results = []
+    with ConsoleProgress(console) as progress:
+        for result in kbuild.build_every(
+            options.name,
+            options.base,
+            options.series,
+            revision=options.revision,
+            until=options.until,
+            fragments=options.config,
+            keep_going=options.keep_going,
+            progress=progress,
+            say=console.print,
+        ):
+            results.append(result)
+            failed += result.error is not None
+    table = Table("", "patch", "result", "s", box=None)
+    for result in results:
+        outcome = "built" if result.error is None else sanitize.text(result.error)
+        table.add_row(
+            str(result.number), Text(result.patch), Text(outcome), f"{result.seconds:.0f}"
+        )
+    _show(table)
+    return ExitCode.BROKEN if failed else ExitCode.PASSED
+
+
+def kernels(as_json: bool) -> int:
     """List what was built."""
-    table = Table("name", "release", "from", "built", "MB", box=None)
-    for kernel in kbuild.list_kernels():
+    found = kbuild.list_kernels()
+    if as_json:
+        print(json.dumps([_record(kernel) for kernel in found], indent=2))
+        return ExitCode.PASSED
+    table = Table("name", "release", "base", "series", "config", "built", "MB", box=None)
+    for kernel in found:
         table.add_row(
             kernel.name,
-            kernel.release,
-            _content(kernel),
-            kernel.created.replace("T", " ").removesuffix("+00:00"),
+            Text(kernel.release),
+            Text(kernel.base),
+            _series(kernel),
+            "+".join(kernel.fragments),
+            kernel.created[:16].replace("T", " "),
             f"{kernel.size / 1e6:.0f}",
         )
-    if not table.row_count:
+    if table.row_count:
+        _show(table)
+    else:
         print("no kernel was built yet: snptest build NAME --base linux-source-6.12")
-        return 0
-    Console().print(table)
-    return 0
+    if stale := stale_names():
+        print(f"left by an older snptest, or without files: {', '.join(stale)}")
+        print("  hint: build them again, or snptest kernels --collect")
+    return ExitCode.PASSED
+
+
+def collect_kernels(
+    names: Sequence[str], keep: int | None, older: float | None, dry_run: bool
+) -> int:
+    """Remove old kernels and what only they needed; say what that frees."""
+    console = Console(stderr=True)
+    freed = collect.collect(names, keep=keep, older=older, dry_run=dry_run, say=console.print)
+    for item in freed:
+        print(f"{'would remove' if dry_run else 'removed'} {item.what} ({item.size / 1e6:.0f} MB)")
+    total = sum(item.size for item in freed)
+    print(f"{total / 1e6:.0f} MB {'would be ' if dry_run else ''}freed; {collect.holds()}")
+    return ExitCode.PASSED
+
+
+def _show(table: Table) -> None:
+    """Print a table; into a file or pipe without breaking its lines."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=240)
+    console.print(table)
+
+
+def _record(kernel: kbuild.KernelBuild) -> dict[str, object]:
+    return {
+        "name": kernel.name,
+        "release": kernel.release,
+        "version": ".".join(map(str, kernel.version)),
+        "base": kernel.base,
+        "source": kernel.source,
+        "series": list(kernel.series),
+        "config": list(kernel.fragments),
+        "created": kernel.created,
+        "bytes": kernel.size,
+        "key": kernel.key,
+        "tree": kernel.tree,
+        "compiler": kernel.compiler,
+        "modules": list(kernel.modules),
+        "extra_modules": list(kernel.extra_modules),
+        "directory": str(kernel.directory),
+    }
+
+
+def _series(kernel: kbuild.KernelBuild) -> str:
+    count = len(kernel.series)
+    return f"{count} patch{'es' * (count > 1)}" if count else ""
 
 
 def _content(kernel: kbuild.KernelBuild) -> str:
-    count = len(kernel.series)
-    return kernel.base + (f" + {count} patch{'es' * (count > 1)}" if count else "")
+    return kernel.base + (f" + {_series(kernel)}" if kernel.series else "")

@@ -20,6 +20,8 @@ from harness.kbuild import cache
 from harness.kbuild.progress import Progress
 
 MAKE_TIMEOUT = 5400.0
+FULL_BUILD = 1850
+"""Steps of a build from nothing with base.config, 6.12: what is expected the first time."""
 TARGETS = ("bzImage", "modules")
 _STEP = re.compile(r"  [A-Z][A-Z0-9_]*(?: \[M\])? +\S")
 _ERROR = re.compile(r"(?:: (?:fatal )?error: |undefined reference to|: command not found|^ERROR: )")
@@ -51,12 +53,18 @@ class Compiler:
         self._make([f"KCONFIG_ALLCONFIG={combined}", "allnoconfig"], Progress(), 0)
         return (self.objects / ".config").read_text()
 
-    def build(self, log: Path, progress: Progress) -> None:
-        """Compile kernel and modules; BuildError shows the first error."""
+    def build(self, log: Path, progress: Progress, expected: int | None = None) -> None:
+        """Compile kernel and modules; BuildError shows the first error.
+
+        `expected` steps are what the progress counts to; without it, those of the last build
+        from nothing.
+        """
         known = cache.read_json(self.objects / "snptest-steps.json") or {}
+        full = int(known.get("steps", FULL_BUILD))
         jobs = f"-j{len(os.sched_getaffinity(0))}"
         # kbuild prints a line for each object, so the last full build says how many there are.
-        steps = self._make([jobs, *TARGETS], progress, int(known.get("steps", 2000)), log)
+        total = full if expected is None else min(expected, full)
+        steps = self._make([jobs, *TARGETS], progress, total, log)
         if steps > int(known.get("steps", 0)):
             cache.write_json(self.objects / "snptest-steps.json", {"steps": steps})
 

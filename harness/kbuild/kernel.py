@@ -15,6 +15,8 @@ names/NAME.json holds what the name stands for: the key, the base, the series, t
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,6 +48,8 @@ class KernelBuild:
     """As the Makefile has it: (6, 12, 107)."""
     tree: str
     """The git hash of the sources' content."""
+    commit: str
+    """The commit that was built, in the cache's repository; "" where that is not known."""
     compiler: str
     modules: tuple[str, ...]
     """What a boot loads, in this order: kvm, kvm-amd and what they need."""
@@ -90,6 +94,19 @@ class KernelBuild:
         """Bytes on disk."""
         return cache.size(self.directory)
 
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the kernel's files from being collected as long as the block runs."""
+        try:
+            file = (self.directory / "kernel.json").open()
+        except FileNotFoundError:
+            raise UsageError(
+                f"the files of kernel {self.name} are gone", "build it again"
+            ) from None
+        with file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
 
 def check_name(name: str) -> str:
     """Return a name that can be given to a kernel; UsageError for others."""
@@ -114,6 +131,18 @@ def read_built(key: str) -> dict[str, Any] | None:
     if built is None or built.get("format") != FORMAT or not built.keys() >= _NEEDED:
         return None
     return built
+
+
+def is_in_use(key: str) -> bool:
+    """Whether somebody is in a kernel's in_use()."""
+    try:
+        with (directory_of(key) / "kernel.json").open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def get(name: str) -> KernelBuild:
@@ -164,6 +193,7 @@ def _kernel(name: str, record: dict[str, Any]) -> KernelBuild | None:
             release=str(built["release"]),
             version=(int(major), int(minor), int(patch)),
             tree=str(built["tree"]),
+            commit=str(record.get("commit", "")),
             compiler=str(built["compiler"]),
             modules=tuple(map(str, built["modules"])),
             extra_modules=tuple(map(str, built["extra_modules"])),

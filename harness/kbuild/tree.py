@@ -11,6 +11,7 @@ dates are pinned.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -147,6 +148,14 @@ class KernelTree:
         """Make a commit of a tree object; the same again gives the same commit."""
         parents = () if parent is None else ("-p", parent)
         return self.git("commit-tree", tree, *parents, "-m", message)
+
+    def changed_files(self, old: str, new: str) -> list[str] | None:
+        """List the files that differ between two commits; None where one is not there."""
+        try:
+            listing = self.git_bytes("diff-tree", "-r", "-z", "--name-only", old, new)
+        except GitError:
+            return None
+        return [os.fsdecode(path) for path in listing.split(b"\0") if path]
 
     def diff(self, old: str, new: str, paths: list[str]) -> bytes:
         """Return the diff of some paths between two commits."""
