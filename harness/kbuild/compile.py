@@ -116,7 +116,7 @@ class Compiler:
         log = log or self.objects / "snptest-config.log"
         with (
             log.open("w", buffering=1) as sink,
-            _running(command, self.source, self._environment()) as make,
+            running(command, self.source, self._environment()) as make,
         ):
             assert make.stdout is not None
             steps = 0
@@ -176,10 +176,10 @@ def first_error(log: Path) -> str:
 
 
 @contextlib.contextmanager
-def _running(
-    command: list[str], folder: Path, environment: dict[str, str]
+def running(
+    command: list[str], folder: Path, environment: dict[str, str], timeout: float = MAKE_TIMEOUT
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a command on a leash: nothing of it survives the block, or us."""
+    """Run a command on a leash: nothing of it survives the block, the time-out, or us."""
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", str(Path(leash.__file__)), "", *command],
         cwd=folder,
@@ -193,7 +193,7 @@ def _running(
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    overdue = threading.Timer(MAKE_TIMEOUT, process.stdin.close)
+    overdue = threading.Timer(timeout, process.stdin.close)
     overdue.start()
     try:
         yield process
