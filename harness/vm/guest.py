@@ -425,6 +425,10 @@ class Guest(Closing):
             busy = [one for one in busy if one.results is None]
         return [one.results for one in pending if one.results is not None]
 
+    def serve(self, *pending: Pending) -> None:
+        """Serve the exits that are there by now, and wait for none."""
+        self._round([one for one in pending if one.results is None])
+
     @staticmethod
     def _round(busy: Sequence[Pending]) -> bool:
         """Look at each vCPU once; whether one of them had an exit."""
