@@ -154,6 +154,9 @@ def test_an_edit_builds_what_depends_on_it(tmp_path: Path, home: Path) -> None:
     assert (second.directory / "kvm-amd.ko").read_bytes() != (
         first.directory / "kvm-amd.ko"
     ).read_bytes()
+    # What is the same is there once.
+    assert second.vmlinux.samefile(first.vmlinux)
+    assert second.vmlinux.stat().st_nlink == 2
     again = Recorder()
     assert kbuild.build("mine", str(source), progress=again).key == second.key
     assert not any("compiling" in each for each in again.stages)

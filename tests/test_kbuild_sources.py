@@ -132,6 +132,9 @@ def test_only_changed_files_are_read_again(tree: KernelTree, folder: Path) -> No
 def test_a_directory_without_sources_is_told(tree: KernelTree, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no kernel sources are there"):
         commit(str(tmp_path), tree)
+    own = fakekernel.write_tree(cache.root() / "linux-6.12")
+    with pytest.raises(UsageError, match="snptest's own"):
+        commit(str(own), tree)
     with pytest.raises(UsageError, match="no such file or directory") as caught:
         bases.resolve(str(tmp_path / "gone"))
     assert "linux-source-7.x" in caught.value.hint
@@ -240,7 +243,7 @@ def test_a_thread_is_put_in_order_without_replies(tmp_path: Path) -> None:
         "From: A <a@example.org>\nSubject: [PATCH 0/2] KVM: both\n\nBlurb\n",
         mail("[PATCH 2/2] KVM: =?utf-8?q?zw=C3=B6lf?=", 2, 3),
         mail("Re: [PATCH 1/2] KVM: one", 8, 9),
-        mail("[PATCH 1/2] KVM: one", 1, 2),
+        mail("[PATCH 1/2] KVM: \x1b[31mone", 1, 2),
     ]
     separator = "From mboxrd@z Thu Jan  1 00:00:00 1970\n"
     box = tmp_path / "thread.mbox"

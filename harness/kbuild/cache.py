@@ -11,9 +11,13 @@ names/NAME.json  what `--kernel NAME` means
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import filecmp
 import json
 import os
+import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,11 +75,35 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def size(path: Path) -> int:
-    """Return the bytes that a file or a directory with all in it takes on disk."""
-    found = path.lstat().st_blocks * 512
+    """Return the bytes that a file or a directory with all in it takes on disk.
+
+    Of a file that has several names each has its share.
+    """
+    found = _blocks(path)
     if path.is_dir() and not path.is_symlink():
         for folder, folders, files in os.walk(path):
-            found += sum(
-                os.lstat(os.path.join(folder, each)).st_blocks * 512 for each in folders + files
-            )
+            found += sum(_blocks(os.path.join(folder, each)) for each in folders)
+            found += sum(_blocks(os.path.join(folder, each)) for each in files)
     return found
+
+
+def _blocks(path: str | Path) -> int:
+    status = os.lstat(path)
+    shared = status.st_nlink if stat.S_ISREG(status.st_mode) else 1
+    return status.st_blocks * 512 // shared
+
+
+def keep(file: Path, folder: Path, like: Path | None) -> None:
+    """Copy a file into a folder, as another name of its twin in `like` where that is the same.
+
+    Of two kernels that differ in kvm.ko, vmlinux is most of the size, and the same.
+    """
+    twin = like / file.name if like is not None else None
+    if twin is not None and twin.is_file() and filecmp.cmp(file, twin, shallow=False):
+        try:
+            os.link(twin, folder / file.name)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EXDEV):
+                raise
+    shutil.copy2(file, folder)

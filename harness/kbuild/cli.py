@@ -75,6 +75,9 @@ def _build_every(options: BuildOptions) -> int:
         ):
             results.append(result)
             failed += result.error is not None
+            outcome = "built" if result.error is None else "failed"
+            line = f"{result.number}: {outcome} in {result.seconds:.0f} s: {result.patch}"
+            console.print(Text(line))
     table = Table("", "patch", "result", "s", box=None)
     for result in results:
         outcome = "built" if result.error is None else sanitize.text(result.error)

@@ -6,8 +6,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from harness.errors import BuildError, UsageError
 from harness.kbuild.gitrun import GitError, run_git
 from harness.kbuild.progress import Progress
 from harness.kbuild.tree import KernelTree
+from harness.report import sanitize
 
 FETCH_TIMEOUT = 1800.0
 _URL = re.compile(r"(?:https?|git|ssh|file)://.+|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^@]+")
@@ -67,9 +66,9 @@ class GitRevision:
             run_git(arguments, tree.path, environment, timeout=FETCH_TIMEOUT)
             return tree.git("rev-parse", "--verify", f"{ref}^{{commit}}")
         except GitError as error:
-            last = [line for line in str(error).splitlines() if line.strip()]
+            reason = sanitize.line(str(error).strip().partition("\n")[0]).removeprefix("fatal: ")
             raise BuildError(
-                f"{self} could not be fetched: {last[0].removeprefix('fatal: ') if last else ''}",
+                f"{self} could not be fetched: {reason or 'git gave no reason'}",
                 "is the address reachable from here, and the revision a branch, tag or commit?"
                 if is_url(self.where)
                 else "does git itself read that repository? (git fsck)",
@@ -132,13 +131,3 @@ def commits_between(path: Path, spec: str) -> list[tuple[str, bytes]]:
         ]
         found.append((name, run_git(diff, path, {"LC_ALL": "C"})))
     return found
-
-
-def describe(path: Path) -> str | None:
-    """Return what `git describe` calls a directory's HEAD; None where git says nothing."""
-    if shutil.which("git") is None or not is_repository(path):
-        return None
-    try:
-        return run_git(["describe", "--always", "--dirty"], path, {"LC_ALL": "C"}).decode().strip()
-    except (GitError, subprocess.SubprocessError):
-        return None

@@ -13,6 +13,7 @@ import urllib.parse
 from pathlib import Path
 
 from harness.errors import BuildError, UsageError
+from harness.report import sanitize
 
 B4_TIMEOUT = 300.0
 _ID = re.compile(r"<?([A-Za-z0-9][^\s<>/@]*@[A-Za-z0-9.-]+)>?")
@@ -70,5 +71,5 @@ def fetch(identifier: str, folder: Path) -> Path:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
         # Of the attempts and retries that it tells of, the last line is the outcome.
         reason = lines[-1].partition(": HTTPSConnectionPool")[0] if lines else "it gave no reason"
-        raise BuildError(f"b4 could not get {identifier}: {reason}", hint)
+        raise BuildError(f"b4 could not get {identifier}: {sanitize.line(reason)}", hint)
     return found

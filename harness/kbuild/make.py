@@ -25,7 +25,7 @@ from harness.kbuild.tree import KernelTree
 BOOT_MODULES = frozenset({"kvm", "kvm_amd"})
 """What every boot loads, with what it depends on."""
 STATE = "snptest-state.json"
-"""In an object directory: the commits that were configured and built there last."""
+"""In an object directory: what was configured, built and kept there last."""
 
 _CONFIGURING = re.compile(r"(?:^|/)Kconfig[^/]*$|^scripts/|^Makefile$|^arch/x86/Makefile")
 SCRIPTS = ("decode_stacktrace.sh", "faddr2line")
@@ -69,12 +69,14 @@ def make_kernel(
     make.build(log, progress, expected)
     _remember(make.objects, built=commit)
     progress.stage(f"{label}keeping the kernel")
+    before = (cache.read_json(make.objects / STATE) or {}).get("kept")
+    like = directory.with_name(str(before)) if before else None
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=directory.parent))
     try:
         boot, extra = _split(make.modules())
         for image in ("arch/x86/boot/bzImage", "vmlinux", "System.map"):
-            shutil.copy2(make.objects / image, scratch)
+            cache.keep(make.objects / image, scratch, like)
         _keep_modules(boot + extra, scratch)
         _keep_scripts(source, scratch / "scripts")
         (scratch / "config").write_text(config)
@@ -93,6 +95,7 @@ def make_kernel(
         if directory.exists():  # left without its kernel.json, or of an older format
             shutil.rmtree(directory)
         os.rename(scratch, directory)
+        _remember(make.objects, kept=directory.name)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.kbuild import gitbase, lore
+from harness.report import sanitize
 
 _DIFF = re.compile(rb"^(?:diff --git |--- (?:a/|/dev/null)|Index: )", re.MULTILINE)
 _MAIL = re.compile(rb"\A(?:From [0-9a-f]{40} |From |From: |Return-Path: |Subject: |Received: )")
@@ -67,7 +68,7 @@ def _load(spec: str | Path, repository: Path | None) -> list[Patch]:
                 "REPOSITORY:A..B, or a --base that lies in git",
             )
         found = gitbase.commits_between(repository, commits)
-        return [Patch(name, diff) for name, diff in found if diff]
+        return [Patch(sanitize.line(name), diff) for name, diff in found if diff]
     return load_series(path)
 
 
@@ -122,7 +123,7 @@ def _from_file(path: Path) -> Patch:
     content = path.read_bytes()
     if _MAIL.match(content):
         content = _body(email.message_from_bytes(content))
-    return Patch(path.name, content)
+    return Patch(sanitize.line(path.name), content)
 
 
 def _split_mbox(content: bytes) -> list[Message]:
@@ -168,7 +169,7 @@ def _subject(message: Message) -> str:
     raw = str(message["Subject"] or "no subject")
     with contextlib.suppress(LookupError, UnicodeError, email.errors.HeaderParseError):
         raw = str(email.header.make_header(email.header.decode_header(raw)))
-    return re.sub(r"\s+", " ", raw)
+    return sanitize.line(raw)
 
 
 def _body(message: Message) -> bytes:

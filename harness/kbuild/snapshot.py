@@ -17,6 +17,7 @@ from harness.kbuild import cache
 from harness.kbuild.gitrun import GitError, run_git
 from harness.kbuild.progress import Progress
 from harness.kbuild.tree import KernelTree
+from harness.report import sanitize
 
 _IGNORED = ("*.o", "*.a", "*.ko", "*.mod", "*.mod.c", ".*.cmd", ".*.d", "*.order", "*~", ".git")
 """What kbuild leaves in a directory, also where no .gitignore says so."""
@@ -53,7 +54,7 @@ class Directory:
     def commit_of(self, tree: KernelTree, progress: Progress) -> str:
         """Make a commit of what is in the directory now; the same content gives the same one."""
         check_sources(self.path)
-        if self.path == tree.path or tree.path in self.path.parents:
+        if cache.root().resolve() in self.path.parents:
             raise UsageError(f"--base {self.path} is snptest's own", "copy it somewhere else")
         first = not self.index.exists()
         progress.stage(f"{'reading' if first else 'looking for changes in'} {self.path}")
@@ -68,7 +69,7 @@ class Directory:
             written = tree.git("write-tree", index=self.index)
         except GitError as error:
             self.index.unlink(missing_ok=True)  # the next time from the start
-            raise BuildError(f"{self.path} could not be read: {error}") from None
+            raise BuildError(f"{self.path} could not be read: {_first(error)}") from None
         commit = tree.commit(written, f"source directory {self.path}")
         tree.git("update-ref", self.ref, commit)
         return commit
@@ -110,6 +111,10 @@ def check_sources(path: Path) -> None:
             f"--base {path}: no kernel sources are there (no Makefile and Kconfig)",
             "name the top of the source tree; of a bare git repository name a revision too",
         )
+
+
+def _first(error: GitError) -> str:
+    return sanitize.line(str(error).strip().partition("\n")[0])
 
 
 def _paths(listing: bytes) -> set[bytes]:
