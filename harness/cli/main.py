@@ -28,6 +28,7 @@ Examples:
   snptest run launch -k id_block      the tests of a suite that match
   snptest build mine --base linux-source-6.12 --series ~/patches
   snptest run gmem --backend vng --kernel mine
+  snptest kselftest --kernel mine     upstream's own KVM selftests, of the same tree
   snptest doctor                      what this machine lacks, and how to get it
 
 \b
@@ -101,6 +102,49 @@ def run(
         json=json,
     )
     raise typer.Exit(run_suites(options))
+
+
+KSELFTEST_HELP = """Run upstream's KVM selftests, of the tree that a kernel was built from, in it.
+
+\b
+Those that touch guest_memfd, private memory, SEV and SNP run, unless TESTs are named.
+
+\b
+Examples:
+  snptest kselftest --kernel mine
+  snptest kselftest --kernel mine debug_regs 'vmx_*'
+  snptest kselftest --kernel mine --list
+  snptest run gmem kselftest --backend vng --kernel mine    with other suites, one report
+"""
+
+
+@app.command(help=KSELFTEST_HELP)
+def kselftest(
+    tests: Annotated[
+        list[str] | None, typer.Argument(metavar="TEST", help="name, or pattern with * and ?")
+    ] = None,
+    kernel: Annotated[
+        str | None, typer.Option(metavar="NAME", help="kernel made by `snptest build`")
+    ] = None,
+    backend: Annotated[str, typer.Option(metavar="NAME", help="vng, local or ssh")] = "vng",
+    show: Annotated[bool, typer.Option("--list", help="list the tree's selftests")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="compile them again")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write JUnit XML")] = None,
+    ktap: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write KTAP; - is stdout")
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write a JSON line per result as it ends")
+    ] = None,
+) -> None:
+    """Run upstream's selftests."""
+    from harness.cli import kselftest as command
+    from harness.cli.run import RunOptions
+
+    if show:
+        raise typer.Exit(command.show_list(kernel))
+    options = RunOptions(backend=backend, kernel=kernel, junit=junit, ktap=ktap, json=json)
+    raise typer.Exit(command.kselftest(options, tuple(tests or ()), again=rebuild))
 
 
 @app.command()

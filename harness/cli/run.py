@@ -14,6 +14,7 @@ from rich.text import Text
 
 from harness import backends
 from harness.backends.base import Backend
+from harness.cli import kselftest
 from harness.errors import UsageError
 from harness.report import junit, ktap, live, sanitize, summary
 from harness.report.jsonl import JsonLines
@@ -23,6 +24,8 @@ from harness.splats import known
 
 SUITES = ROOT / "suites"
 ORDER = ("launch", "psc", "ap_creation", "guest_req", "gmem")
+NAMED = ("kselftest",)
+"""Suites that run only when named: upstream's programs need a built kernel, and minutes."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def run_suites(options: RunOptions) -> int:
     outputs = [path for path in (options.junit, options.ktap, options.json) if path]
     for path in outputs:
         _check_writable(path)
+    if any(path.startswith(f"suites/{kselftest.SUITE}") for path in paths):
+        kselftest.prepare(options.backend, options.kernel)
     console = make_console(stderr=options.ktap == Path("-"))
     folder = _results_folder()
     run = Run(
@@ -136,11 +141,11 @@ def _report(options: RunOptions, run: Run, console: Console) -> int:
 
 
 def _paths(names: tuple[str, ...]) -> list[str]:
-    known = [name for name in ORDER if (SUITES / name).is_dir()]
+    known = [name for name in (*ORDER, *NAMED) if (SUITES / name).is_dir()]
     if not names:
         if not known:
             raise UsageError("this tree has no suites yet")
-        return [f"suites/{name}" for name in known]
+        return [f"suites/{name}" for name in known if name in ORDER]
     paths = []
     for name in names:
         if (ROOT / name.partition("::")[0]).exists() and name.startswith("suites/"):

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The part of a kernel's tree that its KVM selftests are built from, and what tests it has.
+
+It is unpacked from git into a directory of its own: the work trees belong to kernel builds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from harness.errors import BuildError
+from harness.kbuild import KernelBuild, cache
+from harness.kbuild.gitrun import GitError
+from harness.kbuild.tree import KernelTree
+
+KVM = "tools/testing/selftests/kvm"
+TO_LIST = ("scripts", "tools/build", "tools/scripts", "tools/testing/selftests")
+TO_BUILD = (
+    *("Kbuild", "Kconfig", "Makefile", "arch/Kconfig", "arch/x86", "include", "usr"),
+    *("tools/arch", "tools/include", "tools/lib"),
+    *TO_LIST,
+)
+LIST_TIMEOUT = 120.0
+
+# Evaluated by make beside the tree's own Makefile, whose variables name the tests, whatever
+# version it is; tests and helpers one a line.
+_LIST_RULE = """\
+snptest-list:
+\t@printf 'test %s\\n' $(TEST_GEN_PROGS) $(TEST_PROGS)
+\t@printf 'file %s\\n' $(TEST_GEN_PROGS_EXTENDED) $(TEST_FILES) $(TEST_PROGS_EXTENDED)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a tree's Makefile says there is, as paths below the folder of the selftests."""
+
+    tests: dict[str, str]
+    """By name; the path's last part, unless two are alike."""
+    helpers: tuple[str, ...]
+    """What tests run or read."""
+
+
+def home() -> Path:
+    """Return the cache's directory for selftests."""
+    return cache.root() / "kselftest"
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """Make a directory that is gone afterwards; so are those of processes that were killed."""
+    home().mkdir(parents=True, exist_ok=True)
+    for stale in home().glob(".new-*"):
+        owner = stale.name.removeprefix(".new-")
+        if not (owner.isdigit() and Path(f"/proc/{owner}").exists()):
+            shutil.rmtree(stale, ignore_errors=True)
+    folder = home() / f".new-{os.getpid()}"
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def unpack(kernel: KernelBuild, paths: tuple[str, ...], folder: Path) -> None:
+    """Unpack those of the paths that the kernel's tree has; BuildError where it has no tests."""
+    tree = KernelTree(cache.root() / "linux")
+    tarball = folder.with_suffix(".tar")
+    try:
+        if not tree.git("ls-tree", "--name-only", kernel.tree, "--", f"{KVM}/Makefile"):
+            raise BuildError(f"the tree of kernel {kernel.name} has no {KVM}")
+        wanted = tree.git("ls-tree", "--name-only", kernel.tree, "--", *paths).splitlines()
+        arguments = ("--format=tar", "-o", str(tarball), kernel.tree, "--", *wanted)
+        tree.git("archive", *arguments)
+    except GitError as error:
+        hint = f"build it again: snptest build {kernel.name}"
+        raise BuildError(f"the tree of kernel {kernel.name} is not there: {error}", hint) from None
+    folder.mkdir()
+    command = ["tar", "-xf", str(tarball), "-C", str(folder)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=600, check=False
+    )
+    tarball.unlink()
+    if done.returncode:
+        raise BuildError(f"the selftests' sources could not be unpacked: {done.stderr.strip()}")
+
+
+def environment() -> dict[str, str]:
+    """Return make's environment: nothing of the caller's that changes what is built."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    root = cache.root()
+    return {
+        **kept,
+        "LC_ALL": "C",
+        "CCACHE_DIR": str(root / "ccache"),
+        "CCACHE_BASEDIR": str(root),
+        "CCACHE_NOHASHDIR": "1",
+        "CCACHE_COMPILERCHECK": "content",
+        "CCACHE_MAXSIZE": "3G",
+    }
+
+
+def list_tests(source: Path, output: Path) -> Listing:
+    """Ask the tree's Makefile what there is."""
+    command = ["make", "-s", f"--eval={_LIST_RULE}", f"OUTPUT={output}", "snptest-list"]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=source / KVM,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LIST_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BuildError(f"make listed no selftests within {LIST_TIMEOUT:g} s") from None
+    listing = read_listing(done.stdout, output)
+    if done.returncode or not listing.tests:
+        said = done.stderr.strip().splitlines()
+        reason = said[0] if said else "it names none"
+        raise BuildError(f"{KVM}/Makefile does not tell its tests: {reason}")
+    return listing
+
+
+def read_listing(text: str, output: Path) -> Listing:
+    """Read what the rule printed."""
+    found: dict[str, list[str]] = {"test": [], "file": []}
+    for line in text.splitlines():
+        kind, _, path = line.partition(" ")
+        relative = path.removeprefix(f"{output}/")
+        if kind in found and relative and not relative.startswith("/"):
+            found[kind].append(relative)
+    tests: dict[str, str] = {}
+    for path in dict.fromkeys(found["test"]):
+        name = PurePosixPath(path).name
+        tests[path if name in tests else name] = path
+    return Listing(tests, tuple(dict.fromkeys(found["file"])))
