@@ -149,7 +149,9 @@ def test_an_edit_builds_what_depends_on_it(tmp_path: Path, home: Path) -> None:
     seen = Recorder()
     second = kbuild.build("mine", str(source), progress=seen)
     assert second.key != first.key
-    assert seen.counts == [(1, 1 + 1 + estimate.LINKS)]  # not the 1000 of a full build
+    assert seen.counts == [
+        (1, 1 + 1 + estimate.ALWAYS + estimate.IMAGE)
+    ]  # not the 1000 of a full build
     assert not any("configuring" in each for each in seen.stages)
     assert (second.directory / "kvm-amd.ko").read_bytes() != (
         first.directory / "kvm-amd.ko"
@@ -169,28 +171,32 @@ def test_an_edit_builds_what_depends_on_it(tmp_path: Path, home: Path) -> None:
 def test_steps_left_are_counted_by_what_depends_on_a_change(tmp_path: Path) -> None:
     objects, source = tmp_path / "build" / "base", tmp_path / "linux"
     assert estimate.steps_left(objects, source, ["kvm/x.c"], []) is None
-    for name, needs in (
-        ("kvm/svm/sev", ("kvm/svm/sev.c", "kvm/svm/svm.h")),
-        ("kvm/svm/svm", ("kvm/svm/svm.c", "kvm/svm/svm.h")),
-        ("mm/slub", ("mm/slub.c",)),
+    for name, flags, needs in (
+        ("kvm/svm/sev", "-DMODULE", ("kvm/svm/sev.c", "kvm/svm/svm.h")),
+        ("kvm/svm/svm", "-DMODULE", ("kvm/svm/svm.c", "kvm/svm/svm.h")),
+        ("mm/slub", "", ("mm/slub.c",)),
     ):
         file = objects / f"{Path(name).parent}/.{Path(name).name}.o.cmd"
         file.parent.mkdir(parents=True, exist_ok=True)
-        lines = [f"  ../../linux/{each} \\\n" for each in needs]
+        lines = [f"savedcmd := gcc {flags} -c\ndeps_{name}.o := \\\n"]
+        lines += [f"  ../../linux/{each} \\\n" for each in needs]
         lines.append("    $(wildcard include/config/KASAN) \\\n")
-        file.write_text(f"deps_{name}.o := \\\n" + "".join(lines))
+        file.write_text("".join(lines))
 
     def left(*changed: str, symbols: tuple[str, ...] = ()) -> int | None:
         return estimate.steps_left(objects, source, changed, symbols)
 
-    assert left() == 0
-    assert left("Documentation/x.rst", "kvm/svm/sev.h") == 0
-    one, both, all_three = left("kvm/svm/sev.c"), left("kvm/svm/svm.h"), left("mm/slub.c")
-    assert one is not None
-    assert both == one + 1
-    assert all_three == one - 1  # one folder less on its way up
-    assert left(symbols=("CONFIG_KASAN",)) == one + 2 + 1
-    assert left(symbols=("CONFIG_KASA",)) == 0
+    nothing, module = estimate.ALWAYS, estimate.MODULES + estimate.MODULE
+    assert left() == nothing
+    assert left("Documentation/x.rst", "kvm/svm/sev.h") == nothing
+    assert left("kvm/svm/sev.c") == nothing + 1 + module  # 8, as a real one takes
+    assert left("kvm/svm/svm.h") == nothing + 2 + module
+    image = estimate.IMAGE + len(("mm", "the top"))
+    assert left("mm/slub.c") == nothing + 1 + image
+    many = [f"drivers/{number}.c" for number in range(estimate.FEW)]
+    assert left("mm/slub.c", *many) == left("mm/slub.c")
+    assert left(symbols=("CONFIG_KASAN",)) == nothing + 3 + module + image
+    assert left(symbols=("CONFIG_KASA",)) == nothing
 
 
 def series(path: Path, *numbers: int) -> Path:
