@@ -142,6 +142,11 @@ def test_a_directory_without_sources_is_told(tree: KernelTree, tmp_path: Path) -
         bases.resolve("linux-source-6.12", "v6.12")
 
 
+def zstd(content: bytes) -> bytes:
+    host_packages.ensure_packages(["zstd"], "for a test")
+    return subprocess.run(["zstd", "-c"], input=content, stdout=subprocess.PIPE, check=True).stdout
+
+
 def pack(path: Path, folder: Path, name: str) -> None:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
@@ -149,12 +154,13 @@ def pack(path: Path, folder: Path, name: str) -> None:
     packers: dict[str, Callable[[bytes], bytes]] = {
         ".xz": lzma.compress,
         ".gz": gzip.compress,
+        ".zst": zstd,
         ".tar": bytes,
     }
     path.write_bytes(packers[path.suffix](content.getvalue()))
 
 
-@pytest.mark.parametrize("kind", ["xz", "gz"])
+@pytest.mark.parametrize("kind", ["xz", "gz", "zst"])
 def test_tarballs_are_imported_once(
     tree: KernelTree, folder: Path, tmp_path: Path, kind: str
 ) -> None:
