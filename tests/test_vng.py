@@ -118,7 +118,7 @@ def update(tmp_path_factory: pytest.TempPathFactory) -> Update:
 
 
 def kvm_changes(old: debsource.DebianSource, new: debsource.DebianSource) -> bytes:
-    with cache.locked(print):
+    with deadline(BUILD_TIMEOUT, "reading two releases"), cache.locked(print):
         tree = KernelTree(cache.root() / "linux")
         commits = [debsource.commit_of(each, tree, kbuild.Progress()) for each in (old, new)]
         diff = tree.diff(commits[0], commits[1], KVM_PATHS)
