@@ -116,6 +116,21 @@ def test_a_directory_s_own_rules_say_what_is_no_source(tree: KernelTree, folder:
     assert "drivers/table.h" not in names
 
 
+def test_a_directory_is_what_its_tarball_is(tree: KernelTree, folder: Path, tmp_path: Path) -> None:
+    """So that both are one kernel: also what .gitignore would hide, as Debian's does much."""
+    for name in (".clang-format", "lib/.kunitconfig", "tools/tags/Makefile", "debian/rules"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("a source\n")
+    with (folder / ".gitignore").open("a") as rules:
+        rules.write(".*\ntags\n*.ko\n")
+    path = tmp_path / "linux.tar"
+    pack(path, folder, "linux")
+    whole = tree.tree_of(commit(str(path), tree))
+    for name in ("vmlinux", ".config", "modules.order", "lib/.x.o.cmd", "lib/x.o", "lib/x.ko"):
+        (folder / name).write_text("built")
+    assert tree.tree_of(commit(str(folder), tree)) == whole
+
+
 def test_only_changed_files_are_read_again(tree: KernelTree, folder: Path) -> None:
     """The developer's loop must not cost the time to read a whole kernel tree."""
     commit(str(folder), tree)

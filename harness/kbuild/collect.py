@@ -117,9 +117,7 @@ def _unreferenced(stay: list[KernelBuild]) -> Iterator[tuple[str, Path]]:
     }
     for folder, names in needed.items():
         for path in _entries(root / folder):
-            if path.name.removesuffix(".exclude") not in names and not (
-                folder == "kernels" and is_in_use(path.name)
-            ):
+            if path.name not in names and not (folder == "kernels" and is_in_use(path.name)):
                 yield f"{folder}/{path.name}", path
     for path in _entries(root):
         if path.name.startswith("linux-") and path.name.removeprefix("linux-") not in versions:

@@ -19,8 +19,15 @@ from harness.kbuild.progress import Progress
 from harness.kbuild.tree import KernelTree
 from harness.report import sanitize
 
-_IGNORED = ("*.o", "*.a", "*.ko", "*.mod", "*.mod.c", ".*.cmd", ".*.d", "*.order", "*~", ".git")
-"""What kbuild leaves in a directory, also where no .gitignore says so."""
+# On top of a tree's own .gitignore, and stronger.  The last that matches counts.
+_RULES = (
+    # Debian's ends in '/*', made for its packaging, and lacks what upstream takes back of '.*'.
+    *("!/*", "!.*", "!tags/"),
+    # What kbuild leaves, also where no .gitignore says so.
+    *("*.o", "*.a", "*.ko", "*.mod", "*.mod.c", ".*.cmd", ".*.d", "*.order", ".tmp_*", "*~"),
+    *("/.config*", "/.version", "/vmlinux*", "/System.map", "/Module.symvers", "/modules.*"),
+    ".git",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +83,15 @@ class Directory:
 
     def _present(self, tree: KernelTree) -> set[bytes]:
         """List the files that are sources: not what a build in the directory has made."""
-        top = self.path / ".gitignore"
-        rules = top.read_text(errors="replace").splitlines() if top.is_file() else []
         listing = ["ls-files", "-z", "--cached", "--others"]
-        in_git = (self.path / ".git").exists()
-        if "/*" in rules:
-            # Debian's, made for its packaging: it would hide every new file.
-            rules = [rule for rule in rules if rule != "/*"]
-        elif in_git:
-            listing.append("--exclude-standard")
-        else:
-            listing.append("--exclude-per-directory=.gitignore")
-        patterns = self.index.with_name(f"{self.index.name}.exclude")
-        patterns.write_text("\n".join([*rules, *_IGNORED]) + "\n")
-        listing.append(f"--exclude-from={patterns}")
-        if in_git:
+        rules = ["--exclude-per-directory=.gitignore"] + [f"--exclude={rule}" for rule in _RULES]
+        top = self.path / ".gitignore"
+        debian = top.is_file() and "/*" in top.read_text(errors="replace").splitlines()
+        if (self.path / ".git").exists():
+            listing += rules if debian else ["--exclude-standard"]
             found = run_git(listing, self.path, {"LC_ALL": "C"})
         else:
+            listing += rules
             found = tree.git_bytes(*listing, index=self.index, files=self.path)
         # A path with a slash at its end is a repository inside this one.
         return {path for path in _paths(found) if not path.endswith(b"/")}
