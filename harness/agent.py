@@ -62,7 +62,7 @@ MAX_THREADS = 512
 MAX_MAPPING = 1 << 40
 
 OPEN, CLOSE, IOCTL_INT, IOCTL_BUFFER, MMAP, MUNMAP = 1, 2, 3, 4, 5, 6
-READ, WRITE, FALLOCATE, FTRUNCATE, READ_FILE = 7, 8, 9, 10, 11
+READ, WRITE, FALLOCATE, FTRUNCATE, READ_FILE, WRITE_FILE = 7, 8, 9, 10, 11, 12
 
 FIELDS = {
     OPEN: struct.Struct("<I"),  # flags; the path follows
@@ -76,8 +76,9 @@ FIELDS = {
     FALLOCATE: struct.Struct("<iIqq"),  # fd, mode, offset, length
     FTRUNCATE: struct.Struct("<iq"),  # fd, length
     READ_FILE: struct.Struct("<I"),  # limit; the path follows
+    WRITE_FILE: struct.Struct("<I"),  # length of the path; path and data follow
 }
-WITH_BYTES = frozenset((OPEN, IOCTL_BUFFER, WRITE, READ_FILE))
+WITH_BYTES = frozenset((OPEN, IOCTL_BUFFER, WRITE, READ_FILE, WRITE_FILE))
 
 LENGTH = struct.Struct("<I")
 BATCH = struct.Struct("<IHH")
@@ -412,6 +413,9 @@ class Worker(threading.Thread):
         if code == FTRUNCATE:
             os.ftruncate(agent.allowed(fields[0]), fields[1])
             return 0, b""
+        if code == WRITE_FILE:
+            path, content = payload[: fields[0]], payload[fields[0] :]
+            return _write_file(os.fsdecode(path), content), b""
         assert code == READ_FILE
         data = _read_file(os.fsdecode(payload), min(fields[0], MAX_DATA, room))
         return len(data), data
@@ -470,6 +474,15 @@ def _read_file(path: str, limit: int) -> bytes:
         return bytes(data)
     finally:
         os.close(fd)
+
+
+def _write_file(path: str, data: bytes) -> int:
+    """Write to a file that is there (sysfs, debugfs, /dev/kmsg) with a single write(2)."""
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        return os.write(file, data)
+    finally:
+        os.close(file)
 
 
 def _kernel_log() -> bytes:

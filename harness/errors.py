@@ -22,3 +22,7 @@ class UsageError(UserError):
 
 class BuildError(UserError):
     """A kernel, guest or helper did not build, or the kernel did not boot: exit code 3."""
+
+
+class BootError(BuildError):
+    """A kernel did not boot: the message says what of, and ends with its console's tail."""

@@ -120,7 +120,27 @@ class ReadFile:
     limit: int = 1 << 16
 
 
-Op = Open | Close | Ioctl | Mmap | Munmap | Read | Write | Fallocate | Ftruncate | ReadFile
+@dataclass(frozen=True, slots=True)
+class WriteFile:
+    """Write to a file that is there (sysfs, debugfs, /dev/kmsg); the value is the bytes taken."""
+
+    path: str
+    data: bytes
+
+
+Op = (
+    Open
+    | Close
+    | Ioctl
+    | Mmap
+    | Munmap
+    | Read
+    | Write
+    | Fallocate
+    | Ftruncate
+    | ReadFile
+    | WriteFile
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +192,7 @@ class OperationError(OSError):
 def describe(op: Op) -> str:
     """One line that names an operation for messages, without its payload."""
     match op:
-        case Open(path=path) | ReadFile(path=path):
+        case Open(path=path) | ReadFile(path=path) | WriteFile(path=path):
             return f"{type(op).__name__.lower()}({path})"
         case Ioctl(fd=fd, request=request):
             return f"ioctl(fd {fd}, {request:#x})"
@@ -270,6 +290,13 @@ class Kernel(abc.ABC):
     @abc.abstractmethod
     def log(self) -> str:
         """Return the kernel log (dmesg) since boot, control characters and all."""
+
+    def note(self, text: str) -> bool:
+        """Put a line into the kernel's log; False where the target cannot, or is lost.
+
+        It also settles the log: `log` then has the line and all that was logged before it.
+        """
+        return False
 
     def run_program(
         self, argv: Sequence[str], timeout: float = DEFAULT_TIMEOUT, limit: int = 1 << 20

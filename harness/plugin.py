@@ -19,7 +19,7 @@ import pytest
 from harness import backends, features
 from harness.backends.base import Backend
 from harness.deadline import deadline
-from harness.errors import UserError
+from harness.errors import BootError, UserError
 from harness.kernel import Kernel
 from harness.pool import KernelPool
 from harness.report import sanitize, verdict
@@ -154,6 +154,8 @@ class Session:
         )
         if marker and phase == "call":
             seconds = float(marker.args[0])
+        if phase == "setup" and self._backend is not None:
+            seconds += self._backend.open_deadline
         return deadline(seconds, f"{phase} of {item.name}", self._stacks_file())
 
     def _stacks_file(self) -> TextIO | None:
@@ -175,7 +177,7 @@ class Session:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
         """Arrange under a deadline, from a marked place in the kernel log on."""
         if self._pool is not None:
-            self._pool.mark()
+            self._pool.mark(item.nodeid)
         with self._deadline(item, "setup"):
             reporting.allowed(item)  # a wrong marker is told before the test runs
             return (yield)
@@ -220,8 +222,16 @@ class Session:
             outcome = verdict.of_exception(error, call.when)
             self.crashed = self.crashed or outcome is Outcome.CRASH
             facts |= {"verdict": outcome.value, "reason": verdict.reason_of(error)}
+            if outcome is Outcome.CRASH and self._pool is not None:
+                death = self._pool.autopsy()
+                if death is not None:
+                    facts["reason"] = f"{death.kind}: {death.summary}"
             if isinstance(error, UserError):
                 report.longrepr = str(error)
+            if isinstance(error, BootError):
+                # No other test would fare better.
+                facts["gave_up"] = facts["reason"]
+                item.session.shouldstop = facts["reason"]
         elif call.excinfo is not None and report.skipped and not hasattr(report, "wasxfail"):
             facts["reason"] = verdict.reason_of(call.excinfo.value)
         self._judge(item, report, facts)

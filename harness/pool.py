@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.backends.base import Backend
-from harness.kernel import Kernel
+from harness.errors import BootError
+from harness.kernel import Death, Kernel
 from harness.splats import Splat
 from harness.splats.known import Where
 from harness.splats.symbols import Symbols
 from harness.splats.watch import LogWatch
+
+ATTEMPTS = 3
+"""Boots in a row that have to fail before a kernel is given up, and the run with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +49,34 @@ class KernelPool:
         self._boots: list[Boot] = []
         self._late: list[Sighting] = []
         self._last_words = ""
+        self._test = ""
         self._last: Kernel | None = None
         self._last_release = ""
 
     def get(self, revision: str | None) -> Kernel:
         """Return the kernel for that revision, opened if need be."""
         if revision not in self._open:
-            kernel = self.backend.open(revision, self.seed, **self.options)
+            kernel = self._opened(revision)
             self._open[revision] = kernel
             self.watch(kernel, revision)
+            kernel.note(self._test)
         return self._open[revision]
+
+    def _opened(self, revision: str | None) -> Kernel:
+        """Open a kernel; one that does not boot is given ATTEMPTS chances."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self.backend.open(revision, self.seed, **self.options)
+            except BootError as error:
+                failure = error
+                if attempt < ATTEMPTS:
+                    continue
+        raise BootError(f"{failure.message}\n{ATTEMPTS} boots failed", failure.hint) from None
+
+    def autopsy(self) -> Death | None:
+        """Say what the kernels that are open died of, when a test lost its own."""
+        found = [death for kernel in self._open.values() if (death := kernel.autopsy())]
+        return found[0] if found else None
 
     def release(self, revision: str | None) -> None:
         """Take back what `get` gave: closed, unless the backend's kernels are dear."""
@@ -101,8 +123,11 @@ class KernelPool:
             self._late += _sightings(watch)
             self._last_words += watch.last
 
-    def mark(self) -> None:
+    def mark(self, test: str) -> None:
         """Begin a test: what was not judged yet, and what comes, is its own."""
+        self._test = test
+        for kernel in self._open.values():
+            kernel.note(test)
         self._last_words = ""
         for watch in self._watches.values():
             watch.mark()

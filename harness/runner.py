@@ -39,6 +39,7 @@ class Run:
     interrupted: bool = False
     collected: int = 0
     seconds: float = 0.0
+    _pid: int = 0
 
     @property
     def log(self) -> Path:
@@ -70,6 +71,7 @@ class Run:
                 pass_fds=[writing],
             )
         os.close(writing)
+        self._pid = process.pid
         before = signal.signal(signal.SIGTERM, _raise_interrupt)
         finished = False
         try:
@@ -98,6 +100,11 @@ class Run:
                 event = {"event": "result", "result": result}
             case "collected":
                 self.collected = event["count"]
+            case "gave up":
+                # No other test can be run: pytest ends by itself and tells what is done.
+                self.broken.append(f"the run was ended: {sanitize.line(str(event['reason']))}")
+                self.silence = 15.0
+                os.kill(self._pid, signal.SIGINT)
             case "broken":
                 reason = str(event["reason"]).strip().splitlines() or ["unknown"]
                 self.broken.append(f"pytest failed itself: {sanitize.line(reason[-1])}")

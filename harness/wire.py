@@ -40,6 +40,7 @@ from harness.kernel import (
     TargetTimeoutError,
     Ticket,
     Write,
+    WriteFile,
     describe,
 )
 
@@ -81,6 +82,9 @@ def _encode(op: Op) -> bytes:
             return _pack(protocol.FTRUNCATE, (fd, length))
         case ReadFile(path, limit):
             return _pack(protocol.READ_FILE, (limit,), os.fsencode(path))
+        case WriteFile(path, data):
+            name = os.fsencode(path)
+            return _pack(protocol.WRITE_FILE, (len(name),), name + data)
         case _:
             raise ValueError(f"not an operation: {op!r}")
 

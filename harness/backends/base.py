@@ -27,6 +27,9 @@ class Backend(abc.ABC):
     deadline: ClassVar[float] = 120.0
     """Seconds that one test may take unless its marker says otherwise."""
 
+    open_deadline: ClassVar[float] = 0.0
+    """Seconds more that a test may take to be set up where it is the one to open a kernel."""
+
     @abc.abstractmethod
     def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:
         """Return a fresh kernel that runs.

@@ -10,7 +10,8 @@ from harness import kbuild
 from harness.backends.base import Backend
 from harness.errors import UsageError
 from harness.kernel import Kernel
-from harness.vng.boot import boot
+from harness.pool import ATTEMPTS
+from harness.vng.boot import BOOT_TIMEOUT, boot
 from harness.vng.machine import STOCK, virtme_run
 
 
@@ -19,6 +20,7 @@ class VngBackend(Backend):
 
     name: ClassVar[str] = "vng"
     reusable: ClassVar[bool] = True
+    open_deadline: ClassVar[float] = ATTEMPTS * (BOOT_TIMEOUT + 30)
 
     def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:
         """Boot the kernel that `--kernel` names; its code decides the revision."""

@@ -38,6 +38,7 @@ from harness.kernel import (
     TargetError,
     Ticket,
     Write,
+    WriteFile,
     describe,
 )
 from harness.uapi.revisions import REVISIONS, Revision
@@ -219,6 +220,8 @@ class Emulator(Kernel):
             case ReadFile(path=path, limit=limit):
                 data = self._read_file(path)[:limit]
                 return Result(len(data), 0, data)
+            case WriteFile():
+                raise KvmError(errno.EACCES)  # what there is to read is read-only
         raise TypeError(f"not an operation: {op!r}")
 
     def _open(self, path: str, flags: int) -> File:

@@ -21,7 +21,7 @@ from harness.report.outcome import Outcome, Result
 
 
 class ResultStream:
-    """Writes what happens: start, collected, begin, result, broken, finish."""
+    """Writes what happens: start, collected, begin, result, broken, gave up, finish."""
 
     def __init__(self, path: Path, config: pytest.Config) -> None:
         self.lines = JsonLines(path)
@@ -30,6 +30,7 @@ class ResultStream:
         self.phases: dict[str, verdict.Phases] = {}
         self.counts: Counter[str] = Counter()
         self.collected = False
+        self.gave_up = ""
         self.broken_files: set[str] = set()
         self.boots: set[tuple[str, str, str]] = set()
         self.began = time.monotonic()
@@ -80,8 +81,11 @@ class ResultStream:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the phases of a test; the teardown is the last."""
-        for record in getattr(report, "snptest", {}).get("boots", ()):
+        facts = getattr(report, "snptest", {})
+        for record in facts.get("boots", ()):
             self._booted(Result.from_dict(record))
+        if "gave_up" in facts:
+            self.gave_up = facts["gave_up"]
         if report.when not in ("setup", "call", "teardown"):
             self._emit(self._died(report))
             return
@@ -90,6 +94,9 @@ class ResultStream:
         if report.when == "teardown":
             del self.phases[report.nodeid]
             self._emit(phases.result(self.backend))
+        if self.gave_up and report.when == "teardown":
+            self.lines.write("gave up", {"reason": self.gave_up})
+            self.gave_up = ""
 
     def _booted(self, result: Result) -> None:
         """Tell of a boot that was not silent, once for all workers and boots."""

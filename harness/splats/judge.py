@@ -65,8 +65,11 @@ def judge(
             deadly = [issue for each, issue in issues if issue and each.kind.fatal]
             if outcome is Outcome.CRASH and deadly:
                 return Judgement(Outcome.XFAIL, _lines(deadly), told)
-    if told and outcome.bad:
-        reason = f"{reason}; the kernel warned: {_titles(told)}"
+    # A death that was told by its splat need not be told twice, nor the panic that ends it.
+    crash = outcome is Outcome.CRASH
+    untold = [each for each in told if not crash or not (each.echo or each.head[:60] in reason)]
+    if untold and outcome.bad:
+        reason = f"{reason}; the kernel warned: {_titles(untold)}"
     return Judgement(outcome, reason, told)
 
 

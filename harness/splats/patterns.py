@@ -154,7 +154,7 @@ _REFINED: tuple[tuple[Kind, re.Pattern[str]], ...] = (
 # rcu/tree_stall.h, arch/x86/kernel/dumpstack.c (6.12).
 ECHO = re.compile(
     r"Kernel panic - not syncing: (?:Fatal exception|[\w ]{1,20}: panic_on_warn set"
-    r"|softlockup: hung tasks|hung_task: blocked tasks|Hard LOCKUP|RCU Stall)"
+    r"|softlockup: hung tasks|hung_task: blocked tasks|Hard LOCKUP|RCU Stall|NMI: Not continuing)"
 )
 
 LIST_MESSAGE = _REFINED[1][1]

@@ -8,6 +8,8 @@ virtio-serial port, whose other end is a Unix socket that QEMU connects to.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import re
 import shutil
 import socket
 import tempfile
@@ -15,30 +17,64 @@ import time
 from pathlib import Path
 
 from harness import agent, kbuild
-from harness.errors import BuildError
+from harness.errors import BootError
 from harness.host_packages import ensure_packages
-from harness.kernel import TargetError
+from harness.kernel import Death, TargetError, WriteFile
+from harness.report import sanitize
+from harness.splats.symbols import Symbols
 from harness.vng import init
 from harness.vng.accel import accelerated
+from harness.vng.consolelog import new_path
 from harness.vng.machine import STOCK, Machine, Paths, agent_command
 from harness.vng.qemu import Qemu
+from harness.vng.scene import autopsy, examine
 from harness.wire import RemoteKernel
 
 BOOT_TIMEOUT = 180.0
 """Seconds from the start of QEMU to the agent's first word; 4 to 10 are usual under TCG."""
 
 
+NOTE_TIMEOUT = 10.0
+"""Seconds in which a line put into the kernel's log comes out of its console."""
+
+PARAMETERS = (
+    # Where an address is in the kernel says which function it is.
+    "nokaslr",
+    # What has faulted once cannot be trusted: its death comes at once, not some tests later.
+    "oops=panic",
+    # A hung kernel gets an NMI, to say where it hangs.
+    "unknown_nmi_panic",
+    # Notes in the log, as many as there are tests.
+    "printk.devkmsg=on",
+)
+
+
+_SETTLED = "so far"
+_SETTLE = re.compile(rf"^\[[^\n]*\] snptest \d+: {_SETTLED}\r?\n", re.MULTILINE)
+
+
 class VngKernel(RemoteKernel):
     """A booted kernel, in its QEMU."""
 
     def __init__(
-        self, name: str, connection: socket.socket, qemu: Qemu, hello_timeout: float
+        self,
+        kernel: kbuild.KernelBuild,
+        connection: socket.socket,
+        qemu: Qemu,
+        environment: frozenset[str],
+        hello_timeout: float,
     ) -> None:
         self.qemu = qemu
+        self.build = kernel
+        self.symbols = Symbols(kernel.vmlinux, kernel.debug_modules, kernel.decoder)
+        self.release = kernel.release
+        self.environment = environment
+        self._notes = itertools.count(1)
+        self._mute = False
         self.console = qemu.console
         fd = connection.detach()
         super().__init__(
-            name,
+            kernel.name,
             fd,
             fd,
             last_seen=qemu.console.tail,
@@ -47,11 +83,26 @@ class VngKernel(RemoteKernel):
         )
 
     def log(self) -> str:
-        """Return the kernel log; that of a dead kernel is what reached its console."""
+        """Return what reached the console: all that dmesg has, and a dead kernel's last words."""
+        self.note(_SETTLED)  # what is under way to the console arrives before it
+        return _SETTLE.sub("", self.console.text())
+
+    def note(self, text: str) -> bool:
+        """Put a line into the kernel's log and wait until it is on the console."""
+        if self._mute:
+            return False
+        mark = f"snptest {next(self._notes)}:"
+        line = f"{mark} {sanitize.line(text, 200)}"
         try:
-            return super().log()
+            self.call(WriteFile("/dev/kmsg", f"{line}\n".encode()), timeout=NOTE_TIMEOUT)
         except TargetError:
-            return self.console.text()
+            self._mute = True  # a hung kernel is waited for once
+            return False
+        return self.console.wait_for(mark, NOTE_TIMEOUT)
+
+    def autopsy(self) -> Death:
+        """Find out what became of the kernel."""
+        return autopsy(self, self.build.directory / "System.map")
 
 
 def boot(
@@ -61,43 +112,48 @@ def boot(
     memory: str = "1G",
     cpus: int = 2,
     parameters: tuple[str, ...] = (),
+    modules: tuple[str, ...] = (),
     timeout: float = BOOT_TIMEOUT,
 ) -> VngKernel:
-    """Boot a kernel, load its modules, send the agent; BuildError ends with the console's tail.
+    """Boot a kernel, load its modules, send the agent; BootError ends with the console's tail.
 
-    `parameters` are added to the kernel's command line.
+    `parameters` are added to the kernel's command line, `modules` (of the build's
+    extra_modules) are loaded, too.
     """
     if shutil.which(machine.qemu) is None:
         ensure_packages(["qemu-system-x86"], "for booting kernels")
     deadline = time.monotonic() + timeout
-    paths = Paths(Path(tempfile.mkdtemp(prefix="snptest-vng-")))
+    fast = accelerated(kernel.bzimage)
+    paths = Paths(_scratch(), new_path(kernel.name))
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, paths.scratch, ignore_errors=True)
         listener = undo.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(paths.agent))
         listener.listen(1)
-        _share(kernel, paths.share)
+        _share(kernel, modules, paths.share)
         command = agent_command(
             machine,
             kernel.bzimage,
             paths,
             memory=memory,
             cpus=cpus,
-            accelerated=accelerated(kernel.bzimage),
-            parameters=parameters,
+            accelerated=fast,
+            parameters=(*PARAMETERS, *parameters),
         )
-        qemu = Qemu(kernel.name, paths.scratch, command)
+        qemu = Qemu(paths, command)
         undo.callback(qemu.stop)
         try:
             connection = qemu.accept(listener, deadline)
             left = max(deadline - time.monotonic(), 1)
-            target = VngKernel(kernel.name, connection, qemu, left)
+            environment = frozenset({machine.name, "kvm" if fast else "tcg"})
+            target = VngKernel(kernel, connection, qemu, environment, left)
         except (TargetError, TimeoutError, OSError) as error:
-            qemu.stop()
             reason = str(error).partition("; last seen:")[0]
-            raise BuildError(
-                f"kernel {kernel.name} did not boot: {reason}; its console ends:\n"
-                f"{qemu.console.tail()}",
+            death = examine(qemu, kernel.directory / "System.map", lost=True)
+            qemu.stop()
+            raise BootError(
+                f"kernel {kernel.name} did not boot ({death.kind}: {death.summary}): {reason}; "
+                f"its console ends:\n{qemu.console.tail()}",
                 f"all of it: {qemu.console.path}",
             ) from None
         undo.pop_all()
@@ -105,12 +161,27 @@ def boot(
         return target
 
 
-def _share(kernel: kbuild.KernelBuild, folder: Path) -> None:
+def _scratch() -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix="snptest-vng-"))
+    except OSError as error:
+        raise BootError(
+            f"no scratch folder for a boot: {error.strerror}", "TMPDIR names another place"
+        ) from None
+
+
+def _share(kernel: kbuild.KernelBuild, extra: tuple[str, ...], folder: Path) -> None:
     """Put what the guest gets from us into a folder."""
-    folder.mkdir()
-    for module in kernel.modules:
-        shutil.copy(kernel.directory / module, folder / module)
-    for program in (agent, init):
-        assert program.__file__ is not None
-        shutil.copy(program.__file__, folder)
-    (folder / "modules").write_text("".join(f"{each}\n" for each in kernel.modules))
+    try:
+        folder.mkdir()
+        for module in (*kernel.modules, *extra):
+            shutil.copy(kernel.directory / module, folder / module)
+        for program in (agent, init):
+            assert program.__file__ is not None
+            shutil.copy(program.__file__, folder)
+        (folder / "modules").write_text("".join(f"{each}\n" for each in (*kernel.modules, *extra)))
+    except OSError as error:
+        raise BootError(
+            f"what the guest needs cannot be put into {folder}: {error.strerror}",
+            "TMPDIR names another place",
+        ) from None

@@ -54,6 +54,9 @@ class Paths:
     """Files and sockets that one QEMU uses."""
 
     scratch: Path
+    """A folder that goes when QEMU does."""
+    console: Path
+    """Where the console is kept."""
 
     @property
     def agent(self) -> Path:
@@ -67,8 +70,8 @@ class Paths:
 
     @property
     def resets(self) -> Path:
-        """QEMU's log of CPU resets, triple faults among them."""
-        return self.scratch / "resets.log"
+        """QEMU's log of CPU resets, triple faults among them; it outlives QEMU."""
+        return self.console.with_suffix(".resets.log")
 
     @property
     def share(self) -> Path:

@@ -14,14 +14,22 @@ from pathlib import Path
 from harness import leash as leash_program
 from harness.kernel import TargetError
 from harness.vng.consolelog import ConsoleLog
+from harness.vng.init import MARK
+from harness.vng.machine import Paths
+from harness.vng.monitor import Monitor
 
 STOP_TIMEOUT = 10.0
+
+
+_STOPPED = ("T", "t")
 
 
 class Qemu:
     """One QEMU and what it prints: its messages and the console of its guest."""
 
-    def __init__(self, name: str, scratch: Path, command: list[str]) -> None:
+    def __init__(self, paths: Paths, command: list[str]) -> None:
+        self._paths = paths
+        scratch = paths.scratch
         # A pipe, not a file: QEMU opens it anew for the console, and would write from the start.
         reader, writer = os.pipe2(os.O_CLOEXEC)
         self.leash = subprocess.Popen(
@@ -33,7 +41,8 @@ class Qemu:
             start_new_session=True,
         )
         os.close(writer)
-        self.console = ConsoleLog(name, reader)
+        self.console = ConsoleLog(paths.console, reader)
+        self.monitor = Monitor(paths.monitor)
 
     def accept(self, listener: socket.socket, deadline: float) -> socket.socket:
         """Wait for QEMU to connect; TargetError when it ends or takes too long."""
@@ -58,11 +67,44 @@ class Qemu:
         except subprocess.TimeoutExpired:
             return None
 
+    def stopped(self) -> bool:
+        """Whether somebody stopped the process (SIGSTOP, a debugger)."""
+        for pid in _children(self.leash.pid):
+            try:
+                stat = Path(f"/proc/{pid}/stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if stat[stat.rindex(")") + 2 :].split()[0] in _STOPPED:
+                return True
+        return False
+
+    def triple_fault(self) -> bool:
+        """Whether a CPU faulted its way out (known without acceleration only)."""
+        try:
+            return "Triple fault" in self._paths.resets.read_text(errors="replace")
+        except FileNotFoundError:
+            return False
+
+    def guest_has_gone(self) -> bool:
+        """Whether the console or the monitor says that the guest is at its end."""
+        last = self.console.tail()
+        ending = ("Kernel panic", "reboot: ", MARK, "sysrq: Resetting")
+        return self.monitor.shutdown_reason is not None or any(each in last for each in ending)
+
     def stop(self) -> None:
         """Let go of the leash: QEMU and all are killed."""
+        self.monitor.close()
         assert self.leash.stdin is not None
         self.leash.stdin.close()
         if self.ended(STOP_TIMEOUT) is None:
             self.leash.kill()
             self.leash.wait(STOP_TIMEOUT)
         self.console.close()
+        self._paths.resets.unlink(missing_ok=True)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []

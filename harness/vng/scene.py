@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Collecting the evidence about a target that was lost or hangs: see harness/vng/autopsy.py."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.kernel import Death, ReadFile, TargetError
+from harness.vng.autopsy import CpuState, Evidence, Kind, SymbolOf, judge
+from harness.vng.monitor import MonitorError
+
+if TYPE_CHECKING:
+    from harness.vng.boot import VngKernel
+    from harness.vng.qemu import Qemu
+
+END_TIMEOUT = 10.0
+"""Seconds in which a QEMU whose guest has gone ends."""
+
+ANSWER_TIMEOUT = 5.0
+SAMPLES = 5
+SAMPLE_GAP = 0.3
+NMI_WAIT = 5.0
+_LAST_THREAD = 0xFFFF
+_CPU = re.compile(r"^CPU#\d+", re.MULTILINE)
+_STATE = re.compile(r"^[RE]IP=([0-9a-f]+) [RE]FL=([0-9a-f]+) .*CPL=(\d) .*HLT=(\d)", re.MULTILINE)
+_INTERRUPT_FLAG = 1 << 9
+_HANGS = (
+    Kind.HANG_INTERRUPTS_OFF,
+    Kind.HANG_INTERRUPTS_ON,
+    Kind.HANG_IDLE,
+    Kind.SOFT_LOCKUP,
+    Kind.HARD_LOCKUP,
+    Kind.RCU_STALL,
+)
+
+
+def autopsy(kernel: VngKernel, system_map: Path | None) -> Death:
+    """Find out what became of a booted kernel."""
+    # The agent's end of the stream closes a little before QEMU ends, if it does.
+    lost = not _agent_answers(kernel)
+    return examine(kernel.qemu, system_map, lost=lost, agent_answers=not lost)
+
+
+def examine(
+    qemu: Qemu, system_map: Path | None, *, lost: bool, agent_answers: bool = False
+) -> Death:
+    """Find out what became of a QEMU's guest; `lost` where its end is to be expected."""
+    stopped = qemu.stopped()
+    status = None
+    if lost and not stopped:
+        status = qemu.ended(END_TIMEOUT if qemu.guest_has_gone() else 0.5)
+    answers, samples = False, []
+    if status is None and not stopped:
+        try:
+            stopped = qemu.monitor.ask("query-status")["status"] == "paused"
+            answers = True
+            samples = _samples(qemu)
+        except MonitorError:
+            answers = False
+        status = qemu.ended(0)
+    qemu.console.settle()
+    death = judge(
+        Evidence(
+            console=qemu.console.text(),
+            exit_status=status,
+            shutdown_reason=qemu.monitor.shutdown_reason,
+            triple_fault=qemu.triple_fault(),
+            stopped=stopped,
+            monitor_answers=answers,
+            agent_answers=agent_answers,
+            samples=tuple(samples),
+            console_error=qemu.console.error,
+        ),
+        Symbols(system_map) if system_map is not None else None,
+    )
+    if death.kind in _HANGS:
+        _ask_for_a_trace(qemu)
+    return death
+
+
+def _agent_answers(kernel: VngKernel) -> bool:
+    try:
+        kernel.call(ReadFile("/proc/uptime"), thread=_LAST_THREAD, timeout=ANSWER_TIMEOUT)
+    except (TargetError, ValueError):
+        return False
+    return True
+
+
+def _samples(qemu: Qemu) -> list[tuple[CpuState, ...]]:
+    """Look at every CPU a few times."""
+    samples: list[tuple[CpuState, ...]] = []
+    for _ in range(SAMPLES):
+        text = qemu.monitor.human("info registers -a")
+        states = tuple(
+            CpuState(
+                rip=int(match[1], 16),
+                interrupts=bool(int(match[2], 16) & _INTERRUPT_FLAG),
+                user=match[3] == "3",
+                halted=match[4] == "1",
+            )
+            for match in _STATE.finditer(text)
+        )
+        if states and len(states) == len(_CPU.findall(text)):
+            samples.append(states)
+        time.sleep(SAMPLE_GAP)
+    return samples
+
+
+def _ask_for_a_trace(qemu: Qemu) -> None:
+    """Send an NMI: a kernel booted with unknown_nmi_panic says where it was, and panics."""
+    before = len(qemu.console.text())
+    with contextlib.suppress(MonitorError):  # it may end before it answers
+        qemu.monitor.ask("inject-nmi")
+    until = time.monotonic() + NMI_WAIT
+    while time.monotonic() < until and qemu.ended(0.1) is None:
+        if "end Kernel panic" in qemu.console.text()[before:]:
+            break
+
+
+class Symbols(SymbolOf):
+    """Names of the kernel's functions, from its System.map."""
+
+    def __init__(self, system_map: Path) -> None:
+        entries = []
+        for line in system_map.read_text().splitlines():
+            address, kind, name = line.split(maxsplit=2)
+            if kind in "tT":
+                entries.append((int(address, 16), name))
+        entries.sort()
+        self._addresses = [address for address, _ in entries]
+        self._names = [name for _, name in entries]
+
+    def __call__(self, address: int) -> str:
+        """Return function+offset; the bare address where it is none of the kernel's."""
+        at = bisect.bisect_right(self._addresses, address) - 1
+        if at < 0 or at + 1 == len(self._addresses):
+            return f"{address:#x}"
+        return f"{self._names[at]}+{address - self._addresses[at]:#x}"
