@@ -14,6 +14,8 @@ from harness.report import sanitize
 from harness.report.outcome import Outcome, Result
 
 REASON_WIDTH = 300
+SAID = "results"
+"""Title of a report section (item.add_report_section) that a result keeps, though it passed."""
 
 
 def of_exception(error: BaseException, when: str) -> Outcome:
@@ -64,6 +66,8 @@ class Phases:
         self.seconds += report.duration
         outcome, reason = _judge(report, facts)
         if outcome is Outcome.PASS:
+            said = [text for title, text in report.sections if title == f"Captured {SAID} call"]
+            self.output = sanitize.tail("\n".join(said)) or self.output
             return
         details = sanitize.tail(report.longreprtext) if outcome.bad else ""
         if facts.get("splats") and facts["splats"] not in details:

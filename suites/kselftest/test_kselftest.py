@@ -15,6 +15,7 @@ from harness.kselftest import catalogue
 from harness.kselftest.build import Selftests
 from harness.kselftest.judge import judge, was_started
 from harness.report.outcome import Outcome
+from harness.report.verdict import SAID
 from suites.kselftest.conftest import MARGIN, selected
 
 OUTPUT_LIMIT = 4 << 20
@@ -34,7 +35,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("name", marked or ["none"])
 
 
-def test_kselftest(name: str, selftests: Selftests, kernel: Kernel) -> None:
+def test_kselftest(
+    name: str, selftests: Selftests, kernel: Kernel, request: pytest.FixtureRequest
+) -> None:
     """The selftest passes."""
     if name in selftests.failed:
         raise BuildError(
@@ -46,7 +49,10 @@ def test_kselftest(name: str, selftests: Selftests, kernel: Kernel) -> None:
     if not was_started(done):
         raise BuildError(f"{program} could not be started: {done.failure}")
     verdict = judge(done, timeout)
-    print(verdict.details)
+    if verdict.outcome is Outcome.PASS:
+        request.node.add_report_section(
+            "call", SAID, f"{verdict.reason}\n\n{verdict.details}".strip()
+        )
     if verdict.outcome is Outcome.SKIP:
         pytest.skip(verdict.reason)
     if verdict.outcome is Outcome.FAIL:
