@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -13,7 +14,7 @@ import pytest
 
 from harness import host_packages, kbuild
 from harness.errors import UsageError
-from harness.kbuild import cache, cli, config, debsource, estimate, kernel
+from harness.kbuild import cache, cli, compile, config, debsource, estimate, kernel
 from harness.kbuild.tree import KernelTree
 from tests import fakekernel
 
@@ -166,6 +167,23 @@ def test_an_edit_builds_what_depends_on_it(tmp_path: Path, home: Path) -> None:
     seen = Recorder()
     kbuild.build("mine", str(source), progress=seen)
     assert any("configuring" in each for each in seen.stages)
+
+
+def test_what_a_killed_make_left_half_written_is_made_again(base: str, home: Path) -> None:
+    built = kbuild.build("mine", base)
+    objects = home / "build/base-6.12"
+    assert not (objects / "snptest-running").exists()
+    whole = (objects / "kvm.ko").read_bytes()
+    for name in ("System.map", "kvm-amd.ko"):
+        os.utime(objects / name, (1, 1))
+    (objects / "kvm.ko").write_bytes(whole[:100])
+    (objects / "snptest-running").touch()
+    assert {each.name for each in compile.drop_unfinished(objects)} >= {"kvm.ko"}
+    assert (objects / "kvm-amd.ko").exists()
+    shutil.rmtree(built.directory)
+    (objects / "kvm.ko").write_bytes(whole[:100])
+    again = kbuild.build("mine", base)
+    assert (again.debug_modules / "kvm.ko").read_bytes() == whole
 
 
 def test_steps_left_are_counted_by_what_depends_on_a_change(tmp_path: Path) -> None:

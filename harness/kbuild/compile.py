@@ -22,6 +22,8 @@ from harness.kbuild.progress import Progress
 MAKE_TIMEOUT = 5400.0
 FULL_BUILD = 1850
 """Steps of a build from nothing with base.config, 6.12: what is expected the first time."""
+UNFINISHED = 10.0
+"""Seconds before a make was killed in which a file that it left may have been begun."""
 TARGETS = ("bzImage", "modules")
 _STEP = re.compile(r"  [A-Z][A-Z0-9_]*(?: \[M\])? +\S")
 _ERROR = re.compile(r"(?:: (?:fatal )?error: |undefined reference to|: command not found|^ERROR: )")
@@ -45,6 +47,9 @@ class Compiler:
         self.source = source
         self.objects = objects
         objects.mkdir(parents=True, exist_ok=True)
+        self._running = objects / "snptest-running"
+        if self._running.exists():  # nobody else does: the caller holds the cache's lock
+            drop_unfinished(objects)
 
     def configure(self, symbols: str) -> str:
         """Make .config from allnoconfig and the symbols, one a line; return it."""
@@ -114,6 +119,7 @@ class Compiler:
             *arguments,
         ]
         log = log or self.objects / "snptest-config.log"
+        self._running.touch()
         with (
             log.open("w", buffering=1) as sink,
             running(command, self.source, self._environment()) as make,
@@ -126,9 +132,30 @@ class Compiler:
                     steps += 1
                     progress.count(steps, expected)
             status = make.wait(MAKE_TIMEOUT)
+        if status < 128:  # not killed
+            self._running.unlink(missing_ok=True)
         if status:
             raise BuildError(f"the kernel did not build:\n{first_error(log)}", f"all of it: {log}")
         return steps
+
+
+def drop_unfinished(objects: Path) -> list[Path]:
+    """Remove what a make that was killed may have left half written; return that.
+
+    Its time stamp would make it look finished.  Those are the files written last.
+    """
+    written = [
+        (os.lstat(path).st_mtime, Path(path))
+        for folder, _, names in os.walk(objects)
+        for name in names
+        if not name.startswith("snptest-")
+        for path in (os.path.join(folder, name),)
+    ]
+    last = max((stamp for stamp, _ in written), default=0.0)
+    young = [path for stamp, path in written if stamp > last - UNFINISHED]
+    for path in young:
+        path.unlink()
+    return young
 
 
 def depends(module: Path) -> set[str]:
