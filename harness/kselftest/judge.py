@@ -25,7 +25,7 @@ _OVERDUE = "it did not end in time"
 # What TEST_ASSERT() prints (tools/testing/selftests/kvm/lib/assert.c): where, then pid and errno,
 # a stack, and what the test has to say.
 _ASSERTION = "==== Test Assertion Failure ===="
-_STACK = re.compile(r"\s*\d+\s+0x[0-9a-f]+:|\s*\(stack trace|\s+\(inlined by\)|\s*pid=\d+ tid=\d+")
+_STACK = re.compile(r"\s*(?:\d+\s+(?:0x[0-9a-f]+:|\(inlined by\))|\(stack trace|pid=\d+ tid=)")
 # A program that only says what it skips for, as KVM's do: "1..0 # SKIP - Requirement not met".
 _SKIP = re.compile(r"(?:skip(?:ping|ped)?\b|requirement)", re.IGNORECASE)
 
@@ -59,7 +59,7 @@ def judge(done: Completed, timeout: float) -> Verdict:
         reason = _why_skipped(document, lines)
     else:
         reason = _why_failed(done, document, lines, timeout)
-    return Verdict(outcome, sanitize.line(reason), _details(done, document, lines))
+    return Verdict(outcome, sanitize.line(reason), _details(done, document, lines, outcome))
 
 
 def _outcome(done: Completed, document: Document) -> Outcome:
@@ -70,7 +70,7 @@ def _outcome(done: Completed, document: Document) -> Outcome:
     if done.status != 0:
         return Outcome.FAIL
     counts = document.counts
-    if counts and counts.keys() == {Status.SKIP}:
+    if counts.keys() == {Status.SKIP} or (document.skipped is not None and not counts):
         return Outcome.SKIP
     return Outcome.PASS
 
@@ -138,7 +138,7 @@ def _assertion(lines: list[str]) -> str:
     return ": ".join(rest[:2])
 
 
-def _details(done: Completed, document: Document, lines: list[str]) -> str:
+def _details(done: Completed, document: Document, lines: list[str], outcome: Outcome) -> str:
     parts = []
     leaves = list(document.leaves())
     if leaves:
@@ -156,7 +156,7 @@ def _details(done: Completed, document: Document, lines: list[str]) -> str:
         parts.append("\n".join(listed))
     if document.problems:
         parts.append("\n".join(document.problems))
-    if lines:
+    if lines and (outcome is not Outcome.PASS or not leaves):
         left_out = len(lines) - TAIL
         head = "output:" if left_out <= 0 else f"output ({left_out} lines before it left out):"
         parts.append("\n".join([head, *lines[-TAIL:]]))

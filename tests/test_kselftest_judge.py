@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What becomes of a selftest: exit status, results and last words, weighed against each other."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from harness import agent, wire
+from harness.errors import UserError
+from harness.kernel import Completed
+from harness.kselftest import catalogue
+from harness.kselftest.judge import Verdict, judge, was_started
+from harness.report.outcome import Outcome
+
+TWO = "TAP version 13\n1..2\nok 1 a\n"
+ASSERTION = """\
+Random seed: 0x6b8b4567
+==== Test Assertion Failure ====
+  x86_64/nested_exceptions_test.c:87: ctrl->exit_info_1 == error_code
+  pid=51 tid=51 errno=4 - Interrupted system call
+     1\t0x00000000004110e1: assert_on_unhandled_exception at processor.c:611
+     2\t0x0000000000407512: _vcpu_run at kvm_util.c:1649
+     3\t (inlined by) vcpu_run at kvm_util.c:1660
+     4\t0x0000000000402774: main at nested_exceptions_test.c:267
+     5\t0x00007f5c808f3249: ?? ??:0
+  0xc2 != 0x62 (ctrl->exit_info_1 != error_code)
+"""
+
+
+def judged(status: int | None, output: str | bytes = "", dropped: int = 0) -> Verdict:
+    raw = output.encode() if isinstance(output, str) else output
+    failure = "" if status is not None else "it did not end in time"
+    return judge(Completed(status, raw, dropped, failure), 120)
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "outcome"),
+    [
+        (0, "", Outcome.PASS),
+        (0, "Random seed: 1\n", Outcome.PASS),
+        (0, TWO + "ok 2 b\n", Outcome.PASS),
+        (0, TWO + "not ok 2 b # TODO later\n", Outcome.PASS),
+        (0, TWO + "ok 2 b # SKIP no SNP\n", Outcome.PASS),
+        (0, TWO + "not ok 2 b\n", Outcome.FAIL),
+        (0, "not ok 2 b\n", Outcome.FAIL),
+        (0, TWO, Outcome.FAIL),
+        (0, TWO + "Bail out!\n", Outcome.FAIL),
+        (0, "TAP version 13\n1..1\nok 1 a # SKIP no SNP\n", Outcome.SKIP),
+        (0, "TAP version 13\n1..0 # SKIP no SNP\n", Outcome.SKIP),
+        (4, "", Outcome.SKIP),
+        (4, "1..0 # SKIP - Requirement not met: x\n", Outcome.SKIP),
+        (4, TWO + "ok 2 # SKIP no SNP\n", Outcome.SKIP),
+        # Skipping half way is skipping; failing before it is not.
+        (4, "TAP version 13\n1..3\nok 1 a\nok 2 # SKIP no SNP\n", Outcome.SKIP),
+        (4, TWO + "not ok 2 b\n", Outcome.FAIL),
+        (1, "", Outcome.FAIL),
+        (1, TWO + "ok 2 b\n", Outcome.FAIL),
+        (2, "", Outcome.FAIL),
+        (254, ASSERTION, Outcome.FAIL),
+        (-signal.SIGSEGV, "", Outcome.FAIL),
+        (None, TWO, Outcome.FAIL),
+    ],
+)
+def test_outcomes(status: int | None, output: str, outcome: Outcome) -> None:
+    assert judged(status, output).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "reason"),
+    [
+        (
+            254,
+            ASSERTION,
+            "exit status 254; x86_64/nested_exceptions_test.c:87: ctrl->exit_info_1 == error_code:"
+            " 0xc2 != 0x62 (ctrl->exit_info_1 != error_code)",
+        ),
+        (1, TWO + "not ok 2 b # no memory\n", "exit status 1; b: no memory"),
+        (0, TWO + "not ok 2 b\n", "b"),
+        (0, TWO, "1 results where 2 were planned"),
+        (0, TWO + "Bail out! no memory\n", "bailed out: no memory; 1 results where 2 were planned"),
+        (1, "open: No such file\n\n", "exit status 1; open: No such file"),
+        (1, "", "exit status 1"),
+        (-11, TWO, "killed by SIGSEGV; 1 results where 2 were planned"),
+        (-99, "", "killed by signal 99"),
+        (None, "Testing\n", "it did not end within 120 s; Testing"),
+        (
+            1,
+            "TAP version 13\n1..5\n" + "".join(f"not ok {n} t{n}\n" for n in range(1, 6)),
+            "exit status 1; t1; t2; t3; and 2 more",
+        ),
+        (
+            0,
+            "KTAP version 1\n1..1\n  KTAP version 1\n  1..1\n  not ok 1 inner\nnot ok 1 outer\n",
+            "outer/inner",
+        ),
+        (4, "1..0 # SKIP - Requirement not met: has(SEV)\n", "Requirement not met: has(SEV)"),
+        (4, TWO + "ok 2 # SKIP - no SNP\n# Totals: pass:1\n", "no SNP"),
+        (4, "KVM_CAP_X is missing, skipping test\nbye\n", "KVM_CAP_X is missing, skipping test"),
+        (4, "no such thing\n", "no such thing"),
+        (4, "", "it gave no reason (exit status 4)"),
+        (0, TWO + "ok 2 b # SKIP x\n", "1 ok, 1 skip"),
+    ],
+)
+def test_reasons(status: int | None, output: str, reason: str) -> None:
+    assert judged(status, output).reason == reason
+
+
+def test_details_name_every_result_and_end_with_the_output() -> None:
+    output = f"{TWO}# x was 1\nnot ok 2 b\n" + "noise\n" * 100 + "last words\n"
+    details = judged(1, output).details
+    assert details.startswith("ok     a\nnot ok b\n         x was 1\n\noutput (66 lines before")
+    assert details.endswith("last words")
+
+
+def test_details_of_a_pass_with_results_have_no_output() -> None:
+    assert judged(0, TWO + "ok 2 b\n").details == "ok     a\nok     b"
+    assert judged(0, "Random seed: 1\n").details == "output:\nRandom seed: 1"
+
+
+def test_a_thousand_passes_do_not_bury_a_failure() -> None:
+    results = "".join(f"ok {n} t{n}\n" for n in range(1, 1000))
+    details = judged(1, f"TAP version 13\n1..1000\n{results}not ok 1000 last\n").details
+    assert "not ok last" in details
+    assert "[799 more that did not fail]" in details
+
+
+def test_a_plan_is_not_held_against_output_that_was_cut_off() -> None:
+    verdict = judged(0, TWO, dropped=4096)
+    assert verdict.outcome is Outcome.PASS
+    assert "[4096 bytes of output beyond the limit were dropped]" in verdict.details
+    assert judged(0, TWO + "not ok 2 b\n", dropped=4096).outcome is Outcome.FAIL
+
+
+def test_what_a_target_prints_is_made_safe() -> None:
+    verdict = judged(1, b"\x1b[2J\x1b]0;t\x07not ok 1 \x00\xff\nevil\x85line\n")
+    assert verdict.reason == r"exit status 1; \x00\xff"
+    assert "\x1b" not in verdict.details
+    assert "evil\\x85line" in verdict.details
+
+
+def test_a_time_out_is_told_from_a_program_that_does_not_start() -> None:
+    assert was_started(wire._completed(agent.TIMED_OUT, b"", 0))
+    assert was_started(wire._completed(4, b"", 0))
+    assert not was_started(wire._completed(agent.NOT_STARTED, b"No such file", 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        ("guest_memfd_test", True),
+        ("guest_memfd_conversions_test", True),
+        ("private_mem_kvm_exits_test", True),
+        ("pre_fault_memory_test", True),
+        ("set_memory_region_test", True),
+        ("sev_smoke_test", True),
+        ("sev_init2_tests", True),
+        ("debug_regs", False),
+        ("hardware_disable_test", False),
+        ("memslot_perf_test", False),
+    ],
+)
+def test_what_touches_private_memory_is_the_default(name: str, default: bool) -> None:
+    rule = catalogue.load().rule(name)
+    assert rule.default == default
+    assert 0 < rule.timeout <= catalogue.LONGEST
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("timeout = 0", "timeout: is no number"),
+        ("timeout = 120\n[[group]]\ntests = ['a']", "group 1: why: is missing"),
+        ("timeout = 120\n[[group]]\ntests = []\nwhy = 'x'", "group 1: tests:"),
+        ("timeout = 120\n[[group]]\ntests = ['a']\nwhy = 'x'\ntimeout = 9000", "group 1: timeout"),
+        ("timeout = 120\n[[group]]\ntests = ['a']\nwhy = 'x'\ndefalt = true", "defalt: no such"),
+        ("timeout = 120\nx = 1", "there are timeout and"),
+        ("timeout", "cannot be read"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "tests.toml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=complaint):
+        catalogue.load(file)
