@@ -155,6 +155,24 @@ def test_nothing_is_left_behind_and_no_work_tree_is_touched(kernel: kbuild.Kerne
     assert git(tree, "status", "--short") == "M Makefile"
 
 
+def test_what_links_lead_to_is_there(kernel: kbuild.KernelBuild) -> None:
+    """Upstream's tests have links into parts of the tree that are not theirs."""
+    link = cache.root() / "linux" / sources.KVM / "x86_64" / "driver.h"
+    link.symlink_to("../../../../../drivers/driver.h")
+    link.with_name("nowhere.h").symlink_to("/nowhere/at/all.h")
+    link.with_name("lost.h").symlink_to("../lost.h")
+    source = '#include "driver.h"\nint main(void) { return DRIVER; }\n'
+    linked = with_files(
+        {
+            **FILES,
+            "drivers/driver.h": "#define DRIVER 9\n",
+            f"{sources.KVM}/x86_64/good.c": source,
+        }
+    )
+    built = build.build(linked)
+    assert subprocess.run([built.program("good")], timeout=10, check=False).returncode == 9
+
+
 def test_where_nothing_compiles_the_first_error_is_told(kernel: kbuild.KernelBuild) -> None:
     files = {name: BROKEN if name.endswith(".c") else text for name, text in FILES.items()}
     files[f"{sources.KVM}/Makefile"] = SELFTESTS.replace("TEST_PROGS := x86_64/script.sh", "")

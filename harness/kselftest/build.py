@@ -184,7 +184,9 @@ def _keep(found: Listing, output: Path, source: Path, kept: Path) -> dict[str, s
     failed = {}
     for name, path in found.tests.items():
         if not _copy(path, output, source, kept):
-            failed[name] = complaint(lines, str(output / path))
+            # The folder is gone by the time this is read; what is below it is in the tree, too.
+            root = str(source).removesuffix(KVM)
+            failed[name] = complaint(lines, str(output / path)).replace(root, "")
     for path in found.helpers:
         _copy(path, output, source, kept)
     return failed

@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -71,17 +71,30 @@ def scratch() -> Iterator[Path]:
 def unpack(kernel: KernelBuild, paths: tuple[str, ...], folder: Path) -> None:
     """Unpack those of the paths that the kernel's tree has; BuildError where it has no tests."""
     tree = KernelTree(cache.root() / "linux")
-    tarball = folder.with_suffix(".tar")
+    folder.mkdir()
     try:
         if not tree.git("ls-tree", "--name-only", kernel.tree, "--", f"{KVM}/Makefile"):
             raise BuildError(f"the tree of kernel {kernel.name} has no {KVM}")
-        wanted = tree.git("ls-tree", "--name-only", kernel.tree, "--", *paths).splitlines()
-        arguments = ("--format=tar", "-o", str(tarball), kernel.tree, "--", *wanted)
-        tree.git("archive", *arguments)
+        wanted = _present(tree, kernel.tree, paths)
+        while wanted:
+            _extract(tree, kernel.tree, wanted, folder)
+            # Links lead out of what was unpacked: 6.17's vfio tests to headers of drivers.
+            wanted = _present(tree, kernel.tree, _dangling(folder))
     except GitError as error:
         hint = f"build it again: snptest build {kernel.name}"
         raise BuildError(f"the tree of kernel {kernel.name} is not there: {error}", hint) from None
-    folder.mkdir()
+
+
+def _present(tree: KernelTree, content: str, paths: Sequence[str]) -> list[str]:
+    """Return those of the paths that a tree object has."""
+    if not paths:
+        return []
+    return tree.git("ls-tree", "--name-only", content, "--", *paths).splitlines()
+
+
+def _extract(tree: KernelTree, content: str, paths: list[str], folder: Path) -> None:
+    tarball = folder.with_suffix(".tar")
+    tree.git("archive", "--format=tar", "-o", str(tarball), content, "--", *paths)
     command = ["tar", "-xf", str(tarball), "-C", str(folder)]
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace", timeout=600, check=False
@@ -89,6 +102,19 @@ def unpack(kernel: KernelBuild, paths: tuple[str, ...], folder: Path) -> None:
     tarball.unlink()
     if done.returncode:
         raise BuildError(f"the selftests' sources could not be unpacked: {done.stderr.strip()}")
+
+
+def _dangling(folder: Path) -> list[str]:
+    """List what links below the selftests lead to and is not there, as paths in the tree."""
+    missing = set()
+    for place, _, names in os.walk(folder / "tools/testing/selftests"):
+        for name in names:
+            link = os.path.join(place, name)
+            if os.path.islink(link) and not os.path.exists(link):
+                target = os.path.realpath(link)
+                if os.path.relpath(target, folder).split("/")[0] != "..":
+                    missing.add(os.path.relpath(target, folder))
+    return sorted(missing)
 
 
 def environment() -> dict[str, str]:
