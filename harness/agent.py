@@ -657,7 +657,7 @@ def _run_program(argv: list[str], seconds: float, limit: int) -> tuple[int, byte
     return (TIMED_OUT if overdue.is_set() else status), bytes(kept), dropped
 
 
-def _virtio_port(name: str) -> str:
+def virtio_port(name: str) -> str:
     """Find the device of a virtio-serial port: udev's symlinks may not be there.
 
     A port gets its name some time after its device: the host sends it in a message.
@@ -686,7 +686,7 @@ def main(arguments: list[str]) -> int:
         reader = writer = int(arguments[0][3:])
     else:
         where = arguments[0]
-        path = _virtio_port(where[7:]) if where.startswith("virtio:") else where
+        path = virtio_port(where[7:]) if where.startswith("virtio:") else where
         reader = writer = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
     agent = Agent(Stream(reader, writer), frozenset((reader, writer)))
     try:

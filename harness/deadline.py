@@ -27,7 +27,10 @@ REPEAT = 2.0
 
 @contextlib.contextmanager
 def deadline(seconds: float, what: str, stacks: TextIO | None = None) -> Iterator[None]:
-    """Raise TargetTimeoutError in the main thread when the block takes longer."""
+    """Raise TargetTimeoutError in the main thread when the block takes longer.
+
+    Inside another deadline, that one stands still; it has at least a moment left afterwards.
+    """
     if seconds <= 0 or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -39,7 +42,7 @@ def deadline(seconds: float, what: str, stacks: TextIO | None = None) -> Iterato
     before = signal.signal(signal.SIGALRM, expire)
     if stacks is not None:
         faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=stacks)
-    signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT)
+    outer, outer_repeat = signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT)
     try:
         yield
     finally:
@@ -47,3 +50,4 @@ def deadline(seconds: float, what: str, stacks: TextIO | None = None) -> Iterato
         if stacks is not None:
             faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, outer, outer_repeat)

@@ -307,6 +307,10 @@ class Kernel(abc.ABC):
         """
         raise TargetError(f"{self.name} runs no programs")
 
+    def trouble(self) -> str | None:
+        """Say what keeps results from being whole though the target runs; None where nothing."""
+        return None
+
     def autopsy(self) -> Death | None:
         """Say what became of a target that was lost or hangs; None where nothing is known.
 

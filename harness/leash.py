@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Runs a command that must not outlive the process that started it.
 
-    python leash.py SCRATCH COMMAND...
+    python leash.py SCRATCH [stdin:FD] COMMAND...
 
 Standard input is a pipe that nobody writes to; its other end is held by the process that
 the command belongs to.  When that end closes, however its holder died, everything in the
 command's process group is killed and the scratch directory (unless empty) is removed.
+The command reads from the file descriptor that stdin: names, else from nothing.
 Exit status: the command's.
 """
 
@@ -22,12 +23,16 @@ import sys
 
 def main(scratch: str, command: list[str]) -> int:
     """Run the command until it ends or the leash is let go."""
+    source = subprocess.DEVNULL
+    if command[0].startswith("stdin:"):
+        source = int(command.pop(0).partition(":")[2])
     # A terminal's Ctrl-C is for our holder to judge.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     process = subprocess.Popen(
         command,
-        stdin=subprocess.DEVNULL,
+        stdin=source,
+        close_fds=False,  # what our holder passed on is for the command
         start_new_session=True,
         preexec_fn=_default_signals,  # noqa: PLW1509  no threads here
     )

@@ -242,6 +242,7 @@ class Session:
         revision = _revision(item)
         where = known.Where(item.nodeid, revision, frozenset({self.options.backend}))
         if self._pool is not None:
+            facts["troubles"] = self._pool.troubles()
             facts["boots"] = reporting.boots_of(self._pool, self.known, self.options.backend)
             where = self._pool.where(item.nodeid, revision)
         reporting.apply(item, report, facts, self._pool, self.known, where)

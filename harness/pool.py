@@ -78,6 +78,10 @@ class KernelPool:
         found = [death for kernel in self._open.values() if (death := kernel.autopsy())]
         return found[0] if found else None
 
+    def troubles(self) -> list[str]:
+        """What keeps results from being whole."""
+        return [why for kernel in self._open.values() if (why := kernel.trouble())]
+
     def release(self, revision: str | None) -> None:
         """Take back what `get` gave: closed, unless the backend's kernels are dear."""
         if not self.backend.reusable:

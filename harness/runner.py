@@ -100,6 +100,8 @@ class Run:
                 event = {"event": "result", "result": result}
             case "collected":
                 self.collected = event["count"]
+            case "trouble":
+                self.broken.append(sanitize.line(str(event["reason"])))
             case "gave up":
                 # No other test can be run: pytest ends by itself and tells what is done.
                 self.broken.append(f"the run was ended: {sanitize.line(str(event['reason']))}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The thread to a real kernel: real series built, booted by virtme-ng, KVM driven in it.
 
-Two kernels are built from a point release that apt offers: one with the KVM part of what the
-next release changed as its series, one with a small series of our own on top of that.
+Two kernels are built from the newest point release that apt offers: one on which a series
+takes back what it changed in KVM, one with a small series of our own on top of that.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ KVM_PATHS = [
 
 @dataclass(frozen=True)
 class Update:
-    """The KVM part of what one release changed, as a series, and the kernel with it."""
+    """The KVM part of the difference between releases, as a series, and the kernel with it."""
 
     series: Path
     kernel: kbuild.KernelBuild
@@ -92,7 +92,7 @@ class Update:
 
 @pytest.fixture(scope="session")
 def update(tmp_path_factory: pytest.TempPathFactory) -> Update:
-    """A release with the KVM part of the next one's changes, the newest such pair that builds.
+    """A release with what it changed in KVM taken back, the newest such pair that builds.
 
     Cut out of its release, a change of KVM need not build: some follow a change of the whole
     tree.  Then the failed build has to say so, and the pair before is taken.
@@ -107,20 +107,20 @@ def update(tmp_path_factory: pytest.TempPathFactory) -> Update:
     failures = []
     for new, old in itertools.pairwise(sources):
         series = tmp_path_factory.mktemp("update")
-        (series / "0000-KVM-update.patch").write_bytes(kvm_changes(old, new))
+        (series / "0000-KVM-update.patch").write_bytes(kvm_changes(new, old))
         try:
-            return Update(series, built("selftest-update", str(old), series))
+            return Update(series, built("selftest-update", str(new), series))
         except BuildError as error:
             if not re.search(r"^\S+: error: ", error.message, re.MULTILINE):
                 raise  # not the compiler
-            failures.append(f"{old} to {new}: {error}")
-    pytest.fail("no release builds with the KVM changes of the next:\n" + "\n".join(failures))
+            failures.append(f"{new} to {old}: {error}")
+    pytest.fail("no release builds with the KVM of the one before:\n" + "\n".join(failures))
 
 
-def kvm_changes(old: debsource.DebianSource, new: debsource.DebianSource) -> bytes:
+def kvm_changes(base: debsource.DebianSource, other: debsource.DebianSource) -> bytes:
     with deadline(BUILD_TIMEOUT, "reading two releases"), cache.locked(print):
         tree = KernelTree(cache.root() / "linux")
-        commits = [debsource.commit_of(each, tree, kbuild.Progress()) for each in (old, new)]
+        commits = [debsource.commit_of(each, tree, kbuild.Progress()) for each in (base, other)]
         diff = tree.diff(commits[0], commits[1], KVM_PATHS)
     assert diff.count(b"\ndiff --git ") > 3, "the releases should differ in KVM"
     return diff
@@ -150,7 +150,7 @@ def ours(updated: kbuild.KernelBuild, both: Path) -> kbuild.KernelBuild:
 def built(name: str, base: str, series: Path) -> kbuild.KernelBuild:
     """Build under a deadline of its own: a fixture's is far too short for it."""
     with deadline(BUILD_TIMEOUT, f"building {name}"):
-        return kbuild.build(name, base, series)
+        return kbuild.build(name, base, series, fragments=["selftest"])
 
 
 @pytest.fixture(scope="module", params=["ours", "updated"])
@@ -251,7 +251,7 @@ def test_our_series_is_in_the_kernel(ours: kbuild.KernelBuild) -> None:
 
 def test_building_again_is_a_matter_of_seconds(ours: kbuild.KernelBuild, both: Path) -> None:
     began = time.monotonic()
-    again = kbuild.build("selftest-series", ours.base, both)
+    again = built("selftest-series", ours.base, both)
     assert time.monotonic() - began < 10
     assert again.key == ours.key
 

@@ -28,6 +28,7 @@ Examples:
   snptest run launch -k id_block      the tests of a suite that match
   snptest build mine --base linux-source-6.12 --series ~/patches
   snptest run gmem --backend vng --kernel mine
+  snptest boot mine -- uname -a       one command in that kernel
   snptest kselftest --kernel mine     upstream's own KVM selftests, of the same tree
   snptest doctor                      what this machine lacks, and how to get it
 
@@ -251,6 +252,47 @@ def build(
         keep_going=keep_going,
     )
     raise typer.Exit(build_kernel(options))
+
+
+BOOT_HELP = """Boot a kernel that `snptest build` made, for one command or for a look around.
+
+The root file system is this machine's, read-only; /tmp, /var/tmp and /run are the guest's
+own.  KVM's modules are loaded.  What the command prints and its exit status are passed on; the
+console is kept apart, in a file.
+
+\b
+Examples:
+  snptest boot mine -- uname -a
+  snptest boot mine -p kvm_amd.sev_snp=0 -- dmesg
+  snptest boot mine                     a root shell on this terminal
+
+\b
+Exit codes: the command's; 2 usage, 3 where the kernel died or the command did not end.
+"""
+
+
+@app.command(help=BOOT_HELP)
+def boot(
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_kernel)],
+    command: Annotated[list[str] | None, typer.Argument(metavar="[-- CMD...]")] = None,
+    machine: Annotated[str, typer.Option(metavar="NAME", help="kind of machine")] = "stock",
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="of the machine")] = "1G",
+    cpus: Annotated[int, typer.Option(metavar="N", help="of the machine", min=1, max=64)] = 2,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="P", help="for the kernel's command line"),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="that the command may take, boot included")
+    ] = 3600.0,
+) -> None:
+    """Boot a kernel."""
+    from harness.cli import boot as command_boot
+
+    parameters = tuple(parameter or ())
+    raise typer.Exit(
+        command_boot.boot(name, command or [], machine, memory, cpus, parameters, timeout)
+    )
 
 
 KERNELS_HELP = """List the kernels that `snptest build` has made, or remove old ones.

@@ -66,7 +66,7 @@ def run_suites(options: RunOptions) -> int:
     run = Run(
         arguments=_arguments(options, paths, workers),
         folder=folder,
-        silence=backend.deadline + SILENCE,
+        silence=backend.deadline + backend.open_deadline + SILENCE,
     )
     header = {
         "backend": options.backend,
@@ -83,6 +83,7 @@ def run_suites(options: RunOptions) -> int:
     for file in files:
         file.write("start", header)
     _execute(run, files, console)
+    run.broken += [file.error for file in files if file.error]
     code = _report(options, run, console)
     for file in files:
         file.finish({"exit": int(code), "seconds": round(run.seconds, 3), "broken": run.broken})
@@ -118,12 +119,15 @@ def _report(options: RunOptions, run: Run, console: Console) -> int:
     properties = {"backend": options.backend, "seed": str(options.seed)}
     if options.kernel:
         properties["kernel"] = options.kernel
-    if options.junit:
-        junit.write(options.junit, run.results, properties)
     if options.ktap == Path("-"):
         sys.stdout.write(ktap.render(run.results))
-    elif options.ktap:
-        ktap.write(options.ktap, run.results)
+    try:
+        if options.junit:
+            junit.write(options.junit, run.results, properties)
+        if options.ktap and options.ktap != Path("-"):
+            ktap.write(options.ktap, run.results)
+    except OSError as error:
+        run.broken.append(f"a report could not be written: {error.strerror}: {error.filename}")
     summary.show(console, run.results, run.seconds, _rerun(options))
     for reason in run.broken:
         console.print(Text(f"snptest: {reason}", style="bold yellow"), soft_wrap=True)

@@ -21,7 +21,7 @@ from harness.report.outcome import Outcome, Result
 
 
 class ResultStream:
-    """Writes what happens: start, collected, begin, result, broken, gave up, finish."""
+    """Writes what happens: start, collected, begin, result, broken, trouble, gave up, finish."""
 
     def __init__(self, path: Path, config: pytest.Config) -> None:
         self.lines = JsonLines(path)
@@ -31,6 +31,7 @@ class ResultStream:
         self.counts: Counter[str] = Counter()
         self.collected = False
         self.gave_up = ""
+        self.troubles: set[str] = set()
         self.broken_files: set[str] = set()
         self.boots: set[tuple[str, str, str]] = set()
         self.began = time.monotonic()
@@ -84,6 +85,8 @@ class ResultStream:
         facts = getattr(report, "snptest", {})
         for record in facts.get("boots", ()):
             self._booted(Result.from_dict(record))
+        for trouble in facts.get("troubles", ()):
+            self._trouble(trouble)
         if "gave_up" in facts:
             self.gave_up = facts["gave_up"]
         if report.when not in ("setup", "call", "teardown"):
@@ -97,6 +100,12 @@ class ResultStream:
         if self.gave_up and report.when == "teardown":
             self.lines.write("gave up", {"reason": self.gave_up})
             self.gave_up = ""
+
+    def _trouble(self, reason: str) -> None:
+        """Tell once what keeps the results from being whole."""
+        if reason not in self.troubles:
+            self.troubles.add(reason)
+            self.lines.write("trouble", {"reason": reason})
 
     def _booted(self, result: Result) -> None:
         """Tell of a boot that was not silent, once for all workers and boots."""

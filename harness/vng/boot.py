@@ -12,22 +12,19 @@ import itertools
 import re
 import shutil
 import socket
-import tempfile
 import time
-from pathlib import Path
 
-from harness import agent, kbuild
+from harness import kbuild
 from harness.errors import BootError
-from harness.host_packages import ensure_packages
 from harness.kernel import Death, TargetError, WriteFile
 from harness.report import sanitize
 from harness.splats.symbols import Symbols
-from harness.vng import init
 from harness.vng.accel import accelerated
 from harness.vng.consolelog import new_path
 from harness.vng.machine import STOCK, Machine, Paths, agent_command
 from harness.vng.qemu import Qemu
 from harness.vng.scene import autopsy, examine
+from harness.vng.share import fill, make_scratch, need_qemu
 from harness.wire import RemoteKernel
 
 BOOT_TIMEOUT = 180.0
@@ -100,6 +97,11 @@ class VngKernel(RemoteKernel):
             return False
         return self.console.wait_for(mark, NOTE_TIMEOUT)
 
+    def trouble(self) -> str | None:
+        """Say that the console cannot be kept."""
+        error = self.console.error
+        return f"the console could not be kept: {error}" if error else None
+
     def autopsy(self) -> Death:
         """Find out what became of the kernel."""
         return autopsy(self, self.build.directory / "System.map")
@@ -120,17 +122,16 @@ def boot(
     `parameters` are added to the kernel's command line, `modules` (of the build's
     extra_modules) are loaded, too.
     """
-    if shutil.which(machine.qemu) is None:
-        ensure_packages(["qemu-system-x86"], "for booting kernels")
+    need_qemu(machine)
     deadline = time.monotonic() + timeout
     fast = accelerated(kernel.bzimage)
-    paths = Paths(_scratch(), new_path(kernel.name))
+    paths = Paths(make_scratch(), new_path(kernel.name))
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, paths.scratch, ignore_errors=True)
         listener = undo.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(paths.agent))
         listener.listen(1)
-        _share(kernel, modules, paths.share)
+        fill(paths.share, kernel, modules)
         command = agent_command(
             machine,
             kernel.bzimage,
@@ -159,29 +160,3 @@ def boot(
         undo.pop_all()
         listener.close()
         return target
-
-
-def _scratch() -> Path:
-    try:
-        return Path(tempfile.mkdtemp(prefix="snptest-vng-"))
-    except OSError as error:
-        raise BootError(
-            f"no scratch folder for a boot: {error.strerror}", "TMPDIR names another place"
-        ) from None
-
-
-def _share(kernel: kbuild.KernelBuild, extra: tuple[str, ...], folder: Path) -> None:
-    """Put what the guest gets from us into a folder."""
-    try:
-        folder.mkdir()
-        for module in (*kernel.modules, *extra):
-            shutil.copy(kernel.directory / module, folder / module)
-        for program in (agent, init):
-            assert program.__file__ is not None
-            shutil.copy(program.__file__, folder)
-        (folder / "modules").write_text("".join(f"{each}\n" for each in (*kernel.modules, *extra)))
-    except OSError as error:
-        raise BootError(
-            f"what the guest needs cannot be put into {folder}: {error.strerror}",
-            "TMPDIR names another place",
-        ) from None

@@ -10,6 +10,9 @@ minute and more on a busy machine) that nothing here needs.
 FOLDER holds agent.py and `modules`, a list of files to load in that order.  The last line on
 the console is `snptest-init: ` and what became of the agent: that is how a kernel that
 stopped for want of an agent is told from one that died.
+
+Where FOLDER has a file `command`, there is no agent: the command in it (JSON: argv, cwd) runs
+with its input and output on virtme-ng's ports, and its exit status goes to the port for that.
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import importlib.util
+import json
 import os
 import signal
 import socket
 import struct
 import sys
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 MARK = "snptest-init: "
 _MOUNTS = (
@@ -94,8 +98,8 @@ def loopback() -> None:
         say(f"no loopback interface: {error}")
 
 
-def prepare(folder: str) -> ModuleType:
-    """Set the system up; return the agent, which the tmpfs on /tmp may hide from here on."""
+def prepare(folder: str) -> tuple[ModuleType, dict[str, Any] | None]:
+    """Set the system up; return agent and command, which the tmpfs on /tmp may hide now."""
     spec = importlib.util.spec_from_file_location("agent", f"{folder}/agent.py")
     assert spec is not None
     assert spec.loader is not None
@@ -104,6 +108,10 @@ def prepare(folder: str) -> ModuleType:
     for source, target, kind in _MOUNTS[:3]:
         mount(source, target, kind)
     spec.loader.exec_module(agent)
+    command = None
+    if os.path.exists(f"{folder}/command"):
+        with open(f"{folder}/command", encoding="utf-8") as file:
+            command = json.load(file)
     with open(f"{folder}/modules", encoding="utf-8") as names:
         modules = names.read().splitlines()
     for module in modules:
@@ -111,7 +119,7 @@ def prepare(folder: str) -> ModuleType:
     for source, target, kind in _MOUNTS[3:]:
         mount(source, target, kind)
     loopback()
-    return agent
+    return agent, command
 
 
 def serve(agent: ModuleType, port: str) -> NoReturn:
@@ -124,14 +132,42 @@ def serve(agent: ModuleType, port: str) -> NoReturn:
     os._exit(1)
 
 
-def watch(child: int) -> str:
-    """Reap whatever ends until the agent does; say how it ended."""
+def run_command(agent: ModuleType, command: dict[str, Any]) -> NoReturn:
+    """Be the command."""
+    try:
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            flags = os.O_WRONLY if number else os.O_RDONLY
+            port = os.open(agent.virtio_port(f"virtme.{name}"), flags)
+            os.dup2(port, number)
+            os.close(port)
+        os.setsid()
+        os.chdir(command["cwd"] if os.path.isdir(command["cwd"]) else "/")
+        os.execvp(command["argv"][0], command["argv"])
+    except OSError as error:
+        os.write(2, f"snptest: {command['argv'][0]}: {error.strerror}\n".encode())
+    os._exit(127)
+
+
+def hand_over(agent: ModuleType, status: int) -> None:
+    """Tell the command's exit status, as a shell would."""
+    code = os.waitstatus_to_exitcode(status)
+    with open(agent.virtio_port("virtme.ret"), "wb", buffering=0) as port:
+        port.write(str(code if code >= 0 else 128 - code).encode())
+
+
+def watch(child: int) -> int:
+    """Reap whatever ends until the child does; return its status."""
     while True:
         pid, status = os.wait()
         if pid == child:
-            if os.WIFSIGNALED(status):
-                return f"the agent was killed by signal {os.WTERMSIG(status)}"
-            return f"the agent ended with status {os.WEXITSTATUS(status)}"
+            return status
+
+
+def how(status: int) -> str:
+    """Say how a process ended."""
+    if os.WIFSIGNALED(status):
+        return f"was killed by signal {os.WTERMSIG(status)}"
+    return f"ended with status {os.WEXITSTATUS(status)}"
 
 
 def main(folder: str, port: str) -> None:
@@ -140,14 +176,19 @@ def main(folder: str, port: str) -> None:
     os.environ.clear()
     os.environ.update(PATH="/usr/sbin:/usr/bin:/sbin:/bin", HOME="/root", LC_ALL="C.UTF-8")
     try:
-        agent = prepare(folder)
+        agent, command = prepare(folder)
     except Exception as error:  # noqa: BLE001  # the console is all there is to tell it on
         say(f"the system could not be set up: {type(error).__name__}: {error}")
     else:
         child = os.fork()
+        if child == 0 and command is not None:
+            run_command(agent, command)
         if child == 0:
             serve(agent, port)
-        say(watch(child))
+        status = watch(child)
+        if command is not None:
+            hand_over(agent, status)
+        say(f"the {'agent' if command is None else 'command'} {how(status)}")
     _libc.sync()
     _libc.reboot(_POWER_OFF)
 

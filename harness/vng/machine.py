@@ -74,6 +74,11 @@ class Paths:
         return self.console.with_suffix(".resets.log")
 
     @property
+    def status(self) -> Path:
+        """Where a command's exit status arrives; it outlives QEMU."""
+        return self.console.with_suffix(".status.log")
+
+    @property
     def share(self) -> Path:
         """What the guest gets from us; it sees the folder under the same name."""
         return self.scratch / "share"
@@ -94,9 +99,70 @@ def agent_command(
     The root is this machine's, read-only.  `parameters` are added to the kernel's command
     line.
     """
+    command = _common(machine, image, paths, memory, cpus, accelerated, parameters)
+    return [
+        *_without_ports(command),
+        *("-chardev", f"socket,id=snptest,path={paths.agent}"),
+        *("-device", "virtio-serial-pci,id=snptest-bus"),
+        *("-device", f"virtserialport,bus=snptest-bus.0,chardev=snptest,name={PORT}"),
+    ]
+
+
+def script_command(
+    machine: Machine,
+    image: Path,
+    paths: Paths,
+    *,
+    memory: str,
+    cpus: int,
+    accelerated: bool,
+    parameters: tuple[str, ...],
+) -> list[str]:
+    """Return QEMU's command for a kernel whose process 1 runs a command of the user's.
+
+    QEMU's standard input and output are the command's; its exit status goes to `paths.status`.
+    """
+    return [
+        f"file,id=ret,path={paths.status}" if word.startswith("file,id=ret,") else word
+        for word in _common(machine, image, paths, memory, cpus, accelerated, parameters)
+    ]
+
+
+def shell_command(
+    machine: Machine,
+    image: Path,
+    share: Path,
+    *,
+    memory: str,
+    cpus: int,
+    accelerated: bool,
+    parameters: tuple[str, ...],
+) -> list[str]:
+    """Return virtme-ng's command for a shell on this terminal, in all that its init sets up.
+
+    `share` is seen as /run/snptest; its file `shell` is the shell to start.
+    """
+    options = _options(image, memory, cpus, accelerated, parameters)
+    qemu = machine.accelerated if accelerated else machine.options
+    return [
+        *options,
+        *("--pwd", f"--rodir=run/snptest={share}", "--shell", "/run/snptest/shell"),
+        *("--qemu-bin", _binary(machine), "--qemu-opts", *qemu),
+    ]
+
+
+def _common(
+    machine: Machine,
+    image: Path,
+    paths: Paths,
+    memory: str,
+    cpus: int,
+    accelerated: bool,
+    parameters: tuple[str, ...],
+) -> list[str]:
+    """Have virtme-ng compose a command, with our init in it."""
     command = _virtme(image, memory, cpus, accelerated, parameters, "--script-sh", ":")
     command[0] = _binary(machine)
-    command = _without_ports(command)
     at = command.index("-append") + 1
     arguments = f"-- -I -S {paths.share}/init.py {paths.share} {PORT}"
     command[at] = _exchanged(_INIT, f"init={python()} {arguments}", command[at])
@@ -106,9 +172,6 @@ def agent_command(
         *command,
         *(machine.accelerated if accelerated else machine.options),
         *_observed(paths),
-        *("-chardev", f"socket,id=snptest,path={paths.agent}"),
-        *("-device", "virtio-serial-pci,id=snptest-bus"),
-        *("-device", f"virtserialport,bus=snptest-bus.0,chardev=snptest,name={PORT}"),
     ]
 
 
@@ -129,20 +192,10 @@ def _virtme(
     *options: str,
 ) -> list[str]:
     """Have virtme-run compose a command."""
-    program = virtme_run()
-    if program is None:
-        raise UserError("virtme-ng is not there", "start snptest by ./snptest, which installs it")
     command = [
-        *(program, "--dry-run", "--show-command", "--show-boot-console", "--verbose"),
-        *("--kimg", str(image), "--mods", "none", "--memory", memory, "--cpus", str(cpus)),
-        *("--force-9p", "--disable-microvm"),
-        *options,
+        *_options(image, memory, cpus, accelerated, parameters),
+        *("--dry-run", "--show-command", "--show-boot-console", "--verbose", *options),
     ]
-    if not accelerated:
-        command.append("--disable-kvm")
-    # Without CONFIG_BLOCK the kernel looks for 9p's root only if told so.
-    for parameter in ("root=/dev/root", *parameters):
-        command += ["--kopt", parameter]
     try:
         done = subprocess.run(
             command,
@@ -171,6 +224,23 @@ def _exchanged(pattern: re.Pattern[str], new: str, line: str) -> str:
             f"this virtme-ng is not one that snptest knows: {line}",
         )
     return line
+
+
+def _options(
+    image: Path, memory: str, cpus: int, accelerated: bool, parameters: tuple[str, ...]
+) -> list[str]:
+    """Return what every virtme-run of ours begins with."""
+    program = virtme_run()
+    if program is None:
+        raise UserError("virtme-ng is not there", "start snptest by ./snptest, which installs it")
+    command = [program, "--kimg", str(image), "--mods", "none", "--memory", memory]
+    command += ["--cpus", str(cpus), "--force-9p", "--disable-microvm"]
+    if not accelerated:
+        command.append("--disable-kvm")
+    # Without CONFIG_BLOCK the kernel looks for 9p's root only if told so.
+    for parameter in ("root=/dev/root", *parameters):
+        command += ["--kopt", parameter]
+    return command
 
 
 def _without_ports(command: list[str]) -> list[str]:

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import IO
 
 from harness import leash as leash_program
 from harness.kernel import TargetError
@@ -22,25 +25,44 @@ STOP_TIMEOUT = 10.0
 
 
 _STOPPED = ("T", "t")
+_CONSOLE = re.compile(r"^(file,id=console,path=/proc/self/fd/)2$")
 
 
 class Qemu:
     """One QEMU and what it prints: its messages and the console of its guest."""
 
-    def __init__(self, paths: Paths, command: list[str]) -> None:
+    def __init__(self, paths: Paths, command: list[str], *, stdio: bool = False) -> None:
+        """Start it; with `stdio` our input and output are its own, but for the console."""
         self._paths = paths
         scratch = paths.scratch
-        # A pipe, not a file: QEMU opens it anew for the console, and would write from the start.
         reader, writer = os.pipe2(os.O_CLOEXEC)
+        command = [_CONSOLE.sub(rf"\g<1>{writer}", word) for word in command]
+        leash = [sys.executable, "-I", "-S", str(Path(leash_program.__file__)), str(scratch)]
+        if stdio and not os.isatty(0):
+            # The leash has a standard input of its own.
+            source = os.dup(0)
+            leash.append(f"stdin:{source}")
+        else:
+            source = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self.leash = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(leash_program.__file__)), str(scratch), *command],
+            [*leash, *command],
             stdin=subprocess.PIPE,
-            stdout=writer,
-            stderr=writer,
+            stdout=subprocess.PIPE if stdio else writer,
+            stderr=subprocess.PIPE if stdio else writer,
+            pass_fds=(writer, source),
             env={**os.environ, "TMPDIR": str(scratch)},
             start_new_session=True,
         )
         os.close(writer)
+        os.close(source)
+        # Not our own: QEMU opens them anew, which empties a file and writes from its start.
+        self._pumps = [
+            threading.Thread(target=_pump, args=(pipe, number), daemon=True)
+            for pipe, number in ((self.leash.stdout, 1), (self.leash.stderr, 2))
+            if pipe is not None
+        ]
+        for pump in self._pumps:
+            pump.start()
         self.console = ConsoleLog(paths.console, reader)
         self.monitor = Monitor(paths.monitor)
 
@@ -91,6 +113,11 @@ class Qemu:
         ending = ("Kernel panic", "reboot: ", MARK, "sysrq: Resetting")
         return self.monitor.shutdown_reason is not None or any(each in last for each in ending)
 
+    def drain(self, timeout: float = 10.0) -> None:
+        """Wait until all that an ended QEMU printed has been passed on."""
+        for pump in self._pumps:
+            pump.join(timeout)
+
     def stop(self) -> None:
         """Let go of the leash: QEMU and all are killed."""
         self.monitor.close()
@@ -101,6 +128,17 @@ class Qemu:
             self.leash.wait(STOP_TIMEOUT)
         self.console.close()
         self._paths.resets.unlink(missing_ok=True)
+
+
+def _pump(pipe: IO[bytes], number: int) -> None:
+    with pipe:
+        while data := os.read(pipe.fileno(), 1 << 16):
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[os.write(number, view) :]
+            except OSError:  # our reader has gone; QEMU must not be held up
+                number = os.open(os.devnull, os.O_WRONLY)
 
 
 def _children(pid: int) -> list[int]:

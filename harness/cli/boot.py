@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`snptest boot`: a built kernel, for one command or for a look around."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from harness import kbuild
+from harness.errors import UsageError
+from harness.vng.machine import MACHINES
+from harness.vng.shell import explore, run_in
+
+
+def boot(
+    name: str,
+    command: Sequence[str],
+    machine: str,
+    memory: str,
+    cpus: int,
+    parameters: tuple[str, ...],
+    timeout: float,
+) -> int:
+    """Boot a kernel; return the exit status of the command, or of the shell."""
+    if machine not in MACHINES:
+        raise UsageError(f"no machine is called {machine!r}", f"there are {', '.join(MACHINES)}")
+    kernel = kbuild.get(name)
+    if not command:
+        if not sys.stdin.isatty() or not sys.stdout.isatty():
+            raise UsageError(
+                "a shell in the kernel needs a terminal", f"snptest boot {name} -- COMMAND"
+            )
+        return explore(
+            kernel, machine=MACHINES[machine], memory=memory, cpus=cpus, parameters=parameters
+        )
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return run_in(
+            kernel,
+            command,
+            timeout=timeout,
+            machine=MACHINES[machine],
+            memory=memory,
+            cpus=cpus,
+            parameters=parameters,
+        )
+    except KeyboardInterrupt:
+        os.write(2, b"interrupted\n")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a guest gets from us: init, agent, modules, a command; and the folder they are in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import agent
+from harness.errors import BootError
+from harness.host_packages import ensure_packages
+from harness.kbuild import KernelBuild
+from harness.vng import init
+from harness.vng.machine import Machine
+
+
+def need_qemu(machine: Machine) -> None:
+    """Install QEMU where it is missing."""
+    if shutil.which(machine.qemu) is None:
+        ensure_packages(["qemu-system-x86"], "for booting kernels")
+
+
+def make_scratch() -> Path:
+    """Make the folder that goes when QEMU does."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="snptest-vng-"))
+    except OSError as error:
+        raise BootError(
+            f"no scratch folder for a boot: {error.strerror}", "TMPDIR names another place"
+        ) from None
+
+
+def fill(
+    folder: Path,
+    kernel: KernelBuild,
+    extra: Sequence[str] = (),
+    command: Sequence[str] = (),
+) -> None:
+    """Put in what the guest needs: see harness/vng/init.py."""
+    modules = (*kernel.modules, *extra)
+    try:
+        folder.mkdir()
+        for module in modules:
+            shutil.copy(kernel.directory / module, folder / module)
+        for program in (agent, init):
+            assert program.__file__ is not None
+            shutil.copy(program.__file__, folder)
+        (folder / "modules").write_text("".join(f"{each}\n" for each in modules))
+        if command:
+            what = {"argv": list(command), "cwd": str(Path.cwd())}
+            (folder / "command").write_text(json.dumps(what))
+    except OSError as error:
+        raise BootError(
+            f"what the guest needs cannot be put into {folder}: {error.strerror}",
+            "TMPDIR names another place",
+        ) from None

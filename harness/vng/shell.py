@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One command in a booted kernel: its input, output and exit status, the console apart."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from harness.errors import BootError
+from harness.kbuild import KernelBuild
+from harness.vng.accel import accelerated
+from harness.vng.boot import BOOT_TIMEOUT, PARAMETERS
+from harness.vng.consolelog import new_path
+from harness.vng.machine import STOCK, Machine, Paths, script_command, shell_command
+from harness.vng.qemu import Qemu
+from harness.vng.scene import examine
+from harness.vng.share import fill, make_scratch, need_qemu
+
+_USER_SPACE = " as init process"
+
+
+def run_in(
+    kernel: KernelBuild,
+    command: Sequence[str],
+    *,
+    timeout: float,
+    machine: Machine = STOCK,
+    memory: str = "1G",
+    cpus: int = 2,
+    parameters: tuple[str, ...] = (),
+) -> int:
+    """Boot a kernel, run a command in it as root, return its exit status.
+
+    The root file system is this machine's, read-only; /tmp, /var/tmp and /run are the
+    guest's own.  BootError where the kernel dies, or the command has not ended in time.
+    """
+    need_qemu(machine)
+    paths = Paths(make_scratch(), new_path(kernel.name))
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, paths.scratch, ignore_errors=True)
+        fill(paths.share, kernel, command=command)
+        line = script_command(
+            machine,
+            kernel.bzimage,
+            paths,
+            memory=memory,
+            cpus=cpus,
+            accelerated=accelerated(kernel.bzimage),
+            parameters=(*PARAMETERS, *parameters),
+        )
+        sys.stdout.flush()
+        undo.callback(paths.status.unlink, missing_ok=True)
+        qemu = Qemu(paths, line, stdio=True)
+        undo.callback(qemu.stop)
+        overdue = _wait(qemu, timeout)
+        if not overdue:
+            qemu.drain()
+        status = paths.status.read_text(errors="replace") if paths.status.exists() else ""
+        if not overdue and status.isascii() and status.isdigit():
+            return int(status)
+        death = examine(qemu, kernel.directory / "System.map", lost=not overdue)
+        why = f"{overdue}; " if overdue else ""
+        raise BootError(
+            f"{why}{death.kind}: {death.summary}; the console ends:\n{qemu.console.tail()}",
+            f"all of it: {paths.console}",
+        )
+
+
+def explore(
+    kernel: KernelBuild,
+    *,
+    machine: Machine = STOCK,
+    memory: str = "1G",
+    cpus: int = 2,
+    parameters: tuple[str, ...] = (),
+) -> int:
+    """Boot a kernel to a root shell on this terminal, its modules loaded."""
+    need_qemu(machine)
+    scratch = make_scratch()
+    try:
+        share = scratch / "share"
+        fill(share, kernel)
+        shell = share / "shell"
+        loads = "".join(f"insmod /run/snptest/{each} 2>/dev/null || :\n" for each in kernel.modules)
+        # udev may have loaded some of them already.
+        shell.write_text(f"#!/bin/sh\n{loads}exec {os.environ.get('SHELL', '/bin/sh')}\n")
+        shell.chmod(0o755)
+        line = shell_command(
+            machine,
+            kernel.bzimage,
+            share,
+            memory=memory,
+            cpus=cpus,
+            accelerated=accelerated(kernel.bzimage),
+            parameters=parameters,
+        )
+        return subprocess.call(line)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _wait(qemu: Qemu, timeout: float) -> str:
+    """Wait for the end; say what took too long."""
+    began = time.monotonic()
+    booted = False
+    while qemu.ended(0.1) is None:
+        elapsed = time.monotonic() - began
+        booted = booted or _USER_SPACE in qemu.console.text()
+        if not booted and elapsed > BOOT_TIMEOUT:
+            return f"the kernel has not booted within {BOOT_TIMEOUT:g} s"
+        if elapsed > timeout:
+            return f"the command has not ended within {timeout:g} s"
+    return ""
