@@ -47,6 +47,7 @@ class BackendOptions:
     backend: str
     revision: str | None
     kernel: str | None
+    machine: str | None
     host: str | None
     seed: int
 
@@ -57,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--backend", default="emulator", help="emulator (default), local, vng, ssh")
     group.addoption("--revision", help="only this revision of the series: v12, merged")
     group.addoption("--kernel", help="kernel that `snptest build` made (vng)")
+    group.addoption("--machine", help="kind of machine to boot it on: stock (vng)")
     group.addoption("--host", help="host to test (ssh)")
     group.addoption("--seed", type=int, default=0, help="seed of schedules and keys (default 0)")
     group.addoption("--deadline", type=float, help="seconds a test may take")
@@ -91,6 +93,7 @@ class Session:
             backend=config.getoption("--backend"),
             revision=config.getoption("--revision"),
             kernel=config.getoption("--kernel"),
+            machine=config.getoption("--machine"),
             host=config.getoption("--host"),
             seed=config.getoption("--seed"),
         )
@@ -117,7 +120,11 @@ class Session:
     def pool(self) -> KernelPool:
         """The kernels that are open."""
         if self._pool is None:
-            options = {"kernel": self.options.kernel, "host": self.options.host}
+            options = {
+                "kernel": self.options.kernel,
+                "machine": self.options.machine,
+                "host": self.options.host,
+            }
             given = {key: value for key, value in options.items() if value is not None}
             self._pool = KernelPool(self.backend, self.options.seed, given)
         return self._pool

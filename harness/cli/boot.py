@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from harness import kbuild
 from harness.errors import UsageError
-from harness.vng.machine import MACHINES
+from harness.vng.machine import find_machine
 from harness.vng.shell import explore, run_in
 
 
@@ -24,24 +24,21 @@ def boot(
     timeout: float,
 ) -> int:
     """Boot a kernel; return the exit status of the command, or of the shell."""
-    if machine not in MACHINES:
-        raise UsageError(f"no machine is called {machine!r}", f"there are {', '.join(MACHINES)}")
+    kind = find_machine(machine)
     kernel = kbuild.get(name)
     if not command:
         if not sys.stdin.isatty() or not sys.stdout.isatty():
             raise UsageError(
                 "a shell in the kernel needs a terminal", f"snptest boot {name} -- COMMAND"
             )
-        return explore(
-            kernel, machine=MACHINES[machine], memory=memory, cpus=cpus, parameters=parameters
-        )
+        return explore(kernel, machine=kind, memory=memory, cpus=cpus, parameters=parameters)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return run_in(
             kernel,
             command,
             timeout=timeout,
-            machine=MACHINES[machine],
+            machine=kind,
             memory=memory,
             cpus=cpus,
             parameters=parameters,

@@ -70,6 +70,9 @@ def run(
             autocompletion=complete_kernel,
         ),
     ] = None,
+    machine: Annotated[
+        str | None, typer.Option(metavar="NAME", help="kind of machine: stock, the default (vng)")
+    ] = None,
     host: Annotated[str | None, typer.Option(metavar="HOST", help="host to test (ssh)")] = None,
     expression: Annotated[
         str | None, typer.Option("-k", metavar="EXPR", help="only tests that match, as in pytest")
@@ -94,6 +97,7 @@ def run(
         backend=backend,
         revision=revision,
         kernel=kernel,
+        machine=machine,
         host=host,
         expression=expression,
         workers=workers,

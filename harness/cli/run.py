@@ -21,6 +21,7 @@ from harness.report.jsonl import JsonLines
 from harness.report.outcome import BOOT, exit_code
 from harness.runner import ROOT, SILENCE, Event, Run
 from harness.splats import known
+from harness.vng.machine import find_machine
 
 SUITES = ROOT / "suites"
 ORDER = ("launch", "psc", "ap_creation", "guest_req", "gmem")
@@ -36,6 +37,7 @@ class RunOptions:
     backend: str = "emulator"
     revision: str | None = None
     kernel: str | None = None
+    machine: str | None = None
     host: str | None = None
     expression: str | None = None
     workers: str = "auto"
@@ -48,6 +50,8 @@ class RunOptions:
 def run_suites(options: RunOptions) -> int:
     """Run, report, and judge."""
     backend = backends.get(options.backend)
+    if options.machine is not None:
+        find_machine(options.machine)
     if options.revision and backend.revisions and options.revision not in backend.revisions:
         raise UsageError(
             f"backend {backend.name} does not offer revision {options.revision!r}",
@@ -72,6 +76,7 @@ def run_suites(options: RunOptions) -> int:
         "backend": options.backend,
         "revision": options.revision or ", ".join(backend.revisions),
         "kernel": options.kernel,
+        "machine": options.machine,
         "host": options.host,
         "workers": workers,
         "seed": options.seed,
@@ -188,6 +193,7 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
     given = {
         "--revision": options.revision,
         "--kernel": options.kernel,
+        "--machine": options.machine,
         "--host": options.host,
         "-k": options.expression,
     }
@@ -201,7 +207,7 @@ def _rerun(options: RunOptions) -> list[str]:
     words = []
     if options.backend != "emulator":
         words += ["--backend", options.backend]
-    for name in ("kernel", "host"):
+    for name in ("kernel", "machine", "host"):
         value = getattr(options, name)
         if value:
             words += [f"--{name}", value]

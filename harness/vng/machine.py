@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import BuildError, UserError
+from harness.errors import BuildError, UsageError, UserError
 
 VIRTME_TIMEOUT = 60.0
 PORT = "snptest.agent"
@@ -47,6 +47,13 @@ STOCK = Machine(
 """QEMU as distributions have it: SVM, but neither SEV nor SNP."""
 
 MACHINES = {machine.name: machine for machine in (STOCK,)}
+
+
+def find_machine(name: str) -> Machine:
+    """Return the machine of that name; UsageError where there is none."""
+    if name not in MACHINES:
+        raise UsageError(f"no machine is called {name!r}", f"there are {', '.join(MACHINES)}")
+    return MACHINES[name]
 
 
 @dataclass(frozen=True, slots=True)
