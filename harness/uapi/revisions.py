@@ -113,6 +113,12 @@ class Revision:
     guest_request_bad_address: int | None
     """Reason (GHCB_ERR_*) for GPAs that are unaligned or equal; None: a request that failed."""
     ext_guest_request: ExtGuestRequest
+    gmem_bound_errnos: tuple[int, ...]
+    """Errors with which a range of a guest_memfd that a slot has is refused to another slot.
+
+    kvm_gmem_bind() said EINVAL up to 6.12 and says EEXIST by 7.3; nothing that can be asked
+    tells the two apart.
+    """
     stale_request_sent: bool
     """An extended request whose transaction went stale reaches the firmware all the same: the
     guest is told BUSY, but its sequence number is used up (found in v12's review)."""
@@ -196,6 +202,7 @@ V12 = Revision(
     guest_request_generic=1 << 31,
     guest_request_bad_address=None,
     ext_guest_request=ExtGuestRequest.VMGEXIT,
+    gmem_bound_errnos=(errno.EINVAL,),
     stale_request_sent=True,
     legacy_command_errno=None,
     init2_ghcb_version=False,
@@ -233,6 +240,7 @@ MERGED = Revision(
     guest_request_generic=0,
     guest_request_bad_address=ghcb.GHCB_ERR_MISSING_INPUT,
     ext_guest_request=ExtGuestRequest.EMPTY_TABLE,
+    gmem_bound_errnos=(errno.EINVAL, errno.EEXIST),
     stale_request_sent=False,
     legacy_command_errno=errno.EPERM,
     init2_ghcb_version=True,
