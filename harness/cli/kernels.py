@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from harness.kbuild.cli import BuildOptions
 
 
+DEFAULT_BASE = "linux-source-6.12"
+
+
 def build_kernel(options: BuildOptions) -> int:
     """Build a kernel, or one after each patch; the code to exit with."""
     from harness.kbuild import cli
@@ -50,5 +53,5 @@ def complete_config(incomplete: str) -> list[str]:
 
 def complete_base(incomplete: str) -> list[str]:
     """Name the source packages that begin so, for the shell; directories it knows itself."""
-    names = ["linux-source-6.12", "linux-source-7.x"]
+    names = [DEFAULT_BASE, "linux-source-7.x"]
     return [name for name in names if name.startswith(incomplete)]

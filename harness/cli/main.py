@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.kernels import complete_base, complete_config, complete_kernel
+from harness.cli.kernels import DEFAULT_BASE, complete_base, complete_config, complete_kernel
 from harness.errors import UsageError, UserError
 from harness.report.outcome import ExitCode
 
@@ -48,6 +48,8 @@ Examples:
   snptest run                              five suites, emulator, both revisions
   snptest run psc -k 2m --revision merged  some tests, one revision
   snptest run --backend local              this machine's own /dev/kvm and /dev/sev
+  snptest run gmem psc --kernel mine       in a kernel that was built, booted by virtme-ng
+  snptest run gmem --series ~/patches      built first, on linux-source-6.12
   snptest run --junit out/junit.xml        for CI
   snptest run psc --ktap - | tee psc.ktap  KTAP to stdout, everything else to stderr
 """
@@ -57,8 +59,11 @@ Examples:
 def run(
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE")] = None,
     backend: Annotated[
-        str, typer.Option(metavar="NAME", help="emulator, local, vng or ssh")
-    ] = "emulator",
+        str | None,
+        typer.Option(
+            metavar="NAME", help="emulator (vng where a kernel is named or built), local, vng, ssh"
+        ),
+    ] = None,
     revision: Annotated[
         str | None, typer.Option(metavar="NAME", help="only this one: v12 or merged")
     ] = None,
@@ -68,6 +73,23 @@ def run(
             metavar="NAME",
             help="kernel made by `snptest build` (vng)",
             autocompletion=complete_kernel,
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BASE",
+            help="build a kernel of these sources first, as `snptest build` does, and run in it",
+            autocompletion=complete_base,
+        ),
+    ] = None,
+    series: Annotated[
+        list[str] | None, typer.Option(metavar="SERIES", help="with the patches of these")
+    ] = None,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="with this configuration", autocompletion=complete_config
         ),
     ] = None,
     machine: Annotated[
@@ -94,9 +116,12 @@ def run(
 
     options = RunOptions(
         suites=tuple(suites or ()),
-        backend=backend,
+        backend=backend or ("vng" if kernel or base or series else "emulator"),
         revision=revision,
         kernel=kernel,
+        base=base,
+        series=tuple(series or ()),
+        config=tuple(config or ()),
         machine=machine,
         host=host,
         expression=expression,
@@ -214,7 +239,7 @@ def build(
     base: Annotated[
         str,
         typer.Option(metavar="BASE", help="sources to build on", autocompletion=complete_base),
-    ] = "linux-source-6.12",
+    ] = DEFAULT_BASE,
     rev: Annotated[
         str | None,
         typer.Option(metavar="REVISION", help="branch, tag or commit, where BASE is git's"),

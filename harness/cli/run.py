@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.text import Text
 from harness import backends
 from harness.backends.base import Backend
 from harness.cli import kselftest
+from harness.cli.kernels import DEFAULT_BASE, build_kernel
 from harness.errors import UsageError
 from harness.report import junit, ktap, live, sanitize, summary
 from harness.report.jsonl import JsonLines
@@ -24,6 +25,9 @@ from harness.splats import known
 from harness.vng.machine import find_machine
 
 SUITES = ROOT / "suites"
+BUILT = "run"
+"""What a kernel is called that `run` builds, unless --kernel says."""
+
 ORDER = ("launch", "psc", "ap_creation", "guest_req", "gmem")
 NAMED = ("kselftest",)
 """Suites that run only when named: upstream's programs need a built kernel, and minutes."""
@@ -37,6 +41,9 @@ class RunOptions:
     backend: str = "emulator"
     revision: str | None = None
     kernel: str | None = None
+    base: str | None = None
+    series: tuple[str, ...] = ()
+    config: tuple[str, ...] = ()
     machine: str | None = None
     host: str | None = None
     expression: str | None = None
@@ -59,6 +66,7 @@ def run_suites(options: RunOptions) -> int:
         )
     known.load()  # a mistake in it is the user's, and told at once
     paths = _paths(options.suites)
+    options = _built(options)
     workers = _workers(options.workers, backend)
     outputs = [path for path in (options.junit, options.ktap, options.json) if path]
     for path in outputs:
@@ -94,6 +102,26 @@ def run_suites(options: RunOptions) -> int:
         file.finish({"exit": int(code), "seconds": round(run.seconds, 3), "broken": run.broken})
     console.print(Text(f"results: {_shown(folder)}", style="dim"), soft_wrap=True)
     return code
+
+
+def _built(options: RunOptions) -> RunOptions:
+    """Build the kernel that is asked for by its sources; it is known by a name afterwards."""
+    if not options.base and not options.series and not options.config:
+        return options
+    if options.backend != "vng":
+        raise UsageError(
+            f"backend {options.backend} boots no kernel that was built here", "--backend vng"
+        )
+    from harness.kbuild.cli import BuildOptions  # what only those need who build
+
+    build = BuildOptions(
+        name=options.kernel or BUILT,
+        base=options.base or DEFAULT_BASE,
+        series=options.series,
+        config=options.config,
+    )
+    build_kernel(build)
+    return replace(options, kernel=build.name)
 
 
 def _execute(run: Run, files: list[JsonLines], console: Console) -> None:
