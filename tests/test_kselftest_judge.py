@@ -168,6 +168,14 @@ def test_what_touches_private_memory_is_the_default(name: str, default: bool) ->
     assert 0 < rule.timeout <= catalogue.LONGEST
 
 
+def test_a_machine_may_have_too_little_memory() -> None:
+    rule = catalogue.load().rule("demand_paging_test")
+    reason = "needs 1536 MiB of memory, the machine has 976"
+    assert catalogue.lacking_memory(rule, "MemTotal:         1000000 kB\nMemFree: 1 kB\n") == reason
+    assert catalogue.lacking_memory(rule, "MemTotal:         2000000 kB\n") == ""
+    assert catalogue.lacking_memory(rule, None) == ""
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -176,6 +184,7 @@ def test_what_touches_private_memory_is_the_default(name: str, default: bool) ->
         ("timeout = 120\n[[group]]\ntests = []\nwhy = 'x'", "group 1: tests:"),
         ("timeout = 120\n[[group]]\ntests = ['a']\nwhy = 'x'\ntimeout = 9000", "group 1: timeout"),
         ("timeout = 120\n[[group]]\ntests = ['a']\nwhy = 'x'\ndefalt = true", "defalt: no such"),
+        ("timeout = 120\n[[group]]\ntests = ['a']\nwhy = 'x'\nmemory = '1G'", "memory: is no"),
         ("timeout = 120\nx = 1", "there are timeout and"),
         ("timeout", "cannot be read"),
     ],

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from harness.errors import UserError
 FILE = Path(__file__).resolve().parents[2] / "suites" / "kselftest" / "tests.toml"
 LONGEST = 300.0
 """Seconds: a run in which nothing happens for much longer is given up (harness/runner.py)."""
-_FIELDS = {"tests", "default", "timeout", "why"}
+_FIELDS = {"tests", "default", "timeout", "memory", "why"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Rule:
     timeout: float
     default: bool = False
     why: str = ""
+    memory: int = 0
+    """MiB that the machine must have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,15 @@ class Catalogue:
             if any(fnmatch.fnmatchcase(name, each) for each in rule.tests):
                 return rule
         return self.other
+
+
+def lacking_memory(rule: Rule, meminfo: str | None) -> str:
+    """Say that a machine, by its /proc/meminfo, has too little memory; "" where it has enough."""
+    match = re.search(r"^MemTotal: +([0-9]{1,15}) kB$", meminfo or "", re.MULTILINE)
+    there = int(match[1]) >> 10 if match else 0
+    if match is None or there >= rule.memory:
+        return ""
+    return f"needs {rule.memory} MiB of memory, the machine has {there}"
 
 
 def load(path: Path = FILE) -> Catalogue:
@@ -76,7 +88,10 @@ def _rule(group: Any, usual: float) -> Rule:
         raise ValueError("why: is missing")
     if not isinstance(default, bool):
         raise ValueError("default: is true or false")
-    return Rule(tuple(tests), _timeout(group.get("timeout", usual)), default, why)
+    memory = group.get("memory", 0)
+    if not isinstance(memory, int) or isinstance(memory, bool) or memory < 0:
+        raise ValueError("memory: is no number of MiB")
+    return Rule(tuple(tests), _timeout(group.get("timeout", usual)), default, why, memory)
 
 
 def _timeout(value: Any) -> float:

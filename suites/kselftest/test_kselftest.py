@@ -43,7 +43,11 @@ def test_kselftest(
         raise BuildError(
             f"{name} did not compile: {selftests.failed[name]}", f"all of it: {selftests.log}"
         )
-    timeout = catalogue.load().rule(name).timeout
+    rule = catalogue.load().rule(name)
+    lacking = rule.memory and catalogue.lacking_memory(rule, kernel.read_file("/proc/meminfo"))
+    if lacking:
+        pytest.skip(lacking)
+    timeout = rule.timeout
     program = str(selftests.program(name))
     done = kernel.run_program([program], timeout=timeout, limit=OUTPUT_LIMIT)
     if not was_started(done):
