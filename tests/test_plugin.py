@@ -6,11 +6,14 @@ from __future__ import annotations
 import json
 import os
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.deadline import deadline
+from harness.kernel import TargetTimeoutError
 from harness.report.outcome import Outcome
 from harness.runner import ROOT, Run
 
@@ -285,3 +288,12 @@ def test_plain_pytest_knows_the_options(
 
 def test_root_of_the_tree_is_found() -> None:
     assert os.access(ROOT / "snptest", os.X_OK)
+
+
+def test_a_deadline_inside_another_leaves_the_outer_one_on() -> None:
+    began = time.monotonic()
+    with pytest.raises(TargetTimeoutError, match="outer"), deadline(0.5, "outer"):
+        with deadline(30, "inner"):
+            time.sleep(0.1)
+        time.sleep(30)
+    assert time.monotonic() - began < 20

@@ -6,6 +6,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import resource
+import signal
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,3 +153,26 @@ def test_tests_of_a_module_and_revision_stay_together() -> None:
     assert scope("suites/a/test_x.py::test_y[v12-4K]") == scope("suites/a/test_x.py::test_z[v12]")
     assert scope("suites/a/test_x.py::test_y[v12]") != scope("suites/a/test_x.py::test_y[merged]")
     assert scope("suites/a/test_x.py::test_y") == "suites/a/test_x.py[]"
+
+
+def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path) -> None:
+    """On a full disk a file of results stays readable, and says what it lacks."""
+    limit = 300
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then write(2) says EFBIG
+    lines = JsonLines(tmp_path / "results.jsonl")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        for number in range(20):
+            lines.write("result", {"id": f"test_{number}", "text": "x" * 40})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert lines.error is not None
+    assert "lacks results: File too large" in lines.error
+    lines.finish({})
+    events = [json.loads(line) for line in lines.path.read_text().splitlines()]
+    ids = [event["id"] for event in events[:-1]]
+    assert ids == [f"test_{number}" for number in range(len(ids))]
+    assert 0 < len(ids) < 20
+    assert events[-1]["event"] == "finish"

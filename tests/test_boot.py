@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`snptest boot`: one command in a real kernel, its streams and status apart from the console."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from harness.vng.machine import _without_ports
+from tests import test_vng
+from tests.mutants.mutant import ROOT
+
+update = test_vng.update
+pytestmark = test_vng.pytestmark
+
+
+def snptest(*words: str, given: str = "", timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "harness", *words],
+        cwd=ROOT,
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_a_commands_streams_and_status_are_its_own(update: test_vng.Update) -> None:
+    script = "cat; uname -r; echo err >&2; lsmod; exit 5"
+    done = snptest("boot", update.kernel.name, "--", "sh", "-c", script, given="given\n")
+    assert done.returncode == 5
+    assert done.stderr == "err\n"
+    given, release, *modules = done.stdout.splitlines()
+    assert (given, release) == ("given", update.kernel.release)
+    assert {"kvm", "kvm_amd"} <= {line.split()[0] for line in modules}
+
+
+def test_output_goes_on_where_a_file_ends(update: test_vng.Update, tmp_path: Path) -> None:
+    """What stands in the file stays, and neither stream overwrites the other."""
+    output = tmp_path / "output"
+    output.write_text("before\n")
+    with output.open("a") as file:
+        status = subprocess.call(
+            [sys.executable, "-m", "harness", "boot", update.kernel.name]
+            + ["--", "sh", "-c", "seq 2000; echo err >&2"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            timeout=300,
+        )
+    assert status == 0
+    lines = output.read_text().splitlines()
+    assert lines[0] == "before"
+    assert [line for line in lines[1:] if line != "err"] == [str(n) for n in range(1, 2001)]
+    assert lines.count("err") == 1
+
+
+def test_a_kernel_that_dies_is_exit_3_with_its_console(update: test_vng.Update) -> None:
+    done = snptest("boot", update.kernel.name, "--", "sh", "-c", "echo c > /proc/sysrq-trigger")
+    assert done.returncode == 3
+    assert "panic: sysrq triggered crash" in done.stderr
+    assert "sysrq_handle_crash" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_command_that_does_not_end_is_ended(update: test_vng.Update) -> None:
+    began = time.monotonic()
+    done = snptest("boot", update.kernel.name, "--timeout", "30", "--", "sleep", "1000")
+    assert done.returncode == 3
+    assert "has not ended within 30 s" in done.stderr
+    assert time.monotonic() - began < 120
+
+
+def test_a_command_that_is_not_there(update: test_vng.Update) -> None:
+    done = snptest("boot", update.kernel.name, "--", "/does/not/exist")
+    assert done.returncode == 127
+    assert "No such file" in done.stderr
+
+
+def test_parameters_reach_the_kernel(update: test_vng.Update) -> None:
+    words = ("-p", "snptest.word=1", "--memory", "512M", "--cpus", "1")
+    done = snptest("boot", update.kernel.name, *words, "--", "sh", "-c", "cat /proc/cmdline; nproc")
+    cmdline, cpus = done.stdout.splitlines()
+    assert "snptest.word=1" in cmdline.split()
+    assert cpus == "1"
+
+
+def test_a_shell_needs_a_terminal(update: test_vng.Update) -> None:
+    done = snptest("boot", update.kernel.name)
+    assert done.returncode == 2
+    assert "terminal" in done.stderr
+
+
+def test_a_machine_that_is_not_there(update: test_vng.Update) -> None:
+    done = snptest("boot", update.kernel.name, "--machine", "pdp11", "--", "true")
+    assert done.returncode == 2
+    assert "there are stock" in done.stderr
+
+
+def test_a_scripts_ports_are_left_out() -> None:
+    port = ["-chardev", "file,id=out,path=/proc/self/fd/1", "-device", "virtio-serial-pci"]
+    port += ["-device", "virtserialport,name=virtme.stdout,chardev=out"]
+    rest = ["qemu", "-m", "1G", "-device", "i6300esb,id=watchdog0", "-serial", "chardev:console"]
+    console = ["-chardev", "file,id=console,path=/proc/self/fd/2"]
+    assert _without_ports([*rest, *port, *console]) == [*rest, *console]
+
+
+def test_one_command_builds_boots_and_runs(update: test_vng.Update, tmp_path: Path) -> None:
+    """What was built already is found; the kernel is known by the name that --kernel gives."""
+    words = ["run", "suites/launch/test_types.py", "--base", update.kernel.base]
+    words += ["--config", "selftest", "--kernel", "selftest-one", "--json", str(tmp_path / "json")]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *words, "--series", str(update.series)],
+        cwd=ROOT,
+        env={**os.environ, "SNPTEST_RESULTS": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " pass" in done.stdout
