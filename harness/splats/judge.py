@@ -65,12 +65,16 @@ def judge(
             deadly = [issue for each, issue in issues if issue and each.kind.fatal]
             if outcome is Outcome.CRASH and deadly:
                 return Judgement(Outcome.XFAIL, _lines(deadly), told)
-    # A death that was told by its splat need not be told twice, nor the panic that ends it.
-    crash = outcome is Outcome.CRASH
-    untold = [each for each in told if not crash or not (each.echo or each.head[:60] in reason)]
-    if untold and outcome.bad:
+    # A death that is told by its splat need not be told twice, nor what follows from it.
+    death = outcome is Outcome.CRASH and any(_within(each, reason) for each in told)
+    untold = [each for each in told if not (outcome is Outcome.CRASH and each.echo)]
+    if untold and outcome.bad and not death:
         reason = f"{reason}; the kernel warned: {_titles(untold)}"
     return Judgement(outcome, reason, told)
+
+
+def _within(splat: Splat, reason: str) -> bool:
+    return splat.head.removeprefix("Kernel panic - not syncing: ")[:60] in reason
 
 
 def _issues(
