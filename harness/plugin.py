@@ -104,6 +104,7 @@ class Session:
         self._backend: Backend | None = None
         self._pool: KernelPool | None = None
         self._stacks: TextIO | None = None
+        self._running = ""
         self.crashed = False
 
     @property
@@ -127,6 +128,7 @@ class Session:
             }
             given = {key: value for key, value in options.items() if value is not None}
             self._pool = KernelPool(self.backend, self.options.seed, given)
+            self._pool.mark(self._running)
         return self._pool
 
     def revisions(self) -> list[str | None]:
@@ -183,6 +185,7 @@ class Session:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
         """Arrange under a deadline, from a marked place in the kernel log on."""
+        self._running = item.nodeid
         if self._pool is not None:
             self._pool.mark(item.nodeid)
         with self._deadline(item, "setup"):
