@@ -8,6 +8,7 @@ kernel when one died, keeps deadlines, and streams every result as one JSON line
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from harness.backends.base import Backend
 from harness.deadline import deadline
 from harness.errors import BootError, UserError
 from harness.kernel import Kernel
+from harness.orphan import die_with
 from harness.pool import KernelPool
 from harness.report import sanitize, verdict
 from harness.report.outcome import Outcome
@@ -70,6 +72,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=known.FILE,
         help="what is wrong already",
     )
+    group.addoption("--parent", type=int, help="process without which this one is to end")
     group.addoption("--stacks", metavar="DIR", help="where a hung process leaves its stacks")
 
 
@@ -77,11 +80,23 @@ def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers, set up the session's state, start the stream of results."""
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    parent = config.getoption("--parent")
+    if hasattr(config, "workerinput"):
+        # A worker of ours drives a kernel: it must not outlive the run.
+        die_with(config.workerinput["snptest_parent"])
+    elif parent:
+        die_with(parent)
     config.pluginmanager.register(Session(config), "snptest-session")
     results = config.getoption("--results")
     if results and not hasattr(config, "workerinput"):
         stream = ResultStream(Path(results), config)
         config.pluginmanager.register(stream, "snptest-results")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker whose it is."""
+    node.workerinput["snptest_parent"] = os.getpid()
 
 
 class Session:

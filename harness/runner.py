@@ -58,6 +58,7 @@ class Run:
             *self.arguments,
             f"--results=/dev/fd/{writing}",
             f"--stacks={self.folder}",
+            f"--parent={os.getpid()}",
         ]
         environment = os.environ | {"PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
         with self.log.open("wb") as log:

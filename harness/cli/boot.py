@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from harness import kbuild
 from harness.errors import UsageError
-from harness.vng.machine import find_machine
+from harness.vng.machine import Setup, find_machine
 from harness.vng.shell import explore, run_in
 
 
@@ -26,23 +26,16 @@ def boot(
     """Boot a kernel; return the exit status of the command, or of the shell."""
     kind = find_machine(machine)
     kernel = kbuild.get(name)
+    setup = Setup(kernel.bzimage, kind, memory, cpus, parameters)
     if not command:
         if not sys.stdin.isatty() or not sys.stdout.isatty():
             raise UsageError(
                 "a shell in the kernel needs a terminal", f"snptest boot {name} -- COMMAND"
             )
-        return explore(kernel, machine=kind, memory=memory, cpus=cpus, parameters=parameters)
+        return explore(kernel, setup)
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return run_in(
-            kernel,
-            command,
-            timeout=timeout,
-            machine=kind,
-            memory=memory,
-            cpus=cpus,
-            parameters=parameters,
-        )
+        return run_in(kernel, setup, command, timeout)
     except KeyboardInterrupt:
         os.write(2, b"interrupted\n")
         return 130

@@ -19,9 +19,8 @@ from harness.errors import BootError
 from harness.kernel import Death, TargetError, WriteFile
 from harness.report import sanitize
 from harness.splats.symbols import Symbols
-from harness.vng.accel import accelerated
 from harness.vng.consolelog import new_path
-from harness.vng.machine import STOCK, Machine, Paths, agent_command
+from harness.vng.machine import STOCK, Machine, Paths, Setup, agent_command
 from harness.vng.qemu import Qemu
 from harness.vng.scene import autopsy, examine
 from harness.vng.share import fill, make_scratch, need_qemu
@@ -68,6 +67,7 @@ class VngKernel(RemoteKernel):
         self.environment = environment
         self._notes = itertools.count(1)
         self._mute = False
+        self._use = contextlib.ExitStack()
         self.console = qemu.console
         fd = connection.detach()
         super().__init__(
@@ -75,9 +75,17 @@ class VngKernel(RemoteKernel):
             fd,
             fd,
             last_seen=qemu.console.tail,
-            on_close=qemu.stop,
+            on_close=self._closed,
             hello_timeout=hello_timeout,
         )
+
+    def keep(self, use: contextlib.ExitStack) -> None:
+        """Hold something until the kernel is shut down."""
+        self._use.push(use)
+
+    def _closed(self) -> None:
+        self.qemu.stop()
+        self._use.close()
 
     def log(self) -> str:
         """Return what reached the console: all that dmesg has, and a dead kernel's last words."""
@@ -122,31 +130,25 @@ def boot(
     `parameters` are added to the kernel's command line, `modules` (of the build's
     extra_modules) are loaded, too.
     """
+    setup = Setup(kernel.bzimage, machine, memory, cpus, (*PARAMETERS, *parameters))
     need_qemu(machine)
     deadline = time.monotonic() + timeout
-    fast = accelerated(kernel.bzimage)
     paths = Paths(make_scratch(), new_path(kernel.name))
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, paths.scratch, ignore_errors=True)
+        use = undo.enter_context(contextlib.ExitStack())
+        use.enter_context(kernel.in_use())
         listener = undo.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(paths.agent))
         listener.listen(1)
         fill(paths.share, kernel, modules)
-        command = agent_command(
-            machine,
-            kernel.bzimage,
-            paths,
-            memory=memory,
-            cpus=cpus,
-            accelerated=fast,
-            parameters=(*PARAMETERS, *parameters),
-        )
+        command = agent_command(setup, paths)
         qemu = Qemu(paths, command)
         undo.callback(qemu.stop)
         try:
             connection = qemu.accept(listener, deadline)
             left = max(deadline - time.monotonic(), 1)
-            environment = frozenset({machine.name, "kvm" if fast else "tcg"})
+            environment = frozenset({machine.name, "kvm" if setup.accelerated else "tcg"})
             target = VngKernel(kernel, connection, qemu, environment, left)
         except (TargetError, TimeoutError, OSError) as error:
             reason = str(error).partition("; last seen:")[0]
@@ -157,6 +159,7 @@ def boot(
                 f"its console ends:\n{qemu.console.tail()}",
                 f"all of it: {qemu.console.path}",
             ) from None
+        target.keep(use.pop_all())
         undo.pop_all()
         listener.close()
         return target

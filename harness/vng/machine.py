@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import BuildError, UsageError, UserError
+from harness.vng.accel import accelerated
 
 VIRTME_TIMEOUT = 60.0
 PORT = "snptest.agent"
@@ -91,95 +92,75 @@ class Paths:
         return self.scratch / "share"
 
 
-def agent_command(
-    machine: Machine,
-    image: Path,
-    paths: Paths,
-    *,
-    memory: str,
-    cpus: int,
-    accelerated: bool,
-    parameters: tuple[str, ...],
-) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A machine to boot a kernel on, as the user wants it."""
+
+    image: Path
+    """The bzImage."""
+    machine: Machine = STOCK
+    memory: str = "1G"
+    cpus: int = 2
+    parameters: tuple[str, ...] = ()
+    """For the kernel's command line."""
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether KVM can run it."""
+        return accelerated(self.image)
+
+    @property
+    def qemu_options(self) -> tuple[str, ...]:
+        """What makes QEMU that machine."""
+        return self.machine.accelerated if self.accelerated else self.machine.options
+
+
+def agent_command(setup: Setup, paths: Paths) -> list[str]:
     """Return QEMU's command for a kernel whose process 1 starts our agent.
 
-    The root is this machine's, read-only.  `parameters` are added to the kernel's command
-    line.
+    The root is this machine's, read-only.
     """
-    command = _common(machine, image, paths, memory, cpus, accelerated, parameters)
     return [
-        *_without_ports(command),
+        *_without_ports(_common(setup, paths)),
         *("-chardev", f"socket,id=snptest,path={paths.agent}"),
         *("-device", "virtio-serial-pci,id=snptest-bus"),
         *("-device", f"virtserialport,bus=snptest-bus.0,chardev=snptest,name={PORT}"),
     ]
 
 
-def script_command(
-    machine: Machine,
-    image: Path,
-    paths: Paths,
-    *,
-    memory: str,
-    cpus: int,
-    accelerated: bool,
-    parameters: tuple[str, ...],
-) -> list[str]:
+def script_command(setup: Setup, paths: Paths) -> list[str]:
     """Return QEMU's command for a kernel whose process 1 runs a command of the user's.
 
     QEMU's standard input and output are the command's; its exit status goes to `paths.status`.
     """
     return [
         f"file,id=ret,path={paths.status}" if word.startswith("file,id=ret,") else word
-        for word in _common(machine, image, paths, memory, cpus, accelerated, parameters)
+        for word in _common(setup, paths)
     ]
 
 
-def shell_command(
-    machine: Machine,
-    image: Path,
-    share: Path,
-    *,
-    memory: str,
-    cpus: int,
-    accelerated: bool,
-    parameters: tuple[str, ...],
-) -> list[str]:
+def shell_command(setup: Setup, share: Path) -> list[str]:
     """Return virtme-ng's command for a shell on this terminal, in all that its init sets up.
 
     `share` is seen as /run/snptest; its file `shell` is the shell to start.
     """
-    options = _options(image, memory, cpus, accelerated, parameters)
-    qemu = machine.accelerated if accelerated else machine.options
     return [
-        *options,
+        *_options(setup),
         *("--pwd", f"--rodir=run/snptest={share}", "--shell", "/run/snptest/shell"),
-        *("--qemu-bin", _binary(machine), "--qemu-opts", *qemu),
+        *("--qemu-bin", _binary(setup.machine), "--qemu-opts", *setup.qemu_options),
     ]
 
 
-def _common(
-    machine: Machine,
-    image: Path,
-    paths: Paths,
-    memory: str,
-    cpus: int,
-    accelerated: bool,
-    parameters: tuple[str, ...],
-) -> list[str]:
+def _common(setup: Setup, paths: Paths) -> list[str]:
     """Have virtme-ng compose a command, with our init in it."""
-    command = _virtme(image, memory, cpus, accelerated, parameters, "--script-sh", ":")
-    command[0] = _binary(machine)
+    command = _virtme(setup, "--script-sh", ":")
+    command[0] = _binary(setup.machine)
     at = command.index("-append") + 1
     arguments = f"-- -I -S {paths.share}/init.py {paths.share} {PORT}"
     command[at] = _exchanged(_INIT, f"init={python()} {arguments}", command[at])
     # Without it every page of a program is fetched from us each time it is mapped.
     command[at] = _exchanged(_ROOT, r"\g<0>,cache=mmap", command[at])
-    return [
-        *command,
-        *(machine.accelerated if accelerated else machine.options),
-        *_observed(paths),
-    ]
+    return [*command, *setup.qemu_options, *_observed(paths)]
 
 
 def _observed(paths: Paths) -> list[str]:
@@ -190,17 +171,10 @@ def _observed(paths: Paths) -> list[str]:
     ]
 
 
-def _virtme(
-    image: Path,
-    memory: str,
-    cpus: int,
-    accelerated: bool,
-    parameters: tuple[str, ...],
-    *options: str,
-) -> list[str]:
+def _virtme(setup: Setup, *options: str) -> list[str]:
     """Have virtme-run compose a command."""
     command = [
-        *_options(image, memory, cpus, accelerated, parameters),
+        *_options(setup),
         *("--dry-run", "--show-command", "--show-boot-console", "--verbose", *options),
     ]
     try:
@@ -233,19 +207,17 @@ def _exchanged(pattern: re.Pattern[str], new: str, line: str) -> str:
     return line
 
 
-def _options(
-    image: Path, memory: str, cpus: int, accelerated: bool, parameters: tuple[str, ...]
-) -> list[str]:
+def _options(setup: Setup) -> list[str]:
     """Return what every virtme-run of ours begins with."""
     program = virtme_run()
     if program is None:
         raise UserError("virtme-ng is not there", "start snptest by ./snptest, which installs it")
-    command = [program, "--kimg", str(image), "--mods", "none", "--memory", memory]
-    command += ["--cpus", str(cpus), "--force-9p", "--disable-microvm"]
-    if not accelerated:
+    command = [program, "--kimg", str(setup.image), "--mods", "none", "--memory", setup.memory]
+    command += ["--cpus", str(setup.cpus), "--force-9p", "--disable-microvm"]
+    if not setup.accelerated:
         command.append("--disable-kvm")
     # Without CONFIG_BLOCK the kernel looks for 9p's root only if told so.
-    for parameter in ("root=/dev/root", *parameters):
+    for parameter in ("root=/dev/root", *setup.parameters):
         command += ["--kopt", parameter]
     return command
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One command in a booted kernel: its input, output and exit status, the console apart."""
+"""One command in a booted kernel, its streams and status apart from the console; or a shell."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.errors import BootError
 from harness.kbuild import KernelBuild
-from harness.vng.accel import accelerated
 from harness.vng.boot import BOOT_TIMEOUT, PARAMETERS
 from harness.vng.consolelog import new_path
-from harness.vng.machine import STOCK, Machine, Paths, script_command, shell_command
+from harness.vng.machine import Paths, Setup, script_command, shell_command
 from harness.vng.qemu import Qemu
 from harness.vng.scene import examine
 from harness.vng.share import fill, make_scratch, need_qemu
@@ -24,35 +24,19 @@ from harness.vng.share import fill, make_scratch, need_qemu
 _USER_SPACE = " as init process"
 
 
-def run_in(
-    kernel: KernelBuild,
-    command: Sequence[str],
-    *,
-    timeout: float,
-    machine: Machine = STOCK,
-    memory: str = "1G",
-    cpus: int = 2,
-    parameters: tuple[str, ...] = (),
-) -> int:
+def run_in(kernel: KernelBuild, setup: Setup, command: Sequence[str], timeout: float) -> int:
     """Boot a kernel, run a command in it as root, return its exit status.
 
     The root file system is this machine's, read-only; /tmp, /var/tmp and /run are the
     guest's own.  BootError where the kernel dies, or the command has not ended in time.
     """
-    need_qemu(machine)
+    need_qemu(setup.machine)
     paths = Paths(make_scratch(), new_path(kernel.name))
     with contextlib.ExitStack() as undo:
+        undo.enter_context(kernel.in_use())
         undo.callback(shutil.rmtree, paths.scratch, ignore_errors=True)
         fill(paths.share, kernel, command=command)
-        line = script_command(
-            machine,
-            kernel.bzimage,
-            paths,
-            memory=memory,
-            cpus=cpus,
-            accelerated=accelerated(kernel.bzimage),
-            parameters=(*PARAMETERS, *parameters),
-        )
+        line = script_command(replace(setup, parameters=(*PARAMETERS, *setup.parameters)), paths)
         sys.stdout.flush()
         undo.callback(paths.status.unlink, missing_ok=True)
         qemu = Qemu(paths, line, stdio=True)
@@ -71,35 +55,20 @@ def run_in(
         )
 
 
-def explore(
-    kernel: KernelBuild,
-    *,
-    machine: Machine = STOCK,
-    memory: str = "1G",
-    cpus: int = 2,
-    parameters: tuple[str, ...] = (),
-) -> int:
+def explore(kernel: KernelBuild, setup: Setup) -> int:
     """Boot a kernel to a root shell on this terminal, its modules loaded."""
-    need_qemu(machine)
+    need_qemu(setup.machine)
     scratch = make_scratch()
     try:
         share = scratch / "share"
         fill(share, kernel)
         shell = share / "shell"
-        loads = "".join(f"insmod /run/snptest/{each} 2>/dev/null || :\n" for each in kernel.modules)
         # udev may have loaded some of them already.
+        loads = "".join(f"insmod /run/snptest/{each} 2>/dev/null || :\n" for each in kernel.modules)
         shell.write_text(f"#!/bin/sh\n{loads}exec {os.environ.get('SHELL', '/bin/sh')}\n")
         shell.chmod(0o755)
-        line = shell_command(
-            machine,
-            kernel.bzimage,
-            share,
-            memory=memory,
-            cpus=cpus,
-            accelerated=accelerated(kernel.bzimage),
-            parameters=parameters,
-        )
-        return subprocess.call(line)
+        with kernel.in_use():
+            return subprocess.call(shell_command(setup, share))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
