@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
-import os
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-from harness.vng.machine import _without_ports
+from harness.vng.machine import Paths, _without_ports
+from harness.vng.share import make_scratch
 from tests import test_vng
 from tests.mutants.mutant import ROOT
+from tests.runs import run
 
 update = test_vng.update
 pytestmark = test_vng.pytestmark
@@ -112,17 +116,22 @@ def test_a_scripts_ports_are_left_out() -> None:
 
 def test_one_command_builds_boots_and_runs(update: test_vng.Update, tmp_path: Path) -> None:
     """What was built already is found; the kernel is known by the name that --kernel gives."""
-    words = ["run", "suites/launch/test_types.py", "--base", update.kernel.base]
-    words += ["--config", "selftest", "--kernel", "selftest-one", "--json", str(tmp_path / "json")]
-    done = subprocess.run(
-        [sys.executable, "-m", "harness", *words, "--series", str(update.series)],
-        cwd=ROOT,
-        env={**os.environ, "SNPTEST_RESULTS": str(tmp_path)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " pass" in done.stdout
+    words = ("suites/launch/test_types.py", "--base", update.kernel.base, "--config", "selftest")
+    names = ("--series", str(update.series), "--kernel", "selftest-one")
+    done = run(*words, *names, folder=tmp_path, timeout=3000)
+    assert done.code == 0, done.text
+    assert any(each["outcome"] == "pass" for each in done.results)
+
+
+def test_a_deep_tmpdir_holds_no_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket's path has 107 bytes at the most."""
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir()
+    for place in (deep, tmp_path):
+        monkeypatch.setattr(tempfile, "tempdir", str(place))
+        scratch = make_scratch()
+        try:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(Paths(scratch, tmp_path / "console").agent))
+        finally:
+            shutil.rmtree(scratch)

@@ -22,6 +22,7 @@ from harness.vng.autopsy import CpuState, Evidence, Kind, SymbolOf, judge
 from harness.vng.scene import Symbols
 from tests import test_vng
 from tests.mutants.mutant import ROOT
+from tests.runs import run
 
 CAMPAIGN = Path(__file__).parent / "data/campaign/deaths.py"
 RUN_TIMEOUT = 1500.0
@@ -179,7 +180,7 @@ GONE: dict[str, Any] = {"exit_status": 0, "shutdown_reason": "guest-reset"}
             RUNNING | {"console_error": "x.log: No space left on device"},
         ),
     ],
-    ids=str,
+    ids=lambda each: each.value.replace(" ", "-") if isinstance(each, Kind) else "",
 )
 def test_a_death_is_told_from_what_is_left(
     kind: Kind, summary: str, evidence: dict[str, Any]
@@ -212,7 +213,6 @@ def test_addresses_are_named_by_system_map(tmp_path: Path) -> None:
 
 real = [
     pytest.mark.kbuild,
-    pytest.mark.xdist_group("kbuild"),
     pytest.mark.deadline(RUN_TIMEOUT + 60),
     pytest.mark.skipif(
         os.environ.get("SNPTEST_QUICK") == "1", reason="boots kernels; SNPTEST_QUICK=1 is set"
@@ -251,6 +251,12 @@ EXPECTED = {
 }
 
 
+def step_of(id: str) -> str:
+    """Return the parameter of a step, else the test's name."""
+    step = re.search(r"\[vng-(.*)\]$", id)
+    return step[1] if step else id.rpartition("::")[2]
+
+
 @real_test
 def test_a_campaign_that_kills_the_kernel(update: test_vng.Update, tmp_path: Path) -> None:
     """Every death is one crash, rightly named; what runs between the deaths passes."""
@@ -267,12 +273,9 @@ def test_a_campaign_that_kills_the_kernel(update: test_vng.Update, tmp_path: Pat
         check=False,
     )
     events = events_of(results)
-    outcomes = {
-        re.sub(r".*\[vng-|\]$", "", each["id"]): each
-        for each in events
-        if each["event"] == "result"
-    }
+    outcomes = {step_of(each["id"]): each for each in events if each["event"] == "result"}
     told = {name: (each["outcome"], each.get("reason", "")) for name, each in outcomes.items()}
+    warned, after = told.pop("test_warning[vng]"), told.pop("test_after_the_warning[vng]")
     assert set(told) == EXPECTED.keys() | {f"None{n}" for n in range(len(EXPECTED))}, done.stdout
     for name, reason in EXPECTED.items():
         assert told[name][0] == "crash", (name, told[name])
@@ -281,21 +284,14 @@ def test_a_campaign_that_kills_the_kernel(update: test_vng.Update, tmp_path: Pat
         assert f"test_step[vng-{name}]" in outcomes[name]["console"]
     for number in range(len(EXPECTED)):
         assert told[f"None{number}"] == ("pass", "")
-    # The NMI makes a kernel that hangs say where.
-    assert re.search(r"RIP: .*lkdtm_HARDLOCKUP", outcomes["hang_interrupts_off"]["console"])
-
-
-def run_suite(*words: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "harness", "run", *words],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=RUN_TIMEOUT,
-        check=False,
-    )
+    # A warning kills nothing, and is its own test's.
+    assert warned[0] == "fail"
+    assert "the kernel warned: WARNING: " in warned[1]
+    assert after == ("pass", "")
+    # Traces have files and lines, those of modules, too.
+    assert re.search(r"\[lkdtm\] \(drivers/misc/lkdtm/core\.c:\d+\)", outcomes["oops"]["details"])
+    # The NMI, which goes to the first CPU, has the kernel trace itself.
+    assert "NMI: Not continuing" in outcomes["hang_interrupts_off"]["console"]
 
 
 @real_test
@@ -307,20 +303,17 @@ def test_a_kernel_that_never_boots_ends_the_run(update: test_vng.Update, tmp_pat
     names = cache.root() / "names"
     (tmp_path / "cache/snptest/names").mkdir()
     shutil.copy(names / f"{update.kernel.name}.json", tmp_path / "cache/snptest/names")
-    output = tmp_path / "results.jsonl"
-    done = run_suite(
-        *("gmem", "--backend", "vng", "--kernel", update.kernel.name, "--json", str(output)),
-        environment={
-            "XDG_CACHE_HOME": str(tmp_path / "cache"),
-            "SNPTEST_RESULTS": str(tmp_path / "results"),
-        },
+    done = run(
+        *("gmem", "--kernel", update.kernel.name),
+        folder=tmp_path,
+        timeout=RUN_TIMEOUT,
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
     )
-    assert done.returncode == 3, done.stdout
-    assert "no setup: the system could not be set up" in done.stdout
-    assert "Exec format error" in done.stdout
-    results = [each for each in events_of(output) if each["event"] == "result"]
-    assert [each["outcome"] for each in results] == ["error"]
-    assert "3 boots failed" in results[0]["details"]
+    assert done.code == 3, done.text
+    assert "no setup: the system could not be set up" in done.text
+    assert "Exec format error" in done.text
+    assert [each["outcome"] for each in done.results] == ["error"]
+    assert "3 boots failed" in done.results[0]["details"]
     consoles = list((tmp_path / "cache/snptest/consoles").glob("*.log"))
     assert len(consoles) == 3
 
@@ -332,7 +325,7 @@ def test_killing_a_run_leaves_nothing_but_its_results(
     """No QEMU and no scratch folder; the results so far can be read."""
     output, scratch = tmp_path / "results.jsonl", tmp_path / "tmp"
     scratch.mkdir()
-    run = subprocess.Popen(
+    victim = subprocess.Popen(
         [sys.executable, "-m", "harness", "run", "gmem", "--backend", "vng"]
         + ["--kernel", update.kernel.name, "--json", str(output)],
         cwd=ROOT,
@@ -349,13 +342,13 @@ def test_killing_a_run_leaves_nothing_but_its_results(
         until = time.monotonic() + 240
         while not output.exists() or output.read_bytes().count(b'"event": "result"') < 3:
             assert time.monotonic() < until, "no three results in 240 s"
-            assert run.poll() is None
+            assert victim.poll() is None
             time.sleep(0.2)
-        running = test_vng.qemu_of(run.pid)
+        running = test_vng.qemu_of(victim.pid)
         assert len(running) == 1
     finally:
-        run.send_signal(signal.SIGKILL)
-        run.wait()
+        victim.send_signal(signal.SIGKILL)
+        victim.wait()
     until = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in running) or any(scratch.glob("snptest*")):
         assert time.monotonic() < until, f"left behind: {running}, {list(scratch.iterdir())}"

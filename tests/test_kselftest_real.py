@@ -18,7 +18,6 @@ from tests import test_vng
 
 pytestmark = [
     pytest.mark.kbuild,
-    pytest.mark.xdist_group("kbuild"),  # beside test_vng: the same kernel
     pytest.mark.deadline(900),
     pytest.mark.skipif(
         os.environ.get("SNPTEST_QUICK") == "1", reason="builds kernels; SNPTEST_QUICK=1 is set"

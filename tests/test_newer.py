@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +12,7 @@ from harness.deadline import deadline
 from harness.errors import UserError
 from harness.kbuild import debsource
 from tests import test_vng
-from tests.mutants.mutant import ROOT
+from tests.runs import run
 
 pytestmark = [*test_vng.pytestmark, pytest.mark.deadline(1200)]
 BASE = "linux-source-7.x"
@@ -36,20 +32,8 @@ def newer() -> kbuild.KernelBuild:
 def test_suites_pass_on_a_newer_kernel(newer: kbuild.KernelBuild, tmp_path: Path) -> None:
     """What 6.12 does is done there, too; the interfaces that differ are data."""
     assert newer.version >= (7, 0)
-    output = tmp_path / "results.jsonl"
-    command = [sys.executable, "-m", "harness", "run", "gmem", "psc", "launch"]
-    done = subprocess.run(
-        [*command, "--kernel", newer.name, "--json", str(output)],
-        cwd=ROOT,
-        env={**os.environ, "SNPTEST_RESULTS": str(tmp_path)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=1000,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-    results = [json.loads(line) for line in output.read_text().splitlines()]
-    passed = [each for each in results if each.get("outcome") == "pass"]
+    done = run(*("gmem", "psc", "launch", "--kernel", newer.name), folder=tmp_path, timeout=1000)
+    assert done.code == 0, done.text[-4000:]
+    passed = [each for each in done.results if each["outcome"] == "pass"]
     assert {each["suite"] for each in passed} == {"gmem", "psc", "launch"}
     assert len(passed) > 200

@@ -7,11 +7,8 @@ the innocent ones.  They apply to every 6.12 from .107 to .117.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,11 +17,10 @@ import pytest
 
 from harness.kbuild.series import load_series
 from tests import test_vng
-from tests.mutants.mutant import ROOT
+from tests.runs import run
 
 pytestmark = [
     pytest.mark.kbuild,
-    pytest.mark.xdist_group("kbuild"),  # beside test_vng: same base, same objects
     pytest.mark.deadline(1200),
     pytest.mark.skipif(
         os.environ.get("SNPTEST_QUICK") == "1", reason="builds kernels; SNPTEST_QUICK=1 is set"
@@ -115,27 +111,15 @@ def judged(name: str, update: test_vng.Update, folder: Path) -> Verdict:
     for patch in (*update.series.iterdir(), *(DATA / f"series-{name}").glob("*.patch")):
         shutil.copy(patch, series)
     kernel = test_vng.built(f"regression-{name}", update.kernel.base, series)
-    lines = folder / "results.jsonl"
-    command = [sys.executable, "-m", "harness", "run", "gmem", "--backend", "vng"]
-    done = subprocess.run(
-        [*command, "--kernel", kernel.name, "--json", str(lines)],
-        cwd=ROOT,
-        env={**os.environ, "SNPTEST_RESULTS": str(folder / "results")},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=RUN_TIMEOUT,
-        check=False,
-    )
+    done = run("gmem", "--kernel", kernel.name, folder=folder, timeout=RUN_TIMEOUT)
     outcomes: dict[str, set[str]] = {}
     areas: set[str] = set()
-    for event in map(json.loads, lines.read_text().splitlines()):
-        if event["event"] == "result":
-            test = event["id"].rpartition("::")[2].partition("[")[0]
-            outcomes.setdefault(test, set()).add(event["outcome"])
-            if event["outcome"] in ("fail", "crash"):
-                areas.update(event.get("areas", ()))
-    return Verdict(done.returncode, outcomes, areas, done.stdout + done.stderr)
+    for result in done.results:
+        test = result["id"].rpartition("::")[2].partition("[")[0]
+        outcomes.setdefault(test, set()).add(result["outcome"])
+        if result["outcome"] in ("fail", "crash"):
+            areas.update(result.get("areas", ()))
+    return Verdict(done.code, outcomes, areas, done.text)
 
 
 @cache

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import itertools
-import json
 import os
 import re
 import shutil
@@ -42,10 +41,10 @@ from harness.kernel import (
 from harness.splats import find_splats
 from harness.uapi import kvm as uapi
 from harness.vng import boot as vng
+from tests.runs import run
 
 pytestmark = [
     pytest.mark.kbuild,
-    pytest.mark.xdist_group("kbuild"),  # one worker builds; the other tests go on beside it
     pytest.mark.deadline(300),
     pytest.mark.skipif(
         os.environ.get("SNPTEST_QUICK") == "1", reason="builds kernels; SNPTEST_QUICK=1 is set"
@@ -402,20 +401,9 @@ def qemu_of(ancestor: int) -> list[int]:
 @pytest.mark.deadline(900)
 def test_suites_run_in_a_real_kernel(ours: kbuild.KernelBuild, tmp_path: Path) -> None:
     """The gmem and psc tests that need no SNP pass on KVM_X86_SW_PROTECTED_VM; the rest skip."""
-    output = tmp_path / "results.jsonl"
-    command = [sys.executable, "-m", "harness", "run", "gmem", "psc", "--backend", "vng"]
-    done = subprocess.run(
-        [*command, "--kernel", ours.name, "--json", output],
-        cwd=Path(__file__).parents[1],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
-    lines = [json.loads(line) for line in output.read_text().splitlines()]
-    results = [line for line in lines if line["event"] == "result"]
+    done = run("gmem", "psc", "--kernel", ours.name, folder=tmp_path, timeout=800)
+    assert done.code == 0, done.text[-4000:]
+    results = done.results
     passed = {line["suite"] for line in results if line["outcome"] == "pass"}
     assert passed == {"gmem", "psc"}
     assert {line["outcome"] for line in results} <= {"pass", "skip", "xfail"}

@@ -68,7 +68,7 @@ def stages(*, quick: bool) -> list[Stage]:
         Stage("suites", [*module, "harness", "run"]),
         Stage(
             "pytest",
-            [*module, "pytest", "tests", "-n", "auto", "--dist", "loadgroup", "-ra", *selection],
+            [*module, "pytest", "tests", "-n", "auto", "--dist", "loadfile", "-ra", *selection],
         ),
     ]
 

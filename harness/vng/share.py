@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from harness.kbuild import KernelBuild
 from harness.vng import init
 from harness.vng.machine import Machine
 
+MAX_TMPDIR = 107 - len("/snptest-vng-12345678/agent.sock")
+
 
 def need_qemu(machine: Machine) -> None:
     """Install QEMU where it is missing."""
@@ -24,9 +27,15 @@ def need_qemu(machine: Machine) -> None:
 
 
 def make_scratch() -> Path:
-    """Make the folder that goes when QEMU does."""
+    """Make the folder that goes when QEMU does.
+
+    It has sockets, whose paths may have 107 bytes (sun_path): a TMPDIR that is too deep for
+    that is not used.
+    """
+    place = tempfile.gettempdir()
     try:
-        return Path(tempfile.mkdtemp(prefix="snptest-vng-"))
+        deep = len(os.fsencode(place)) > MAX_TMPDIR
+        return Path(tempfile.mkdtemp(prefix="snptest-vng-", dir="/tmp" if deep else place))
     except OSError as error:
         raise BootError(
             f"no scratch folder for a boot: {error.strerror}", "TMPDIR names another place"

@@ -170,3 +170,13 @@ def test_step(target: VngKernel, step: Callable[[VngKernel], None] | None) -> No
         step(target)
         raise TargetError("the kernel should be dead")
     assert target.read_file("/proc/uptime")
+
+
+def test_warning(target: VngKernel) -> None:
+    """The kernel lives on, but what it said counts."""
+    crash(target, "WARNING")
+
+
+def test_after_the_warning(target: VngKernel) -> None:
+    """It was the other test's."""
+    assert target.read_file("/proc/uptime")
