@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 from harness.vng.machine import Paths, _without_ports
 from harness.vng.share import make_scratch
 from tests import test_vng
