@@ -64,13 +64,11 @@ class KernelPool:
 
     def _opened(self, revision: str | None) -> Kernel:
         """Open a kernel; one that does not boot is given ATTEMPTS chances."""
-        for attempt in range(1, ATTEMPTS + 1):
+        for _ in range(ATTEMPTS):
             try:
                 return self.backend.open(revision, self.seed, **self.options)
             except BootError as error:
                 failure = error
-                if attempt < ATTEMPTS:
-                    continue
         raise BootError(f"{failure.message}\n{ATTEMPTS} boots failed", failure.hint) from None
 
     def autopsy(self) -> Death | None:

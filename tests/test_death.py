@@ -18,7 +18,7 @@ import pytest
 
 from harness import kbuild
 from harness.kbuild import cache
-from harness.vng.autopsy import CpuState, Evidence, Kind, SymbolOf, judge
+from harness.vng.autopsy import CpuState, Evidence, Kind, judge
 from harness.vng.scene import Symbols
 from tests import test_vng
 from tests.mutants.mutant import ROOT
@@ -203,7 +203,7 @@ def test_addresses_are_named_by_system_map(tmp_path: Path) -> None:
         "ffffffff81000000 T _stext\nffffffff81000100 t spin\nffffffff81000140 D data\n"
         "ffffffff81000200 T after\nffffffff81000300 T _etext\n"
     )
-    symbols: SymbolOf = Symbols(path)
+    symbols = Symbols(path)
     assert symbols(0xFFFFFFFF81000123) == "spin+0x23"
     assert symbols(0xFFFFFFFFA0000000) == "0xffffffffa0000000"
     assert symbols(0x1000) == "0x1000"

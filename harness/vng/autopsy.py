@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from harness.kernel import Death
@@ -56,6 +56,9 @@ class Kind(enum.StrEnum):
     CONSOLE_LOST = "console lost"
     """The console's file cannot be written: the disk is full."""
 
+
+SymbolOf = Callable[[int], str]
+"""Names an address of the kernel."""
 
 _KERNEL = 1 << 63
 """Where the kernel's half of the address space begins."""
@@ -132,9 +135,9 @@ _PANICS = (
 _INIT = re.compile(rf"{re.escape(MARK)}(.*)$", re.MULTILINE)
 
 
-def judge(evidence: Evidence, symbol: SymbolOf | None = None) -> Death:
+def judge(evidence: Evidence, symbol: SymbolOf = hex) -> Death:
     """Say what a target died of, from everything that is left of it."""
-    for kind, summary in _findings(evidence, symbol or _hexadecimal):
+    for kind, summary in _findings(evidence, symbol):
         return Death(kind.value, sanitize.line(summary, 300))
     raise AssertionError("_findings always ends in one")
 
@@ -160,7 +163,7 @@ def _of_kernel(evidence: Evidence) -> Iterator[tuple[Kind, str]]:
     why = panic[1].strip()
     kind = next((kind for text, kind in _PANICS if text in why), Kind.PANIC)
     if kind is Kind.OOPS:
-        oops = _first(_OOPS, evidence.console)
+        oops = _OOPS.search(evidence.console)
         yield kind, oops[1].strip() if oops else why
     for reported, pattern in _REPORTS:
         report = _last(pattern, evidence.console)
@@ -218,7 +221,7 @@ def _of_reports(evidence: Evidence) -> Iterator[tuple[Kind, str]]:
     found = [
         (match.start(), kind, match[1].strip())
         for kind, pattern in _REPORTS
-        if (match := _first(pattern, evidence.console))
+        if (match := pattern.search(evidence.console))
     ]
     for _, kind, line in sorted(found):
         yield kind, line
@@ -237,21 +240,6 @@ def _of_cpus(evidence: Evidence, symbol: SymbolOf) -> Iterator[tuple[Kind, str]]
         spinning.append(where)
     if spinning:
         yield Kind.HANG_INTERRUPTS_ON, "; ".join(spinning) + also
-
-
-class SymbolOf:
-    """Names an address; this one by its number."""
-
-    def __call__(self, address: int) -> str:
-        """Return a name for an address of the kernel."""
-        return f"{address:#x}"
-
-
-_hexadecimal = SymbolOf()
-
-
-def _first(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
-    return pattern.search(text)
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

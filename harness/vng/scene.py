@@ -7,11 +7,13 @@ import bisect
 import contextlib
 import re
 import time
+from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.kernel import Death, ReadFile, TargetError
-from harness.vng.autopsy import CpuState, Evidence, Kind, SymbolOf, judge
+from harness.vng.autopsy import CpuState, Evidence, Kind, judge
 from harness.vng.monitor import MonitorError
 
 if TYPE_CHECKING:
@@ -39,16 +41,14 @@ _HANGS = (
 )
 
 
-def autopsy(kernel: VngKernel, system_map: Path | None) -> Death:
+def autopsy(kernel: VngKernel, system_map: Path) -> Death:
     """Find out what became of a booted kernel."""
     # The agent's end of the stream closes a little before QEMU ends, if it does.
     lost = not _agent_answers(kernel)
     return examine(kernel.qemu, system_map, lost=lost, agent_answers=not lost)
 
 
-def examine(
-    qemu: Qemu, system_map: Path | None, *, lost: bool, agent_answers: bool = False
-) -> Death:
+def examine(qemu: Qemu, system_map: Path, *, lost: bool, agent_answers: bool = False) -> Death:
     """Find out what became of a QEMU's guest; `lost` where its end is to be expected."""
     stopped = qemu.stopped()
     status = None
@@ -76,7 +76,7 @@ def examine(
             samples=tuple(samples),
             console_error=qemu.console.error,
         ),
-        Symbols(system_map) if system_map is not None else None,
+        Symbols(system_map),
     )
     if death.kind in _HANGS:
         _ask_for_a_trace(qemu)
@@ -122,22 +122,22 @@ def _ask_for_a_trace(qemu: Qemu) -> None:
             break
 
 
-class Symbols(SymbolOf):
-    """Names of the kernel's functions, from its System.map."""
+class Symbols:
+    """Names of the kernel's functions, from its System.map, read when the first is asked for."""
 
     def __init__(self, system_map: Path) -> None:
-        entries = []
-        for line in system_map.read_text().splitlines():
-            address, kind, name = line.split(maxsplit=2)
-            if kind in "tT":
-                entries.append((int(address, 16), name))
-        entries.sort()
-        self._addresses = [address for address, _ in entries]
-        self._names = [name for _, name in entries]
+        self._path = system_map
+
+    @cached_property
+    def _functions(self) -> list[tuple[int, str]]:
+        """Address and name, in order."""
+        lines = (line.split(maxsplit=2) for line in self._path.read_text().splitlines())
+        return sorted((int(address, 16), name) for address, kind, name in lines if kind in "tT")
 
     def __call__(self, address: int) -> str:
         """Return function+offset; the bare address where it is none of the kernel's."""
-        at = bisect.bisect_right(self._addresses, address) - 1
-        if at < 0 or at + 1 == len(self._addresses):
-            return f"{address:#x}"
-        return f"{self._names[at]}+{address - self._addresses[at]:#x}"
+        at = bisect.bisect_right(self._functions, address, key=itemgetter(0)) - 1
+        if at < 0 or at + 1 == len(self._functions):
+            return hex(address)
+        start, name = self._functions[at]
+        return f"{name}+{address - start:#x}"
