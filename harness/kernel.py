@@ -284,6 +284,13 @@ class Kernel(abc.ABC):
         """
 
     @abc.abstractmethod
+    def wait_any(self, tickets: Sequence[Ticket], timeout: float = DEFAULT_TIMEOUT) -> Ticket:
+        """Wait until one of several batches has ended; `wait` then has its results at once.
+
+        Raises TargetTimeoutError when the deadline passes, TargetError when the target is lost.
+        """
+
+    @abc.abstractmethod
     def interrupt(self, thread: int) -> None:
         """Send a signal to a thread, so that a blocking ioctl (KVM_RUN) returns EINTR."""
 

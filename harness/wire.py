@@ -163,6 +163,7 @@ class RemoteKernel(Kernel):
         self._numbers = itertools.count(1)
         self._replies: dict[int, _Reply] = {}
         self._lock = threading.Lock()
+        self._answered = threading.Condition(self._lock)
         self._send_lock = threading.Lock()
         self._death: str | None = None
         self._closing = False
@@ -197,6 +198,19 @@ class RemoteKernel(Kernel):
         what = f"{ticket.what} on thread {ticket.thread}"
         results: list[Result] = self._await(ticket.number, timeout, what)
         return results
+
+    def wait_any(self, tickets: Sequence[Ticket], timeout: float = DEFAULT_TIMEOUT) -> Ticket:
+        """Wait until one of several batches has ended, or the target is lost."""
+        with self._lock:
+            replies = [(ticket, self._reply(ticket.number, ticket.what)) for ticket in tickets]
+            if not self._answered.wait_for(
+                lambda: any(reply.event.is_set() for _, reply in replies), timeout
+            ):
+                what = ", ".join(f"{one.what} on thread {one.thread}" for one in tickets)
+                raise TargetTimeoutError(
+                    f"{self.name}: none of {what} ended within {timeout:g} s{self._seen()}"
+                )
+        return next(ticket for ticket, reply in replies if reply.event.is_set())
 
     def interrupt(self, thread: int) -> None:
         """Have the batch under way on a thread return EINTR (see harness/agent.py)."""
@@ -253,9 +267,7 @@ class RemoteKernel(Kernel):
 
     def _await(self, number: int, timeout: float, what: str) -> Any:
         with self._lock:
-            reply = self._replies.get(number)
-        if reply is None:
-            raise ValueError(f"nothing is under way as ticket {number} ({what})")
+            reply = self._reply(number, what)
         if not reply.event.wait(timeout):
             raise TargetTimeoutError(
                 f"{self.name}: {what} did not end within {timeout:g} s{self._seen()}"
@@ -265,6 +277,12 @@ class RemoteKernel(Kernel):
             if reply.value is None:
                 self._check_alive()
         return reply.value
+
+    def _reply(self, number: int, what: str) -> _Reply:
+        reply = self._replies.get(number)
+        if reply is None:
+            raise ValueError(f"nothing is under way as ticket {number} ({what})")
+        return reply
 
     def _seen(self) -> str:
         seen = self._last_seen()
@@ -304,6 +322,7 @@ class RemoteKernel(Kernel):
                 self._death = why + seen
             for reply in self._replies.values():
                 reply.event.set()
+            self._answered.notify_all()
         self._greeted.set()
 
     # Receiving, on a thread of its own.
@@ -387,3 +406,4 @@ class RemoteKernel(Kernel):
                 raise ValueError(f"an answer to ticket {number}, which nobody asked for")
             reply.value = value
             reply.event.set()
+            self._answered.notify_all()

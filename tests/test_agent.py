@@ -318,6 +318,30 @@ def test_a_killed_agent_is_noticed_at_once(kernel: wire.RemoteKernel, tmp_path: 
     assert time.monotonic() - started < 2
 
 
+def test_the_first_of_several_batches_to_end_is_told(
+    kernel: wire.RemoteKernel, tmp_path: Path
+) -> None:
+    fifos = [tmp_path / name for name in ("one", "two")]
+    for fifo in fifos:
+        os.mkfifo(fifo)
+    tickets = [
+        kernel.start([Open(str(fifo), os.O_RDONLY)], thread=number)
+        for number, fifo in enumerate(fifos)
+    ]
+    with pytest.raises(TargetTimeoutError, match=r"one.*thread 0.*two.*thread 1"):
+        kernel.wait_any(tickets, 0.05)
+    with open(fifos[1], "w"):
+        assert kernel.wait_any(tickets, 10) == tickets[1]
+        assert kernel.wait(tickets[1], 0)[0].ok
+    with pytest.raises(ValueError, match="nothing is under way"):
+        kernel.wait_any(tickets)
+    assert kernel.pid is not None
+    threading.Timer(0.1, os.kill, (kernel.pid, signal.SIGKILL)).start()
+    assert kernel.wait_any(tickets[:1], 10) == tickets[0]
+    with pytest.raises(TargetError, match="the agent has gone"):
+        kernel.wait(tickets[0])
+
+
 def test_shutdown_ends_the_agent_although_a_thread_blocks(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

@@ -70,6 +70,12 @@ class ScriptedKernel(Kernel):
             raise TargetTimeoutError("it never ends")
         return results
 
+    def wait_any(self, tickets: Sequence[Ticket], timeout: float = 1.0) -> Ticket:
+        ended = [ticket for ticket in tickets if self.done[ticket.number] is not None]
+        if not ended:
+            raise TargetTimeoutError("none ends")
+        return ended[0]
+
     def _one(self, op: seam.Op) -> Result:
         match op:
             case seam.Mmap(length=length):

@@ -33,6 +33,7 @@ class FakeKernel(Kernel):
 
     def start(self, ops, *, thread=0): raise NotImplementedError
     def wait(self, ticket, timeout=30.0): raise NotImplementedError
+    def wait_any(self, tickets, timeout=30.0): raise NotImplementedError
     def interrupt(self, thread): raise NotImplementedError
 
     def log(self):

@@ -249,7 +249,7 @@ class Logging(Kernel):
     def start(self, *_args: object, **_kwargs: object) -> None:  # type: ignore[override]
         raise NotImplementedError
 
-    wait = interrupt = start  # type: ignore[assignment]
+    wait = wait_any = interrupt = start  # type: ignore[assignment]
 
     def log(self) -> str:
         if self.text is None:

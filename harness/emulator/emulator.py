@@ -108,6 +108,22 @@ class Emulator(Kernel):
         del self._pending[number]
         return self._results.pop(number)
 
+    def wait_any(self, tickets: Sequence[Ticket], timeout: float = DEFAULT_TIMEOUT) -> Ticket:
+        """Let all threads run until one of the batches is done."""
+        unknown = [one.number for one in tickets if one.number not in self._pending]
+        if unknown or not tickets:
+            raise ValueError(f"tickets {unknown} were waited for already")
+        self._check_alive()
+        ended = [one for one in tickets if not self._pending[one.number]]
+        if not ended:
+            self.process.scheduler.run_until(
+                lambda: not all(self._pending[one.number] for one in tickets),
+                timeout,
+                "; ".join(f"thread {one.thread}: {one.what}" for one in tickets),
+            )
+            ended = [one for one in tickets if not self._pending[one.number]]
+        return ended[0]
+
     def interrupt(self, thread: int) -> None:
         """Make the thread's blocking call return EINTR at its next step."""
         task = self.process.scheduler.task(thread)

@@ -10,6 +10,7 @@ decides otherwise.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -408,38 +409,26 @@ class Guest(Closing):
         """Wait for batches on several vCPUs, serving the exits of all; results in their order."""
         deadline = time.monotonic() + timeout
         busy = [one for one in pending if one.results is None]
-        idle_rounds = 0
         while busy:
-            left = deadline - time.monotonic()
+            left = max(deadline - time.monotonic(), 0.0)
             try:
                 if len(busy) == 1:
-                    busy[0].cpu._advance(busy[0], max(left, 0.0))
+                    busy[0].cpu._advance(busy[0], left)
                 else:
-                    idle_rounds = 0 if self._round(busy) else idle_rounds + 1
-                    if idle_rounds > 1000:
-                        time.sleep(0.0005)  # a remote target: nothing there to be computed here
+                    ended = self.vm.kernel.wait_any([one.ticket for one in busy], left)
+                    mine = next(one for one in busy if one.ticket == ended)
+                    mine.cpu._advance(mine, left)
             except TargetTimeoutError as error:
                 raise self._timeout(busy, timeout, str(error)) from error
-            if left <= 0 and len(busy) > 1:
-                raise self._timeout(busy, timeout, "deadline")
             busy = [one for one in busy if one.results is None]
         return [one.results for one in pending if one.results is not None]
 
     def serve(self, *pending: Pending) -> None:
         """Serve the exits that are there by now, and wait for none."""
-        self._round([one for one in pending if one.results is None])
-
-    @staticmethod
-    def _round(busy: Sequence[Pending]) -> bool:
-        """Look at each vCPU once; whether one of them had an exit."""
-        moved = False
-        for one in busy:
-            try:
-                one.cpu._advance(one, 0.0)
-                moved = True
-            except TargetTimeoutError:
-                continue
-        return moved
+        for one in pending:
+            if one.results is None:
+                with contextlib.suppress(TargetTimeoutError):
+                    one.cpu._advance(one, 0.0)
 
     def _timeout(self, busy: Sequence[Pending], timeout: float, why: str) -> GuestTimeoutError:
         states = []
