@@ -50,6 +50,7 @@ class BackendOptions:
     revision: str | None
     kernel: str | None
     machine: str | None
+    memory: str | None
     host: str | None
     seed: int
 
@@ -61,6 +62,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--revision", help="only this revision of the series: v12, merged")
     group.addoption("--kernel", help="kernel that `snptest build` made (vng)")
     group.addoption("--machine", help="kind of machine to boot it on: stock (vng)")
+    group.addoption("--memory", help="memory of that machine: 2G (vng)")
     group.addoption("--host", help="host to test (ssh)")
     group.addoption("--seed", type=int, default=0, help="seed of schedules and keys (default 0)")
     group.addoption("--deadline", type=float, help="seconds a test may take")
@@ -109,6 +111,7 @@ class Session:
             revision=config.getoption("--revision"),
             kernel=config.getoption("--kernel"),
             machine=config.getoption("--machine"),
+            memory=config.getoption("--memory"),
             host=config.getoption("--host"),
             seed=config.getoption("--seed"),
         )
@@ -139,6 +142,7 @@ class Session:
             options = {
                 "kernel": self.options.kernel,
                 "machine": self.options.machine,
+                "memory": self.options.memory,
                 "host": self.options.host,
             }
             given = {key: value for key, value in options.items() if value is not None}

@@ -108,6 +108,13 @@ def test_a_machine_that_is_not_there(update: test_vng.Update) -> None:
     assert "there are stock" in done.stderr
 
 
+def test_a_size_of_memory_that_is_none(update: test_vng.Update) -> None:
+    for words in (("boot", update.kernel.name), ("run", "gmem", "--kernel", update.kernel.name)):
+        done = snptest(*words, "--memory", "2 bananas")
+        assert done.returncode == 2
+        assert "512M" in done.stderr
+
+
 def test_a_scripts_ports_are_left_out() -> None:
     port = ["-chardev", "file,id=out,path=/proc/self/fd/1", "-device", "virtio-serial-pci"]
     port += ["-device", "virtserialport,name=virtme.stdout,chardev=out"]

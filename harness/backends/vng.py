@@ -12,7 +12,7 @@ from harness.errors import UsageError
 from harness.kernel import Kernel
 from harness.pool import ATTEMPTS
 from harness.vng.boot import BOOT_TIMEOUT, boot
-from harness.vng.machine import STOCK, find_machine, virtme_run
+from harness.vng.machine import DEFAULT_MEMORY, STOCK, find_machine, virtme_run
 
 
 class VngBackend(Backend):
@@ -29,7 +29,8 @@ class VngBackend(Backend):
             known = ", ".join(each.name for each in kbuild.list_kernels()) or "none was built yet"
             raise UsageError("--backend vng needs --kernel NAME", f"known: {known}")
         machine = find_machine(str(options.get("machine", STOCK.name)))
-        return boot(kbuild.get(str(chosen)), machine=machine)
+        memory = str(options.get("memory", DEFAULT_MEMORY))
+        return boot(kbuild.get(str(chosen)), machine=machine, memory=memory)
 
     def unavailable(self) -> str | None:
         """Without QEMU or a kernel nothing can be booted."""

@@ -95,6 +95,9 @@ def run(
     machine: Annotated[
         str | None, typer.Option(metavar="NAME", help="kind of machine: stock, the default (vng)")
     ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="memory of that machine: 1G, the default")
+    ] = None,
     host: Annotated[str | None, typer.Option(metavar="HOST", help="host to test (ssh)")] = None,
     expression: Annotated[
         str | None, typer.Option("-k", metavar="EXPR", help="only tests that match, as in pytest")
@@ -123,6 +126,7 @@ def run(
         series=tuple(series or ()),
         config=tuple(config or ()),
         machine=machine,
+        memory=memory,
         host=host,
         expression=expression,
         workers=workers,
@@ -157,6 +161,9 @@ def kselftest(
         str | None, typer.Option(metavar="NAME", help="kernel made by `snptest build`")
     ] = None,
     backend: Annotated[str, typer.Option(metavar="NAME", help="vng, local or ssh")] = "vng",
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="of the machine: 1G, the default (vng)")
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="list the tree's selftests")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="compile them again")] = False,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write JUnit XML")] = None,
@@ -173,7 +180,9 @@ def kselftest(
 
     if show:
         raise typer.Exit(command.show_list(kernel))
-    options = RunOptions(backend=backend, kernel=kernel, junit=junit, ktap=ktap, json=json)
+    options = RunOptions(
+        backend=backend, kernel=kernel, memory=memory, junit=junit, ktap=ktap, json=json
+    )
     raise typer.Exit(command.kselftest(options, tuple(tests or ()), again=rebuild))
 
 
@@ -305,7 +314,7 @@ def boot(
     name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_kernel)],
     command: Annotated[list[str] | None, typer.Argument(metavar="[-- CMD...]")] = None,
     machine: Annotated[str, typer.Option(metavar="NAME", help="kind of machine")] = "stock",
-    memory: Annotated[str, typer.Option(metavar="SIZE", help="of the machine")] = "1G",
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="of the machine: 2G")] = "1G",
     cpus: Annotated[int, typer.Option(metavar="N", help="of the machine", min=1, max=64)] = 2,
     parameter: Annotated[
         list[str] | None,

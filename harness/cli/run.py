@@ -22,7 +22,7 @@ from harness.report.jsonl import JsonLines
 from harness.report.outcome import BOOT, exit_code
 from harness.runner import ROOT, SILENCE, Event, Run
 from harness.splats import known
-from harness.vng.machine import find_machine
+from harness.vng.machine import check_memory, find_machine
 
 SUITES = ROOT / "suites"
 BUILT = "run"
@@ -45,6 +45,7 @@ class RunOptions:
     series: tuple[str, ...] = ()
     config: tuple[str, ...] = ()
     machine: str | None = None
+    memory: str | None = None
     host: str | None = None
     expression: str | None = None
     workers: str = "auto"
@@ -59,6 +60,8 @@ def run_suites(options: RunOptions) -> int:
     backend = backends.get(options.backend)
     if options.machine is not None:
         find_machine(options.machine)
+    if options.memory is not None:
+        check_memory(options.memory)
     if options.revision and backend.revisions and options.revision not in backend.revisions:
         raise UsageError(
             f"backend {backend.name} does not offer revision {options.revision!r}",
@@ -222,6 +225,7 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
         "--revision": options.revision,
         "--kernel": options.kernel,
         "--machine": options.machine,
+        "--memory": options.memory,
         "--host": options.host,
         "-k": options.expression,
     }
@@ -235,7 +239,7 @@ def _rerun(options: RunOptions) -> list[str]:
     words = []
     if options.backend != "emulator":
         words += ["--backend", options.backend]
-    for name in ("kernel", "machine", "host"):
+    for name in ("kernel", "machine", "memory", "host"):
         value = getattr(options, name)
         if value:
             words += [f"--{name}", value]

@@ -20,7 +20,7 @@ from harness.kernel import Death, TargetError, WriteFile
 from harness.report import sanitize
 from harness.splats.symbols import Symbols
 from harness.vng.consolelog import new_path
-from harness.vng.machine import STOCK, Machine, Paths, Setup, agent_command
+from harness.vng.machine import DEFAULT_MEMORY, STOCK, Machine, Paths, Setup, agent_command
 from harness.vng.qemu import Qemu
 from harness.vng.scene import autopsy, examine
 from harness.vng.share import fill, make_scratch, need_qemu
@@ -119,7 +119,7 @@ def boot(
     kernel: kbuild.KernelBuild,
     *,
     machine: Machine = STOCK,
-    memory: str = "1G",
+    memory: str = DEFAULT_MEMORY,
     cpus: int = 2,
     parameters: tuple[str, ...] = (),
     modules: tuple[str, ...] = (),

@@ -22,7 +22,9 @@ from harness.errors import BuildError, UsageError, UserError
 from harness.vng.accel import accelerated
 
 VIRTME_TIMEOUT = 60.0
+DEFAULT_MEMORY = "1G"
 PORT = "snptest.agent"
+_SIZE = re.compile(r"[1-9][0-9]{0,5}[MG]", re.ASCII)
 _INIT = re.compile(r"(?<!\S)init=\S+$")
 _ROOT = re.compile(r"(?<=\srootflags=)\S+")
 
@@ -55,6 +57,12 @@ def find_machine(name: str) -> Machine:
     if name not in MACHINES:
         raise UsageError(f"no machine is called {name!r}", f"there are {', '.join(MACHINES)}")
     return MACHINES[name]
+
+
+def check_memory(size: str) -> None:
+    """Raise UsageError where a text is no size of memory."""
+    if not _SIZE.fullmatch(size):
+        raise UsageError(f"{size!r} is no size of memory", "a number and M or G: 512M, 2G")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +107,14 @@ class Setup:
     image: Path
     """The bzImage."""
     machine: Machine = STOCK
-    memory: str = "1G"
+    memory: str = DEFAULT_MEMORY
+    """A number and M or G."""
     cpus: int = 2
     parameters: tuple[str, ...] = ()
     """For the kernel's command line."""
+
+    def __post_init__(self) -> None:
+        check_memory(self.memory)
 
     @property
     def accelerated(self) -> bool:
