@@ -16,9 +16,9 @@ import pytest
 from virtme import architectures
 from virtme.commands import configkernel
 
-from harness import host_packages, kbuild
+from harness import apt, host_packages, kbuild
 from harness.errors import BuildError, UsageError
-from harness.kbuild import apt, cache, compile, config, debsource
+from harness.kbuild import cache, compile, config, debsource
 from harness.kbuild.gitrun import GitError
 from harness.kbuild.series import Patch, load_series
 from harness.kbuild.tree import KernelTree, PatchError

@@ -6,6 +6,7 @@ build/CONFIG-VERSION/  objects (O=); ccache/ the compiler's cache
 downloads/       source packages while they are imported
 kernels/KEY/     a built kernel (harness/kbuild/kernel.py says what is in it)
 names/NAME.json  what `--kernel NAME` means
+qemu/, machine/  the SNP machine's sources, and what was built of them (harness/machine)
 """
 
 from __future__ import annotations
@@ -35,10 +36,13 @@ def root() -> Path:
 
 
 @contextlib.contextmanager
-def locked(say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the cache: one build at a time.  A lock of a process that died is free."""
+def locked(say: Callable[[str], None], name: str = "lock") -> Iterator[None]:
+    """Hold the cache: one build at a time.  A lock of a process that died is free.
+
+    `name` is that of the lock: kernels have one, QEMU has another.
+    """
     root().mkdir(parents=True, exist_ok=True)
-    with (root() / "lock").open("w") as file:
+    with (root() / name).open("w") as file:
         deadline = time.monotonic() + LOCK_TIMEOUT
         waiting = False
         while True:

@@ -14,9 +14,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import apt
 from harness.errors import BuildError, UsageError
 from harness.host_packages import ensure_packages, run_apt
-from harness.kbuild import apt, cache
+from harness.kbuild import cache
 from harness.kbuild.gitrun import GitError
 from harness.kbuild.progress import Progress
 from harness.kbuild.tree import KernelTree

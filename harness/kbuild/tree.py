@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The sources of kernels, kept in one git repository with a work tree a version.
+"""The sources of kernels, kept in one git repository with a work tree a version; and QEMU's.
 
 Base sources become commits by a fast import straight from the tarball, series become
 commits on top of them, made in an index of their own.  The work tree only ever moves by
@@ -23,15 +23,15 @@ from harness.kbuild.importer import import_tarball
 _VERSION = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL) *= *([0-9]+)$", re.MULTILINE)
 
 
-class KernelTree:
-    """A git repository of kernel sources with one work tree."""
+class SourceTree:
+    """A git repository of one program's sources, with a work tree."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not (path / ".git").is_dir():
             path.mkdir(parents=True, exist_ok=True)
             self.git("init", "-q", "--initial-branch=snptest")
-            # Kernel trees are big and short-lived here: time counts for more than disk.
+            # Trees are big and short-lived here: time counts for more than disk.
             self.git("config", "core.compression", "1")
             self.git("config", "gc.auto", "0")
             self.git("config", "core.autocrlf", "false")
@@ -87,33 +87,6 @@ class KernelTree:
         arguments = ["checkout", "--quiet", "--force", "--detach", commit]
         run_git(arguments, files, IDENTITY)
 
-    def check_out_version(self, commit: str) -> Path:
-        """Check a commit out in the work tree for its version; return that.
-
-        Each major.minor version has a work tree of its own, so that going from one to another
-        and back gives no file a new time stamp.  The first version has the repository's.
-        """
-        version = self.version_of(commit)[:2]
-        files = self.path
-        try:
-            if self.version_of("HEAD")[:2] != version:
-                files = self.path.with_name(f"{self.path.name}-{version[0]}.{version[1]}")
-        except GitError:
-            pass  # nothing is checked out yet
-        if not (files / ".git").exists():
-            self.git("worktree", "prune")
-            self.git("worktree", "add", "--quiet", "--no-checkout", "--detach", str(files), commit)
-        self.checkout(commit, files)
-        return files
-
-    def version_of(self, commit: str) -> tuple[int, int, int]:
-        """Return a commit's version, as its Makefile has it; GitError where that has none."""
-        found = dict(_VERSION.findall(self.git("show", f"{commit}:Makefile")))
-        try:
-            return int(found["VERSION"]), int(found["PATCHLEVEL"]), int(found["SUBLEVEL"])
-        except KeyError:
-            raise GitError("its Makefile has no version") from None
-
     def import_tarball(
         self, tarball: Path, ref: str, progress: Callable[[int], None] = lambda count: None
     ) -> str:
@@ -161,6 +134,37 @@ class KernelTree:
         """Return the diff of some paths between two commits."""
         arguments = ("diff", "--binary", "--full-index", "--no-renames", old, new, "--", *paths)
         return self.git_bytes(*arguments)
+
+
+class KernelTree(SourceTree):
+    """One of kernel sources, whose commits have versions: a work tree for each."""
+
+    def check_out_version(self, commit: str) -> Path:
+        """Check a commit out in the work tree for its version; return that.
+
+        Each major.minor version has a work tree of its own, so that going from one to another
+        and back gives no file a new time stamp.  The first version has the repository's.
+        """
+        version = self.version_of(commit)[:2]
+        files = self.path
+        try:
+            if self.version_of("HEAD")[:2] != version:
+                files = self.path.with_name(f"{self.path.name}-{version[0]}.{version[1]}")
+        except GitError:
+            pass  # nothing is checked out yet
+        if not (files / ".git").exists():
+            self.git("worktree", "prune")
+            self.git("worktree", "add", "--quiet", "--no-checkout", "--detach", str(files), commit)
+        self.checkout(commit, files)
+        return files
+
+    def version_of(self, commit: str) -> tuple[int, int, int]:
+        """Return a commit's version, as its Makefile has it; GitError where that has none."""
+        found = dict(_VERSION.findall(self.git("show", f"{commit}:Makefile")))
+        try:
+            return int(found["VERSION"]), int(found["PATCHLEVEL"]), int(found["SUBLEVEL"])
+        except KeyError:
+            raise GitError("its Makefile has no version") from None
 
 
 class PatchError(Exception):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Debian packages as apt offers them: by the machine's own sources, and by more suites.
 
-The suites of kernels/sources.toml are asked with a state directory of our own, so that the
-system's apt configuration, lists and cache stay as they are.  Either way apt verifies what
-it downloads against signed lists.
+The suites that a file names (kernels/sources.toml, qemu/source.toml) are asked with a state
+directory of our own, so that the system's apt configuration, lists and cache stay as they
+are.  Either way apt verifies what it downloads against signed lists.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from pathlib import Path
 
 from harness.errors import BuildError, UsageError
 from harness.kbuild import cache
-from harness.kbuild.config import FRAGMENTS
 
-SOURCES = FRAGMENTS / "sources.toml"
+SOURCES = Path(__file__).parents[1] / "kernels/sources.toml"
 DOWNLOAD_TIMEOUT = 1200.0
 FRESH = 86400.0
 """Seconds for which a list of the suites is taken as current."""
@@ -37,9 +36,19 @@ class Apt:
         """List the versions of a package, the newest first."""
         if not any(fnmatch.fnmatchcase(package, each) for each in self.patterns):
             return []
+        return sort_versions([version for version, _ in self._table(package)])
+
+    def offered_sources(self, package: str) -> list[str]:
+        """List the versions of a source package, the newest first."""
+        return sort_versions(
+            [version for version, index in self._table(package) if index.endswith(" Sources")]
+        )
+
+    def _table(self, package: str) -> list[tuple[str, str]]:
+        """List versions, and the index that each is from."""
         done = run(["apt-cache", *self.options, "madison", package], 120)
         lines = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 2]
-        return sort_versions([line[1].strip() for line in lines])
+        return [(version.strip(), index.strip()) for _, version, index in lines]
 
     def names(self, prefix: str) -> list[str]:
         """List the packages whose names begin so."""
@@ -62,6 +71,22 @@ class Apt:
             )
         return packages[0]
 
+    def download_source(self, package: str, version: str, folder: Path) -> Path:
+        """Download a source package's upstream tarball into an empty directory; return it.
+
+        Neither dpkg-dev nor anything else that unpacks Debian's packages is needed.
+        """
+        command = ["apt-get", *self.options, "source", "-q", "--download-only", "--tar-only"]
+        done = run([*command, f"{package}={version}"], DOWNLOAD_TIMEOUT, folder)
+        tarballs = [each for each in folder.glob("*.orig.tar.*") if each.suffix != ".asc"]
+        if done.returncode or len(tarballs) != 1:
+            raise BuildError(
+                f"the source of {package}={version} could not be downloaded: "
+                f"{_complaint(done.stderr)}",
+                "is the mirror reachable? a list may also be too old: try apt-get update",
+            )
+        return tarballs[0]
+
 
 def system() -> Apt:
     """Return the apt of the machine's own sources.
@@ -75,22 +100,23 @@ def system() -> Apt:
     )
 
 
-def suites(refresh: bool = False) -> Apt | None:
-    """Return an apt of the suites in kernels/sources.toml; None without a Debian mirror.
+def suites(refresh: bool = False, sources: Path = SOURCES) -> Apt | None:
+    """Return an apt of the suites that a file names; None without a Debian mirror.
 
     Their lists are downloaded where there are none, or when `refresh` is asked and the ones
     there are older than a day.  BuildError: they cannot be had.
     """
-    data = tomllib.loads(SOURCES.read_text())
+    data = tomllib.loads(sources.read_text())
     address = mirror()
     keyring = Path(data["keyring"])
     if address is None or not keyring.is_file():
         return None
-    home = cache.root() / "apt"
+    home = cache.root() / "apt" / sources.parent.name
     for folder in ("state/lists/partial", "cache/archives/partial", "parts"):
         (home / folder).mkdir(parents=True, exist_ok=True)
     lines = [
-        f"deb [signed-by={keyring}] {address} {suite['name']} {suite['component']}\n"
+        f"{suite.get('type', 'deb')} [signed-by={keyring}] {address} "
+        f"{suite['name']} {suite['component']}\n"
         for suite in data["suite"]
     ]
     options = {
@@ -117,10 +143,11 @@ def suites(refresh: bool = False) -> Apt | None:
         stamp.unlink(missing_ok=True)
         done = run(["apt-get", *apt.options, "update", "-q"], DOWNLOAD_TIMEOUT)
         if done.returncode or "\nE:" in f"\n{done.stderr}":
+            shown = f"{sources.parent.name}/{sources.name}"
             raise BuildError(
                 f"the lists of {', '.join(suite['name'] for suite in data['suite'])} could not "
                 f"be downloaded: {_complaint(done.stderr)}",
-                "is the mirror reachable? the suites are named in kernels/sources.toml",
+                f"is the mirror reachable? the suites are named in {shown}",
             )
         stamp.touch()
     return apt
@@ -173,7 +200,7 @@ def run(
     except FileNotFoundError:
         raise UsageError(
             f"{command[0]} is not there: source packages need a Debian system",
-            "--base also takes a source directory, a tarball, or a git tree",
+            "a source directory, a tarball or a git tree can be named instead",
         ) from None
     except subprocess.TimeoutExpired:
         raise BuildError(f"{' '.join(command)} did not end within {timeout:g} s") from None
