@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# ruff: noqa: F403 - psp and sev_legacy share this name space, as in the kernel's headers
+# ruff: noqa: F403 - psp, psp_sev and sev_legacy share this name space, as in the kernel's headers
 """SEV through KVM (KVM_MEMORY_ENCRYPT_OP) and through /dev/sev (SEV_ISSUE_CMD).
 
 arch/x86/include/uapi/asm/kvm.h and include/uapi/linux/psp-sev.h, Linux 6.12.  Structures and
@@ -12,6 +12,7 @@ from __future__ import annotations
 from harness.uapi.ioctls import _IOWR
 from harness.uapi.layout import PackedStruct, Struct, u8, u16, u32, u64
 from harness.uapi.psp import *
+from harness.uapi.psp_sev import *
 from harness.uapi.sev_legacy import *
 
 # enum sev_cmd_id

@@ -2,29 +2,31 @@
 """The firmware's front door: a command, the address of its buffer, a status.
 
 Not modelled, answered with UNSUPPORTED: page swapping and moving, SNP_ACTIVATE_EX, firmware
-download, plain SEV guests, migration.  A command that does not exist is INVALID_COMMAND.
-Caches are not modelled either: no command ever asks for a WBINVD (WBINVD_REQUIRED).
+download.  A command that does not exist is INVALID_COMMAND.  WBINVD_REQUIRED is for machines
+that tell of each WBINVD (`caches`, `Psp.wbinvd`).
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from harness.emulator.memory import BusError, PhysicalMemory
+from harness.emulator.psp.asids import Asids
 from harness.emulator.psp.certificates import Certificates
+from harness.emulator.psp.command import Command
 from harness.emulator.psp.debug import Debug
 from harness.emulator.psp.endorsement import load_hashstick
 from harness.emulator.psp.guest_context import Guests
 from harness.emulator.psp.guest_request import GuestRequests
 from harness.emulator.psp.keys import Secrets
 from harness.emulator.psp.launch import UPDATE, Launch
-from harness.emulator.psp.legacy import LegacyCommands
 from harness.emulator.psp.pages import Pages
 from harness.emulator.psp.platform import Platform, PlatformCommands
 from harness.emulator.psp.policy import PlatformFeatures
+from harness.emulator.psp.sev_commands import sev_commands
+from harness.emulator.psp.sev_guest import SevGuests
 from harness.emulator.psp.status import Refused
 from harness.emulator.rmp import Rmp
 from harness.uapi import sev
@@ -39,18 +41,6 @@ MAX_ASID = 1006
 """Encryption-capable ASIDs of a Genoa; the RMP has room for 1023."""
 
 Log = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """How a command is run: what it returns replaces the start of its buffer."""
-
-    run: Callable[[bytes], bytes | None]
-    length: int = 0
-    snp: bool = False
-    """Whether SNP has to be initialised."""
-    writes: bool = False
-    """Whether the buffer is written, and so has to be a Firmware page under SNP."""
 
 
 _UNSUPPORTED: Final = frozenset(
@@ -70,10 +60,18 @@ class Psp:
         api: tuple[int, int] = API,
         build: int = BUILD,
         max_asid: int = MAX_ASID,
+        es_asids: int | None = None,
+        caches: bool = False,
         cbit: int = 51,
         features: PlatformFeatures | None = None,
         log: Log | None = None,
     ) -> None:
+        """The firmware of a machine whose memory and RMP these are.
+
+        max_asid: CPUID 0x8000001F ECX.  es_asids: how many of them are for SEV-ES and SNP
+        guests (EDX - 1); None: every guest may have any.  caches: the machine calls `wbinvd`
+        whenever all processors have executed WBINVD, and DF_FLUSH insists on it.
+        """
         self.log = log
         """Called with one line for each command that is refused."""
         self.counts: dict[int, int] = {}
@@ -82,9 +80,15 @@ class Psp:
         self.secrets = Secrets(seed)
         self.platform = Platform((*api, build), self.secrets, features or PlatformFeatures())
         self._pages = Pages(memory, rmp, cbit)
-        self.guests = Guests(self._pages, self.secrets, max_asid)
+        self.asids = Asids(max_asid, es_asids, caches=caches)
+        self.guests = Guests(self._pages, self.secrets, self.asids)
+        self.sev_guests = SevGuests(self.platform, self.asids)
         self.certificates = Certificates(self.platform)
         self._commands = self._table()
+
+    def wbinvd(self) -> None:
+        """Every processor has executed WBINVD."""
+        self.asids.wbinvd()
 
     def command(self, cmd: int, paddr: int) -> int:
         """Run a command whose buffer is at `paddr` (0 where it has none); returns the status."""
@@ -132,7 +136,6 @@ class Psp:
 
     def _table(self) -> dict[int, Command]:
         platform = PlatformCommands(self.platform, self.guests, self._pages)
-        legacy = LegacyCommands(self.platform, self.guests, self._pages)
         launch = Launch(self.platform, self.guests, self._pages)
         requests = GuestRequests(self.platform, self.guests, self._pages)
         debug = Debug(self.guests, self._pages)
@@ -141,15 +144,7 @@ class Psp:
             return Command(run, size(buffer), snp=True)
 
         return {
-            sev.SEV_CMD_INIT: Command(legacy.init, size(sev.sev_data_init)),
-            sev.SEV_CMD_INIT_EX: Command(legacy.init_ex, size(sev.sev_data_init_ex)),
-            sev.SEV_CMD_SHUTDOWN: Command(legacy.shutdown),
-            sev.SEV_CMD_FACTORY_RESET: Command(legacy.factory_reset),
-            sev.SEV_CMD_PLATFORM_STATUS: Command(
-                legacy.status, size(sev.sev_user_data_status), writes=True
-            ),
-            sev.SEV_CMD_DF_FLUSH: Command(legacy.df_flush),
-            sev.SEV_CMD_GET_ID: Command(legacy.get_id, legacy.GET_ID.size, writes=True),
+            **sev_commands(self.platform, self.sev_guests, self.asids, self._pages),
             sev.SEV_CMD_SNP_INIT: Command(platform.init),
             sev.SEV_CMD_SNP_INIT_EX: Command(platform.init_ex, size(sev.sev_data_snp_init_ex)),
             sev.SEV_CMD_SNP_SHUTDOWN: Command(platform.shutdown, snp=True),

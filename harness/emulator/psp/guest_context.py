@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from harness.emulator.memory import PAGE_SIZE
+from harness.emulator.psp.asids import Asids
 from harness.emulator.psp.digest import LaunchDigest
 from harness.emulator.psp.keys import Secrets
 from harness.emulator.psp.pages import CONTEXT_PAGE, FIRMWARE_PAGE, Pages
@@ -63,14 +64,11 @@ class GuestContext:
 
 
 class Guests:
-    """All contexts, found by the physical address of their page, and who has which ASID."""
+    """All contexts, found by the physical address of their page."""
 
-    def __init__(self, pages: Pages, secrets: Secrets, max_asid: int) -> None:
-        self._pages, self._secrets, self.max_asid = pages, secrets, max_asid
+    def __init__(self, pages: Pages, secrets: Secrets, asids: Asids) -> None:
+        self._pages, self._secrets, self.asids = pages, secrets, asids
         self._guests: dict[int, GuestContext] = {}
-        self.owners: dict[int, GuestContext] = {}
-        self.unflushed: set[int] = set()
-        """ASIDs that no guest may take before the next SNP_DF_FLUSH."""
 
     def __len__(self) -> int:
         return len(self._guests)
@@ -102,18 +100,15 @@ class Guests:
     def activate(self, guest: GuestContext, asid: int) -> None:
         """SNP_ACTIVATE: bind a guest to an ASID."""
         guest.require_state(GuestState.LAUNCH, GuestState.RUNNING)
-        require(0 < asid <= self.max_asid, SevFwError.INVALID_ASID, f"ASID {asid}")
+        self.asids.check(asid)
         require(guest.asid == 0, SevFwError.ACTIVE, f"has ASID {guest.asid}")
-        require(asid not in self.owners, SevFwError.ASID_OWNED, f"ASID {asid}")
-        require(asid not in self.unflushed, SevFwError.DFFLUSH_REQUIRED, f"ASID {asid}")
+        self.asids.take(asid, guest)
         guest.asid = asid
-        self.owners[asid] = guest
 
     def decommission(self, guest: GuestContext) -> None:
         """SNP_DECOMMISSION: forget a guest; its page is the firmware's again."""
         if guest.asid:
-            del self.owners[guest.asid]
-            self.unflushed.add(guest.asid)
+            self.asids.release(guest.asid)
         for other in self._guests.values():
             if other.migration_agent is guest:
                 other.migration_agent = None
@@ -124,5 +119,4 @@ class Guests:
     def clear(self) -> None:
         """Forget all: the RMP has been initialised anew."""
         self._guests.clear()
-        self.owners.clear()
-        self.unflushed = set()
+        self.asids.clear()

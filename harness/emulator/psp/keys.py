@@ -68,14 +68,26 @@ def verify(key: sev_ecdsa_pubkey, signature: sev_ecdsa_sig, message: bytes) -> b
     """Whether a signature is valid; a key that is none verifies nothing."""
     if key.curve != SEV_CURVE_P384 or any(bytes(key.rsvd)) or any(bytes(signature.rsvd)):
         return False
-    qx, qy = (int.from_bytes(bytes(part), "little") for part in (key.qx, key.qy))
+    public = ec_public_key(key)
+    if public is None:
+        return False
     r, s = (int.from_bytes(bytes(part), "little") for part in (signature.r, signature.s))
     try:
-        public = ec.EllipticCurvePublicNumbers(qx, qy, _CURVE).public_key()
         public.verify(utils.encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA384()))
     except (ValueError, InvalidSignature):
         return False
     return True
+
+
+def ec_public_key(key: sev_ecdsa_pubkey) -> ec.EllipticCurvePublicKey | None:
+    """The key as the library knows it; None where it is none on P-384."""
+    if key.curve != SEV_CURVE_P384:
+        return None
+    qx, qy = (int.from_bytes(bytes(part), "little") for part in (key.qx, key.qy))
+    try:
+        return ec.EllipticCurvePublicNumbers(qx, qy, _CURVE).public_key()
+    except ValueError:
+        return None
 
 
 def public_key(key: ec.EllipticCurvePublicKey) -> sev_ecdsa_pubkey:

@@ -10,6 +10,7 @@ from harness.emulator.psp.guest_context import Guests
 from harness.emulator.psp.keys import Secrets
 from harness.emulator.psp.pages import FIRMWARE_PAGE, Pages
 from harness.emulator.psp.policy import PlatformFeatures
+from harness.emulator.psp.sev_identity import Identity
 from harness.emulator.psp.status import require
 from harness.emulator.psp.tcb import RESERVED, Tcb
 from harness.uapi import sev
@@ -44,11 +45,17 @@ class Platform:
     def __post_init__(self) -> None:
         self.committed_version = self.version
         self.chip_id = self.secrets.derive("chip id", 64)
+        self.identity = Identity(self.secrets, self.version)
 
     @property
     def reported_tcb(self) -> Tcb:
         """The TCB that reports name and that their key is bound to."""
         return self.configured_tcb or self.tcb
+
+    def require_sev(self, *states: int) -> None:
+        """Refuse a command of plain SEV in any other state of the platform."""
+        good = self.sev_state in states
+        require(good, SevFwError.INVALID_PLATFORM_STATE, f"SEV is in state {self.sev_state}")
 
 
 class PlatformCommands:
@@ -90,8 +97,7 @@ class PlatformCommands:
             require(platform.rmp_initialized, SevFwError.RMP_INIT_REQUIRED, "no RMP")
         self._keep_table()
         pages.fix(ranges)
-        # No ASID may be used before caches are clean of what was in memory before.
-        self._guests.unflushed = set(range(1, self._guests.max_asid + 1))
+        self._guests.asids.distrust()
         platform.rmp_initialized = platform.snp_initialized = pages.enforce = True
 
     def _keep_table(self) -> None:
@@ -117,19 +123,19 @@ class PlatformCommands:
 
         An ASID in use cannot be flushed, so that a platform with active guests stays up.
         """
-        guests = self._guests
+        asids = self._guests.asids
         require(
             self._platform.sev_state == sev.SEV_STATE_UNINIT,
             SevFwError.INVALID_PLATFORM_STATE,
             "SEV is still initialised",
         )
-        dirty = bool(guests.owners or guests.unflushed)
+        dirty = bool(asids.owners or asids.unflushed)
         require(not dirty, SevFwError.DFFLUSH_REQUIRED, "ASIDs in use or not flushed")
         self._platform.snp_initialized = self._pages.enforce = False
 
     def df_flush(self, _buffer: bytes) -> None:
-        """SNP_DF_FLUSH and DF_FLUSH: ASIDs without an owner may be used again."""
-        self._guests.unflushed.clear()
+        """SNP_DF_FLUSH: as DF_FLUSH, for guests of every kind."""
+        self._guests.asids.flush()
 
     # -- status and configuration ----------------------------------------------------------
 
