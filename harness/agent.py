@@ -29,6 +29,10 @@ A program runs beside the batches, in a process group of its own, which is kille
 time is up (the status is then TIMED_OUT).  Its standard input is empty; of what it prints the
 first `limit` bytes are kept and the rest is counted.  A status below zero is a signal.
 
+With the argument `pin` each thread stays on one CPU: the one that reads, thread 0 and thread 1
+on the first, 2 on the second, and so on.  Where nothing accelerates, waking a thread on another
+CPU costs milliseconds, and on its own microseconds.
+
 An interrupt is for the batch that is under way (or first in the queue) on its thread when
 the agent reads it.  The signal is repeated every millisecond until an ioctl of that batch
 returns EINTR or the batch ends: one that comes just before the ioctl blocks is not lost.
@@ -143,18 +147,21 @@ class Stream:
         self._reader = reader
         self._writer = writer
         self._lock = threading.Lock()
+        self._buffer = bytearray()
 
     def _read(self, length: int) -> bytes | None:
         """Read exactly so many bytes; None at a clean end of file."""
-        data = bytearray()
-        while len(data) < length:
-            part = os.read(self._reader, min(length - len(data), 1 << 20))
+        buffer = self._buffer
+        while len(buffer) < length:
+            part = os.read(self._reader, min(max(length - len(buffer), 1 << 16), 1 << 20))
             if not part:
-                if data:
+                if buffer:
                     raise ProtocolError("the stream ended inside a frame")
                 return None
-            data += part
-        return bytes(data)
+            buffer += part
+        data = bytes(memoryview(buffer)[:length])
+        del buffer[:length]
+        return data
 
     def receive(self) -> bytes | None:
         """Read one frame's content; None when the other side has gone."""
@@ -311,6 +318,7 @@ class Worker(threading.Thread):
     def __init__(self, agent: Agent, number: int) -> None:
         super().__init__(name=f"target-{number}", daemon=True)
         self._agent = agent
+        self._number = number
         self._batches: queue.SimpleQueue[tuple[int, int, bytes]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._outstanding = 0
@@ -323,10 +331,11 @@ class Worker(threading.Thread):
             self._outstanding += 1
         self._batches.put((ticket, count, ops))
 
-    def interrupt(self) -> None:
-        """Ask for the batch under way to be interrupted; nothing happens without one."""
+    def interrupt(self) -> bool:
+        """Ask for the batch under way to be interrupted; False without one."""
         with self._lock:
             self._interrupted = self._outstanding > 0
+            return self._interrupted
 
     def signal(self) -> bool:
         """Send the signal once if it is still wanted."""
@@ -337,6 +346,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         """Run batches for ever."""
+        self._agent.settle(max(self._number - 1, 0))
         while True:
             ticket, count, ops = self._batches.get()
             try:
@@ -500,8 +510,10 @@ def _kernel_log() -> bytes:
 class Agent:
     """The process that holds /dev/kvm on behalf of the tests."""
 
-    def __init__(self, stream: Stream, own: frozenset[int]) -> None:
+    def __init__(self, stream: Stream, own: frozenset[int], *, pin: bool = False) -> None:
         self.stream = stream
+        self._cpus = sorted(os.sched_getaffinity(0))
+        self._pin = pin
         self.mappings = Mappings()
         self._own = own | {0, 1, 2, self.mappings.memory}
         self._workers: dict[int, Worker] = {}
@@ -514,8 +526,14 @@ class Agent:
             raise OSError(errno.EBADF, "not the tests' file")
         return fd
 
+    def settle(self, number: int) -> None:
+        """Keep the calling thread on one CPU, if that is asked for."""
+        if self._pin:
+            os.sched_setaffinity(0, {self._cpus[number % len(self._cpus)]})
+
     def serve(self) -> None:
         """Answer until the other side has gone."""
+        self.settle(0)
         # A handler that does nothing, without SA_RESTART: blocking calls return EINTR.
         signal.signal(signal.SIGUSR1, lambda number, frame: None)
         signal.siginterrupt(signal.SIGUSR1, True)
@@ -567,6 +585,7 @@ class Agent:
 
     def _program(self, ticket: int, argv: list[str], seconds: float, limit: int) -> None:
         try:
+            os.sched_setaffinity(0, self._cpus)  # the program's, too
             status, output, dropped = _run_program(argv, seconds, limit)
         except OSError as error:
             status, output, dropped = NOT_STARTED, str(error).encode(), 0
@@ -584,8 +603,7 @@ class Agent:
 
     def _interrupt(self, number: int) -> None:
         worker = self._workers.get(number)
-        if worker is not None:
-            worker.interrupt()
+        if worker is not None and worker.interrupt():
             with self._wake:
                 self._wanted.add(worker)
                 self._wake.notify()
@@ -674,7 +692,7 @@ def virtio_port(name: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve over stdin and stdout, over a file descriptor, a device or a virtio-serial port."""
+    """Serve over stdin and stdout, or what the first argument names; `pin` may be the second."""
     if not arguments:
         # Keep the stream apart from 0 and 1: a stray print must not reach it.
         reader, writer = os.dup(0), os.dup(1)
@@ -688,7 +706,7 @@ def main(arguments: list[str]) -> int:
         where = arguments[0]
         path = virtio_port(where[7:]) if where.startswith("virtio:") else where
         reader = writer = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
-    agent = Agent(Stream(reader, writer), frozenset((reader, writer)))
+    agent = Agent(Stream(reader, writer), frozenset((reader, writer)), pin="pin" in arguments[1:])
     try:
         agent.serve()
     except ProtocolError as error:

@@ -305,6 +305,10 @@ class Kernel(abc.ABC):
         """
         return False
 
+    def mark(self, text: str) -> None:
+        """Put a line into the kernel's log, before all that operations make it print from now."""
+        self.note(text)
+
     def run_program(
         self, argv: Sequence[str], timeout: float = DEFAULT_TIMEOUT, limit: int = 1 << 20
     ) -> Completed:
@@ -347,6 +351,19 @@ class Kernel(abc.ABC):
         if not result.ok:
             raise OperationError(op, result)
         return result
+
+    def run_all(self, ops: Sequence[Op]) -> None:
+        """Run every operation, also behind one that fails; then raise for the first that did."""
+        failed: OperationError | None = None
+        left = list(ops)
+        while left:
+            results = self.batch(left)
+            at = len(results) - 1
+            if not results[at].ok and failed is None:
+                failed = OperationError(left[at], results[at])
+            left = left[at + 1 :]
+        if failed is not None:
+            raise failed
 
     def open(self, path: str, flags: int = os.O_RDWR | os.O_CLOEXEC) -> int:
         """Open a file on the target."""

@@ -59,7 +59,7 @@ class KernelPool:
             kernel = self._opened(revision)
             self._open[revision] = kernel
             self.watch(kernel, revision)
-            kernel.note(self._test)
+            kernel.mark(self._test)
         return self._open[revision]
 
     def _opened(self, revision: str | None) -> Kernel:
@@ -129,7 +129,7 @@ class KernelPool:
         """Begin a test: what was not judged yet, and what comes, is its own."""
         self._test = test
         for kernel in self._open.values():
-            kernel.note(test)
+            kernel.mark(test)
         self._last_words = ""
         for watch in self._watches.values():
             watch.mark()

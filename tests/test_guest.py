@@ -90,8 +90,6 @@ class ScriptedKernel(Kernel):
                 request = uapi.kvm_memory_attributes.from_buffer_copy(arg)
                 self.attributes.append((request.address, request.size, request.attributes))
                 return Result(0, self.attributes_errno)
-            case seam.Ioctl(request=uapi.KVM_GET_VCPU_MMAP_SIZE):
-                return Result(RUN_PAGES)
             case seam.Ioctl(arg=arg):
                 self.next_fd += 1
                 return Result(self.next_fd, 0, arg if isinstance(arg, bytes) else b"")
@@ -117,7 +115,8 @@ class Stage:
             revision=REVISIONS["merged"],
             fd=3,
             supported_cpuid=[],
-            extension=lambda _: 0,
+            exits_on_map_gpa_range=False,
+            vcpu_mmap_size=RUN_PAGES,
         )
         self.vm = Vm(host, 4, uapi.KVM_X86_DEFAULT_VM)
         self.guest = Guest.of(self.vm, max_vcpus=2)

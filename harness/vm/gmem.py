@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
-from harness.kernel import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, Ftruncate, Kernel
+from harness.kernel import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    Close,
+    Ftruncate,
+    Kernel,
+    Op,
+)
 from harness.vm.closing import Closing
 from harness.vm.errors import KvmIoctlError
 
@@ -37,8 +44,12 @@ class GuestMemfd(Closing):
         if not result.ok:
             raise KvmIoctlError(f"ftruncate({length:#x})", result.errno)
 
+    def closing_ops(self) -> list[Op]:
+        """The operation that closes the file; none where it was taken before."""
+        ops: list[Op] = [Close(self.fd)] if self._open else []
+        self._open = False
+        return ops
+
     def close(self) -> None:
         """Close the file; may be called twice."""
-        if self._open:
-            self._open = False
-            self.kernel.close(self.fd)
+        self.kernel.run_all(self.closing_ops())

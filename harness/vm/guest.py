@@ -88,6 +88,7 @@ class GuestCpu(GuestCommands):
         self.stopped: Exit | None = None
         """The exit after which this vCPU did not go on."""
         self.pending: Pending | None = None
+        self._header: Header = Header.decode(bytes(mailbox.HEADER_SIZE))
         self._mailbox = guest.vm.shared_address(layout.mailbox(index), layout.PAGE_SIZE)
 
     # -- commands --------------------------------------------------------------------------
@@ -127,7 +128,7 @@ class GuestCpu(GuestCommands):
     def boot(self, timeout: float = RUN_TIMEOUT) -> Header:
         """Run without commands until the first notification; GuestError when it never comes."""
         self.wait(self.start(), timeout)
-        header = self.header()
+        header = self._header
         if self.stopped is not None or header.magic != mailbox.MAGIC:
             raise GuestError(f"vCPU {self.index} did not start: {self.stopped}, {header}")
         return header
@@ -184,7 +185,7 @@ class GuestCpu(GuestCommands):
             pending.ticket = self._enter(answer)
 
     def _finish(self, pending: Pending, page: bytes, stopped: Exit | None) -> None:
-        header = Header.decode(page)
+        header = self._header = Header.decode(page)
         if header.fatal_vector and stopped is None:
             stopped = self.stopped = self.last_exit
         results = []
@@ -329,7 +330,7 @@ class Guest(Closing):
         low = min(self.memory, LOW_MEMORY)
         ranges = [(0, low), (_HIGH_GPA, self.memory - low)]
         gmem = vm.create_gmem(self.memory) if self.has_private_memory else None
-        if vm.host.extension(uapi.KVM_CAP_EXIT_HYPERCALL) >> uapi.KVM_HC_MAP_GPA_RANGE & 1:
+        if vm.host.exits_on_map_gpa_range:
             vm.enable_cap(uapi.KVM_CAP_EXIT_HYPERCALL, 1 << uapi.KVM_HC_MAP_GPA_RANGE)
         offset = 0
         for slot, (gpa, size) in enumerate(ranges):
@@ -348,13 +349,12 @@ class Guest(Closing):
         """Create the next vCPU in the state of the guest's entry, ready to run."""
         index = len(self.cpus)
         vcpu = self.vm.create_vcpu(index if id is None else id)
-        vcpu.set_cpuid(boot.vcpu_cpuid(self.vm.host.supported_cpuid, vcpu.id))
-        sregs = vcpu.get_sregs()
-        boot.set_sregs(sregs)
-        vcpu.set_sregs(sregs)
-        vcpu.set_regs(boot.entry_regs(self.image, index))
-        if index:
-            vcpu.mp_state = uapi.KVM_MP_STATE_RUNNABLE
+        vcpu.set_up(
+            boot.vcpu_cpuid(self.vm.host.supported_cpuid, vcpu.id),
+            boot.set_sregs,
+            boot.entry_regs(self.image, index),
+            uapi.KVM_MP_STATE_RUNNABLE if index else None,
+        )
         cpu = GuestCpu(self, vcpu, index)
         self.cpus.append(cpu)
         return cpu
@@ -366,8 +366,7 @@ class Guest(Closing):
             self.pages = boot.launch_pages(
                 self.image, cbit=None, vcpus=self.max_vcpus, secrets=False
             )
-            for part in self.pages:
-                vm.write_gpa(part.gpa, part.data)
+            vm.write_gpas((part.gpa, part.data) for part in self.pages)
             return
         leaves = [e for e in vm.host.supported_cpuid if e.function in _BASIC_LEAVES]
         table = boot.cpuid_page(leaves) if cpuid else None

@@ -46,6 +46,16 @@ class Host:
         return self.kernel.ioctl(self.fd, uapi.KVM_CHECK_EXTENSION, cap).value
 
     @cached_property
+    def vcpu_mmap_size(self) -> int:
+        """KVM_GET_VCPU_MMAP_SIZE: bytes of a vCPU's mapping."""
+        return self.kernel.ioctl(self.fd, uapi.KVM_GET_VCPU_MMAP_SIZE).value
+
+    @cached_property
+    def exits_on_map_gpa_range(self) -> bool:
+        """Whether KVM_HC_MAP_GPA_RANGE can be had as an exit (KVM_CAP_EXIT_HYPERCALL)."""
+        return bool(self.extension(uapi.KVM_CAP_EXIT_HYPERCALL) >> uapi.KVM_HC_MAP_GPA_RANGE & 1)
+
+    @cached_property
     def vm_types(self) -> frozenset[int]:
         """The VM types that KVM_CAP_VM_TYPES reports."""
         mask = self.extension(uapi.KVM_CAP_VM_TYPES)

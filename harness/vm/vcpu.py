@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from harness.kernel import Ioctl, Op, Ticket, Write
+from harness.kernel import Close, Ioctl, Munmap, Op, Result, Ticket, Write
 from harness.uapi import kvm as uapi
 from harness.vm.closing import Closing
 from harness.vm.errors import KvmIoctlError
@@ -34,18 +34,52 @@ class Vcpu(Closing):
         self.fd = fd
         self.id = id
         self.thread = vm.thread_base + len(vm.vcpus) + 1
-        size = vm.kernel.ioctl(vm.host.fd, uapi.KVM_GET_VCPU_MMAP_SIZE).value
-        self._size = size
-        self.run_address = vm.kernel.mmap(size, fd=fd)
+        self._size = vm.host.vcpu_mmap_size
+        self.run_address = vm.kernel.mmap(self._size, fd=fd)
         self._open = True
 
     # -- registers -------------------------------------------------------------------------
 
     def _ioctl(self, name: str, request: int, arg: int | bytes = 0) -> bytes:
-        result = self.kernel.ioctl(self.fd, request, arg)
+        return self._checked(name, self.kernel.ioctl(self.fd, request, arg))
+
+    def _checked(self, name: str, result: Result) -> bytes:
         if not result.ok:
             raise KvmIoctlError(f"{name} (vCPU {self.id})", result.errno)
         return result.data
+
+    def set_up(
+        self,
+        cpuid: Sequence[uapi.kvm_cpuid_entry2],
+        change: Callable[[uapi.kvm_sregs], None],
+        regs: uapi.kvm_regs,
+        mp_state: int | None = None,
+    ) -> None:
+        """CPUID, system registers as `change` leaves them, general registers, MP state.
+
+        As the setters one by one, in two exchanges with the target.
+        """
+        before: list[tuple[str, int, bytes]] = [
+            ("KVM_SET_CPUID2", uapi.KVM_SET_CPUID2, _cpuid_request(cpuid)),
+            ("KVM_GET_SREGS", uapi.KVM_GET_SREGS, bytes(uapi.kvm_sregs())),
+        ]
+        sregs = uapi.kvm_sregs.from_buffer_copy(self._ioctls(before))
+        change(sregs)
+        after = [
+            ("KVM_SET_SREGS", uapi.KVM_SET_SREGS, bytes(sregs)),
+            ("KVM_SET_REGS", uapi.KVM_SET_REGS, bytes(regs)),
+        ]
+        if mp_state is not None:
+            state = bytes(uapi.kvm_mp_state(mp_state=mp_state))
+            after.append(("KVM_SET_MP_STATE", uapi.KVM_SET_MP_STATE, state))
+        self._ioctls(after)
+
+    def _ioctls(self, calls: Sequence[tuple[str, int, bytes]]) -> bytes:
+        """Issue ioctls in one batch; return what the last one left in its buffer."""
+        results = self.kernel.batch([Ioctl(self.fd, request, arg) for _, request, arg in calls])
+        for (name, _, _), result in zip(calls, results, strict=False):
+            data = self._checked(name, result)
+        return data
 
     def get_regs(self) -> uapi.kvm_regs:
         """KVM_GET_REGS."""
@@ -67,8 +101,7 @@ class Vcpu(Closing):
 
     def set_cpuid(self, entries: Sequence[uapi.kvm_cpuid_entry2]) -> None:
         """KVM_SET_CPUID2."""
-        data = len(entries).to_bytes(4, "little") + bytes(4) + b"".join(map(bytes, entries))
-        self._ioctl("KVM_SET_CPUID2", uapi.KVM_SET_CPUID2, data)
+        self._ioctl("KVM_SET_CPUID2", uapi.KVM_SET_CPUID2, _cpuid_request(entries))
 
     @property
     def mp_state(self) -> int:
@@ -155,12 +188,21 @@ class Vcpu(Closing):
             self.kernel.check(self._answer(offset, npages))
         self.kernel.check(self._answer(_vmgexit_offset("ext_guest_req", "ret"), value, 4))
 
+    def closing_ops(self) -> list[Op]:
+        """Operations that unmap the run page and close the vCPU; none where they were taken."""
+        ops: list[Op] = []
+        if self._open:
+            ops = [Munmap(self.run_address, self._size), Close(self.fd)]
+        self._open = False
+        return ops
+
     def close(self) -> None:
         """Unmap the run page and close the descriptor; may be called twice."""
-        if self._open:
-            self._open = False
-            self.kernel.munmap(self.run_address, self._size)
-            self.kernel.close(self.fd)
+        self.kernel.run_all(self.closing_ops())
+
+
+def _cpuid_request(entries: Sequence[uapi.kvm_cpuid_entry2]) -> bytes:
+    return len(entries).to_bytes(4, "little") + bytes(4) + b"".join(map(bytes, entries))
 
 
 def _member(kind: type[ctypes.Structure | ctypes.Union], name: str) -> tuple[int, type]:

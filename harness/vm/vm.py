@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.kernel import Ioctl, Op, Read, Result, Write
+from harness.kernel import Close, Ioctl, Munmap, Op, Read, Result, Write
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.vm.closing import Closing
@@ -205,6 +206,11 @@ class Vm(Closing):
         self.kernel.write(self._staging[0], data)
         return self._staging[0]
 
+    def write_gpas(self, parts: Iterable[tuple[int, bytes]]) -> None:
+        """Write the shared memory behind several guest addresses at once."""
+        ops = [Write(self.shared_address(gpa, len(data)), data) for gpa, data in parts]
+        self.kernel.run_all(ops)
+
     # -- SEV commands ----------------------------------------------------------------------
 
     def scratch(self, thread: int = 0) -> int:
@@ -336,17 +342,18 @@ class Vm(Closing):
         self._open = False
         for vcpu in self.vcpus:
             self.kernel.interrupt(vcpu.thread)  # whoever is still in KVM_RUN leaves it
-            vcpu.close()
-        self.kernel.close(self.fd)
-        for gmem in self.gmems:
-            gmem.close()
-        for slot in self.slots.values():
-            if slot.mapped:
-                self.kernel.munmap(slot.address, slot.size)
-        for address in self._scratch.values():
-            self.kernel.munmap(address, SCRATCH)
+        mappings = [(slot.address, slot.size) for slot in self.slots.values() if slot.mapped]
+        mappings += [(address, SCRATCH) for address in self._scratch.values()]
         if self._staging is not None:
-            self.kernel.munmap(*self._staging)
+            mappings.append(self._staging)
+        self.kernel.run_all(
+            [
+                *(op for vcpu in self.vcpus for op in vcpu.closing_ops()),
+                Close(self.fd),
+                *(op for gmem in self.gmems for op in gmem.closing_ops()),
+                *(Munmap(address, size) for address, size in mappings),
+            ]
+        )
 
 
 def fill(kind: type[ctypes.Structure], **fields: Any) -> ctypes.Structure:

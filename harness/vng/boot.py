@@ -16,7 +16,7 @@ import time
 
 from harness import kbuild
 from harness.errors import BootError
-from harness.kernel import Death, TargetError, WriteFile
+from harness.kernel import Death, TargetError, Ticket, WriteFile
 from harness.report import sanitize
 from harness.splats.symbols import Symbols
 from harness.vng.consolelog import new_path
@@ -66,6 +66,7 @@ class VngKernel(RemoteKernel):
         self.release = kernel.release
         self.environment = environment
         self._notes = itertools.count(1)
+        self._noting: Ticket | None = None
         self._mute = False
         self._use = contextlib.ExitStack()
         self.console = qemu.console
@@ -94,16 +95,35 @@ class VngKernel(RemoteKernel):
 
     def note(self, text: str) -> bool:
         """Put a line into the kernel's log and wait until it is on the console."""
-        if self._mute:
-            return False
+        mark = self._write_note(text)
+        return mark is not None and self._written() and self.console.wait_for(mark, NOTE_TIMEOUT)
+
+    def mark(self, text: str) -> None:
+        """Put a line into the kernel's log ahead of what is done next; wait for nothing."""
+        self._write_note(text)
+
+    def _write_note(self, text: str) -> str | None:
+        """Begin to write a note; return what it starts with, None where the kernel is lost."""
+        if self._mute or not self._written():
+            return None
         mark = f"snptest {next(self._notes)}:"
         line = f"{mark} {sanitize.line(text, 200)}"
         try:
-            self.call(WriteFile("/dev/kmsg", f"{line}\n".encode()), timeout=NOTE_TIMEOUT)
+            self._noting = self.start([WriteFile("/dev/kmsg", f"{line}\n".encode())])
         except TargetError:
-            self._mute = True  # a hung kernel is waited for once
-            return False
-        return self.console.wait_for(mark, NOTE_TIMEOUT)
+            self._mute = True
+            return None
+        return mark
+
+    def _written(self) -> bool:
+        """Wait for the note that is under way; a hung kernel is waited for once."""
+        ticket, self._noting = self._noting, None
+        if ticket is not None:
+            try:
+                self.wait(ticket, NOTE_TIMEOUT)
+            except TargetError:
+                self._mute = True
+        return not self._mute
 
     def trouble(self) -> str | None:
         """Say that the console cannot be kept."""

@@ -5,11 +5,11 @@ Runs on the target, standard library only, Python 3.9 or newer.  It takes the pl
 virtme-ng's init, which waits for udev and systemd-tmpfiles (more than half of a boot, and a
 minute and more on a busy machine) that nothing here needs.
 
-    init=/usr/bin/python3 -- -I -S FOLDER/init.py FOLDER PORT
+    init=/usr/bin/python3 -- -I -S FOLDER/init.py FOLDER PORT [OPTION...]
 
-FOLDER holds agent.py and `modules`, a list of files to load in that order.  The last line on
-the console is `snptest-init: ` and what became of the agent: that is how a kernel that
-stopped for want of an agent is told from one that died.
+FOLDER holds agent.py and `modules`, a list of files to load in that order; the options are the
+agent's.  The last line on the console is `snptest-init: ` and what became of the agent: that
+is how a kernel that stopped for want of an agent is told from one that died.
 
 Where FOLDER has a file `command`, there is no agent: the command in it (JSON: argv, cwd) runs
 with its input and output on virtme-ng's ports, and its exit status goes to the port for that.
@@ -122,11 +122,11 @@ def prepare(folder: str) -> tuple[ModuleType, dict[str, Any] | None]:
     return agent, command
 
 
-def serve(agent: ModuleType, port: str) -> NoReturn:
+def serve(agent: ModuleType, port: str, options: tuple[str, ...]) -> NoReturn:
     """Be the agent: it exits by itself, unless something goes wrong."""
     try:
         os.setsid()
-        agent.main([f"virtio:{port}"])
+        agent.main([f"virtio:{port}", *options])
     except BaseException as error:  # noqa: BLE001  # this process must not go on as another init
         say(f"the agent failed: {type(error).__name__}: {error}")
     os._exit(1)
@@ -170,7 +170,7 @@ def how(status: int) -> str:
     return f"ended with status {os.WEXITSTATUS(status)}"
 
 
-def main(folder: str, port: str) -> None:
+def main(folder: str, port: str, *options: str) -> None:
     """Run the agent under the eyes of process 1; power off when it has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.clear()
@@ -184,7 +184,7 @@ def main(folder: str, port: str) -> None:
         if child == 0 and command is not None:
             run_command(agent, command)
         if child == 0:
-            serve(agent, port)
+            serve(agent, port, options)
         status = watch(child)
         if command is not None:
             hand_over(agent, status)
@@ -194,4 +194,4 @@ def main(folder: str, port: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

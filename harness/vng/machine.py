@@ -169,6 +169,8 @@ def _common(setup: Setup, paths: Paths) -> list[str]:
     command[0] = _binary(setup.machine)
     at = command.index("-append") + 1
     arguments = f"-- -I -S {paths.share}/init.py {paths.share} {PORT}"
+    if not setup.accelerated:
+        arguments += " pin"
     command[at] = _exchanged(_INIT, f"init={python()} {arguments}", command[at])
     # Without it every page of a program is fetched from us each time it is mapped.
     command[at] = _exchanged(_ROOT, r"\g<0>,cache=mmap", command[at])
