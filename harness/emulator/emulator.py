@@ -7,8 +7,6 @@ import errno
 import os
 from collections.abc import Generator, Sequence
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from harness.emulator.kvm.device import Kvm, KvmDevice
 from harness.emulator.kvm.devsev import SevDevice
 from harness.emulator.kvm.errors import KvmError
@@ -18,7 +16,7 @@ from harness.emulator.kvm.sched import Blocked, Scheduler, Task
 from harness.emulator.kvm.usermem import UserMemory
 from harness.emulator.machine import Machine, MachineConfig, PanicError
 from harness.emulator.memory import PAGE_SIZE
-from harness.emulator.psp.endorsement import emulated_hashstick
+from harness.emulator.psp.key_server import endorsement
 from harness.emulator.rmp import PageSize
 from harness.kernel import (
     DEFAULT_TIMEOUT,
@@ -294,15 +292,7 @@ class EmulatorInspector(Inspector):
 
     def endorsement(self, name: str) -> bytes:
         """A certificate of the emulated chip, or a hashstick that it accepts."""
-        psp = self._emulator.machine.psp
-        if name == "hashstick":
-            seed = self._emulator.config.seed or 0
-            return emulated_hashstick(seed, psp.platform.reported_tcb)
-        known = psp.certificates
-        authorities = {"ark": known.ark, "ask": known.ask, "asvk": known.asvk}
-        leaf = known.vlek if name == "vlek" else known.vcek
-        certificate = authorities.get(name) or leaf()
-        return certificate.public_bytes(Encoding.DER)
+        return endorsement(self._emulator.machine.psp, self._emulator.config.seed or 0, name)
 
     def counters(self) -> dict[str, int]:
         """Counters of the machine and of its kernel."""

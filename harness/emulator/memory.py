@@ -72,6 +72,10 @@ class PhysicalMemory:
             self._map = mmap.mmap(-1, PAGE_SIZE)  # the old one goes with its last view
             self._map.close()
 
+    def contains(self, pa: int, length: int) -> bool:
+        """Whether there is memory behind all of these bytes."""
+        return pa >= 0 and length >= 0 and pa + length <= self.size
+
     # -- bytes -----------------------------------------------------------------------------
 
     def read(self, pa: int, length: int) -> bytes:
@@ -151,7 +155,7 @@ class PhysicalMemory:
         """
         if pa < 0 or length < 0 or pa + length > self.size:
             raise BusError(pa, length)
-        ranges = self._pagemap(pa, length) if self._fd is None else self._extents(pa, length)
+        ranges = self._pagemap(pa, length) if self._fd is None else extents(self._fd, pa, length)
         for start, end in ranges:
             yield max(start, pa), min(end, pa + length)
 
@@ -170,19 +174,19 @@ class PhysicalMemory:
         edges = np.flatnonzero(np.diff(present)) * PAGE_SIZE + pa // PAGE_SIZE * PAGE_SIZE
         yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
-    def _extents(self, pa: int, length: int) -> Iterator[tuple[int, int]]:
-        """Ask the file system where the file has data."""
-        assert self._fd is not None
-        end = pa
-        while end < pa + length:
-            try:
-                start = os.lseek(self._fd, end, os.SEEK_DATA)
-            except OSError:  # ENXIO: no data up to the end of the file
-                return
-            if start >= pa + length:
-                return
-            end = os.lseek(self._fd, start, os.SEEK_HOLE)
-            yield start, end
+
+def extents(fd: int, offset: int, length: int) -> Iterator[tuple[int, int]]:
+    """Where a file has data within [offset, offset + length), in whole pages (start, end)."""
+    end = offset
+    while end < offset + length:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError:  # ENXIO: no data up to the end of the file
+            return
+        if start >= offset + length:
+            return
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end
 
 
 class FrameAllocator:

@@ -93,6 +93,15 @@ class RmpTable:
             entries, pages = entries + found[0], pages + found[1]
         return entries - pages if asid == 0 else pages
 
+    def is_own(self, spa: int) -> bool:
+        """Whether the page holds a part of the table."""
+        return spa >> 12 in self._own
+
+    @property
+    def own_pages(self) -> range:
+        """Numbers of the pages that hold the table and have entries in it themselves."""
+        return range(min(self._own.start, self.pages), min(self._own.stop, self.pages))
+
     # -- writing without checks ------------------------------------------------------------
 
     def write_entry(self, spa: int, entry: RmpEntry) -> None:
@@ -117,6 +126,14 @@ class RmpTable:
         if entry.gpa + npages * step > GPA_LIMIT:
             raise ValueError(f"GPA 0x{entry.gpa:x} and {npages} pages do not fit RMP entries")
         self.bulk.fill(pfn, npages, lo, step, hi)
+
+    def fill_own(self, entry: RmpEntry) -> None:
+        """Write the entries of the table's own pages, which nothing else may change."""
+        own = self.own_pages
+        if entry.size != PageSize.PG_4K or entry.asid:
+            raise ValueError("the table's own pages are the firmware's, 4 KiB each")
+        lo, hi = entry.encode()
+        self.bulk.fill(own.start, len(own), lo, 0, hi)
 
     def reset(self) -> None:
         """All pages to the hypervisor: what the firmware finds or leaves at SNP_INIT."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M, PhysicalMemory
 from harness.emulator.psp.status import Refused, require
 from harness.emulator.rmp import PageSize, PageState, Rmp, RmpEntry
@@ -40,7 +42,7 @@ class Pages:
     def address(self, pa: int, length: int = PAGE_SIZE, align: int = PAGE_SIZE) -> int:
         """A physical address without the C-bit that the host may have set in it."""
         pa &= self._strip
-        if pa % align or pa > self.memory.size - length:
+        if pa % align or not self.memory.contains(pa, length):
             raise Refused(SevFwError.INVALID_ADDRESS, f"0x{pa:x}")
         return pa
 
@@ -65,7 +67,12 @@ class Pages:
     # -- states ----------------------------------------------------------------------------
 
     def expect(self, pa: int, *states: PageState, size: PageSize = PageSize.PG_4K) -> RmpEntry:
-        """The page's entry, which must have this size and be in one of these states."""
+        """The page's entry, which must have this size and be in one of these states.
+
+        The table's own pages are not for use in any command, whatever their entries say.
+        """
+        if self.rmp.is_own(pa):
+            raise Refused(SevFwError.INVALID_ADDRESS, f"0x{pa:x} is a page of the RMP")
         entry = self.rmp.effective(pa)
         if PageState.of(entry) not in states:
             raise Refused(SevFwError.INVALID_PAGE_STATE, f"0x{pa:x} is {PageState.of(entry).value}")
@@ -129,7 +136,11 @@ class Pages:
         return found
 
     def fix(self, ranges: list[tuple[int, int]]) -> None:
-        """Make pages HV-Fixed; what the RMP does not cover needs nothing."""
+        """Make pages HV-Fixed; what the RMP does not cover needs nothing.
+
+        Linux lists all that e820 calls reserved, the RMP included: its own pages stay as they
+        are, the firmware's.
+        """
         covered = []
         for pa, count in ranges:
             first = min(pa // PAGE_SIZE, self.rmp.pages)
@@ -141,4 +152,37 @@ class Pages:
                 raise Refused(SevFwError.INVALID_PAGE_STATE, f"range at 0x{pa:x}")
             covered.append((first * PAGE_SIZE, last - first))
         for pa, count in covered:
-            self.rmp.fill_range(pa, count, HV_FIXED_PAGE)
+            self._fill_around_table(pa, count)
+
+    def _fill_around_table(self, pa: int, count: int) -> None:
+        first, own = pa // PAGE_SIZE, self.rmp.own_pages
+        before = range(first, min(first + count, own.start))
+        after = range(max(first, own.stop), first + count)
+        for part in (before, after):
+            if part:
+                self.rmp.fill_range(part.start * PAGE_SIZE, len(part), HV_FIXED_PAGE)
+
+    # -- the IOMMU's buffers ---------------------------------------------------------------
+
+    def claim(self, ranges: list[tuple[int, int]]) -> list[range]:
+        """Make pages of the host the firmware's; returns the numbers of those with entries."""
+        claimed = []
+        for pa, count in ranges:
+            first = min(pa // PAGE_SIZE, self.rmp.pages)
+            pages = range(first, min(first + count, self.rmp.pages))
+            words, own = self.rmp.lo[pages.start : pages.stop], self.rmp.own_pages
+            taken = np.isin(words, (0, ASSIGNED, ASSIGNED | IMMUTABLE), invert=True).any()
+            overlap = pages.start < own.stop and own.start < pages.stop
+            if taken or overlap:
+                raise Refused(SevFwError.INVALID_PAGE_STATE, f"IOMMU buffer at 0x{pa:x}")
+            claimed.append(pages)
+        for pages in claimed:
+            self.rmp.fill_range(pages.start * PAGE_SIZE, len(pages), FIRMWARE_PAGE)
+        return claimed
+
+    def release(self, claimed: list[range]) -> None:
+        """Make those that still are Firmware pages Reclaim pages, for the host to take back."""
+        for pages in claimed:
+            for pfn in pages:
+                if self.rmp.state_of(pfn * PAGE_SIZE) == PageState.FIRMWARE:
+                    self.rmp.write_entry(pfn * PAGE_SIZE, RECLAIM_PAGE)

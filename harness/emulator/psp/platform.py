@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.psp.guest_context import Guests
+from harness.emulator.psp.iommu import IommuRegisters
 from harness.emulator.psp.keys import Secrets
 from harness.emulator.psp.pages import FIRMWARE_PAGE, Pages
 from harness.emulator.psp.policy import PlatformFeatures
@@ -41,6 +41,10 @@ class Platform:
     vlek_tcb: Tcb = field(default_factory=Tcb)
     sev_state: int = sev.SEV_STATE_UNINIT
     sev_es: bool = False
+    iommu: IommuRegisters = field(default_factory=IommuRegisters)
+    """As the hardware shows them now; the emulator in process has no IOMMU."""
+    iommu_pages: list[range] = field(default_factory=list)
+    """Pages that the firmware has taken from the host for the IOMMU to write to."""
 
     def __post_init__(self) -> None:
         self.committed_version = self.version
@@ -95,28 +99,25 @@ class PlatformCommands:
             self._guests.clear()
         else:
             require(platform.rmp_initialized, SevFwError.RMP_INIT_REQUIRED, "no RMP")
-        self._keep_table()
+        pages.rmp.fill_own(FIRMWARE_PAGE)
         pages.fix(ranges)
+        platform.iommu_pages = pages.claim(platform.iommu.ranges())
         self._guests.asids.distrust()
         platform.rmp_initialized = platform.snp_initialized = pages.enforce = True
-
-    def _keep_table(self) -> None:
-        """The RMP's own pages, where it covers them, are the firmware's."""
-        rmp = self._pages.rmp
-        first = min(rmp.base // PAGE_SIZE, rmp.pages)
-        last = min(-(-rmp.end // PAGE_SIZE), rmp.pages)
-        rmp.fill_range(first * PAGE_SIZE, last - first, FIRMWARE_PAGE)
 
     def shutdown(self, _buffer: bytes) -> None:
         """SNP_SHUTDOWN."""
         self._shutdown()
 
     def shutdown_ex(self, buffer: bytes) -> None:
-        """SNP_SHUTDOWN_EX; there is no IOMMU whose pages would have to be given back."""
+        """SNP_SHUTDOWN_EX; IOMMU_SNP_SHUTDOWN gives the IOMMU's buffers back."""
         data = sev.sev_data_snp_shutdown_ex.from_bytes(buffer)
         require(data.len >= len(buffer), SevFwError.INVALID_LEN, f"length {data.len}")
         require(data.rsvd1 == 0, SevFwError.INVALID_PARAM, "reserved bits")
         self._shutdown()
+        if data.iommu_snp_shutdown:
+            self._pages.release(self._platform.iommu_pages)
+            self._platform.iommu_pages = []
 
     def _shutdown(self) -> None:
         """The kernel answers DFFLUSH_REQUIRED with a flush and a second try (sev-dev.c, 6.12).
@@ -140,7 +141,11 @@ class PlatformCommands:
     # -- status and configuration ----------------------------------------------------------
 
     def status(self, buffer: bytes) -> None:
-        """SNP_PLATFORM_STATUS."""
+        """SNP_PLATFORM_STATUS.
+
+        Any alignment will do: Linux 7.3 passes a member of a packed structure
+        (snp_get_platform_data() in drivers/crypto/ccp/sev-dev.c).
+        """
         address = sev.sev_data_snp_addr.from_bytes(buffer).address
         platform = self._platform
         major, minor, build = platform.version
@@ -158,7 +163,7 @@ class PlatformCommands:
             reported_tcb_version=platform.reported_tcb.value,
         )
         raw = bytes(answer)
-        self._pages.memory.write(self._pages.output(address, len(raw), align=8), raw)
+        self._pages.memory.write(self._pages.output(address, len(raw), align=1), raw)
 
     def config(self, buffer: bytes) -> None:
         """SNP_CONFIG: a reported TCB of zero means the current one."""
