@@ -43,6 +43,18 @@ def require_blocks(length: int) -> None:
     require(length % BLOCK == 0, SevFwError.INVALID_LEN, f"length {length}")
 
 
+def foreign_free(pages: Pages, address: int, length: int) -> int:
+    """Address of memory to be read with a guest's key: no page of an SNP guest's.
+
+    Hardware would decrypt those to noise; without encryption they would be read in clear.
+    """
+    pa = pages.address(address, length, BLOCK)
+    for page in range(pa & -PAGE_SIZE, pa + length, PAGE_SIZE) if pages.enforce else ():
+        asid = pages.rmp.effective(page).asid
+        require(asid == 0, SevFwError.INVALID_PAGE_OWNER, f"0x{page:x} is ASID {asid}'s")
+    return pa
+
+
 class SevLaunch:
     """The launch commands."""
 
@@ -164,7 +176,7 @@ class SevDebug:
         """Either of the two: they differ in which side is the guest's memory."""
         data = sev.sev_data_dbg.from_bytes(buffer)
         guest = self._guests.find(data.handle)
-        source = self._pages.address(data.src_addr, data.len, BLOCK)
+        source = foreign_free(self._pages, data.src_addr, data.len)
         self._pages.address(data.dst_addr, data.len, BLOCK)
         require_blocks(data.len)
         allowed = not guest.policy & SevPolicy.NODBG

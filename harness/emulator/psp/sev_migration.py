@@ -21,7 +21,7 @@ from harness.emulator.psp.sev_channel import (
 )
 from harness.emulator.psp.sev_guest import SevGuest, SevGuests, SevGuestState, SevPolicy
 from harness.emulator.psp.sev_identity import check
-from harness.emulator.psp.sev_launch import BLOCK, require_blocks
+from harness.emulator.psp.sev_launch import BLOCK, foreign_free, require_blocks
 from harness.emulator.psp.status import Refused, require
 from harness.uapi import sev
 from harness.uapi.errors import SevFwError
@@ -90,7 +90,7 @@ class SevMigration:
         guest = self._moving(data.handle, SevGuestState.SUPDATE, vmsa=vmsa)
         _check_packet(data.guest_len, data.trans_len, vmsa=vmsa)
         require(data.trans_len >= data.guest_len, SevFwError.INVALID_LEN, "transport buffer")
-        source = self._pages.address(data.guest_address, data.guest_len, BLOCK)
+        source = foreign_free(self._pages, data.guest_address, data.guest_len)
         header_at = self._pages.output(data.hdr_address, HEADER_SIZE, align=1)
         body_at = self._pages.output(data.trans_address, data.trans_len, align=1)
         plain = self._pages.memory.read(source, data.guest_len)
