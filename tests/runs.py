@@ -28,7 +28,7 @@ def run(*words: str, folder: Path, timeout: float, **environment: str) -> Finish
     """Run suites; results and reports go below `folder`."""
     lines = folder / "results.jsonl"
     done = subprocess.run(
-        [sys.executable, "-m", "harness", "run", *words, "--json", str(lines)],
+        [sys.executable, "-m", "harness", "run", "-n", "1", *words, "--json", str(lines)],
         cwd=ROOT,
         env={**os.environ, "SNPTEST_RESULTS": str(folder / "results"), **environment},
         stdin=subprocess.DEVNULL,

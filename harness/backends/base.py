@@ -24,6 +24,9 @@ class Backend(abc.ABC):
     configurable: ClassVar[bool] = False
     """Whether `open` takes `parameters`, a dict of what to change about machine and kernel."""
 
+    side_by_side: ClassVar[int | None] = None
+    """The most kernels that `-n auto` opens beside each other; None: one a core."""
+
     deadline: ClassVar[float] = 120.0
     """Seconds that one test may take unless its marker says otherwise."""
 

@@ -20,6 +20,7 @@ class VngBackend(Backend):
 
     name: ClassVar[str] = "vng"
     reusable: ClassVar[bool] = True
+    side_by_side: ClassVar[int | None] = 4  # each has its memory, and boots for some seconds
     open_deadline: ClassVar[float] = ATTEMPTS * (BOOT_TIMEOUT + 30)
 
     def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:

@@ -103,7 +103,7 @@ def run(
         str | None, typer.Option("-k", metavar="EXPR", help="only tests that match, as in pytest")
     ] = None,
     workers: Annotated[
-        str, typer.Option("-n", metavar="N", help="processes: a number, or auto for one a core")
+        str, typer.Option("-n", metavar="N", help="kernels side by side: a number, or auto")
     ] = "auto",
     seed: Annotated[int, typer.Option(help="seed of schedules, keys and random tests")] = 0,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write JUnit XML")] = None,

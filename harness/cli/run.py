@@ -199,8 +199,8 @@ def _paths(names: tuple[str, ...]) -> list[str]:
 
 def _workers(text: str, backend: Backend) -> int:
     if text == "auto":
-        # A kernel that is dear to open is opened once.
-        return 1 if backend.reusable else len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
+        return min(cores, backend.side_by_side or cores)
     if not text.isascii() or not text.isdigit() or int(text) > 1024:
         raise UsageError(f"-n takes a number or auto, not {text!r}")
     return int(text)
