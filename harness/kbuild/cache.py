@@ -6,7 +6,7 @@ build/CONFIG-VERSION/  objects (O=); ccache/ the compiler's cache
 downloads/       source packages while they are imported
 kernels/KEY/     a built kernel (harness/kbuild/kernel.py says what is in it)
 names/NAME.json  what `--kernel NAME` means
-qemu/, machine/  the SNP machine's sources, and what was built of them (harness/machine)
+machine/        the SNP machine: its sources, objects and builds (harness/machine)
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from harness.errors import BuildError, UsageError
 from harness.kbuild import cache
 from harness.kbuild.gitrun import GitError, run_git
 from harness.kbuild.progress import Progress
-from harness.kbuild.tree import KernelTree
+from harness.kbuild.tree import SourceTree
 from harness.report import sanitize
 
 # On top of a tree's own .gitignore, and stronger.  The last that matches counts.
@@ -58,7 +58,7 @@ class Directory:
     def __str__(self) -> str:
         return str(self.path)
 
-    def commit_of(self, tree: KernelTree, progress: Progress) -> str:
+    def commit_of(self, tree: SourceTree, progress: Progress) -> str:
         """Make a commit of what is in the directory now; the same content gives the same one."""
         check_sources(self.path)
         if cache.root().resolve() in self.path.parents:
@@ -81,7 +81,7 @@ class Directory:
         tree.git("update-ref", self.ref, commit)
         return commit
 
-    def _present(self, tree: KernelTree) -> set[bytes]:
+    def _present(self, tree: SourceTree) -> set[bytes]:
         """List the files that are sources: not what a build in the directory has made."""
         listing = ["ls-files", "-z", "--cached", "--others"]
         rules = ["--exclude-per-directory=.gitignore"] + [f"--exclude={rule}" for rule in _RULES]
@@ -96,7 +96,7 @@ class Directory:
         # A path with a slash at its end is a repository inside this one.
         return {path for path in _paths(found) if not path.endswith(b"/")}
 
-    def _update(self, tree: KernelTree, paths: set[bytes], *options: str) -> None:
+    def _update(self, tree: SourceTree, paths: set[bytes], *options: str) -> None:
         if paths:
             stdin = b"\0".join(sorted(paths))
             arguments = ("update-index", *options, "-z", "--stdin")
