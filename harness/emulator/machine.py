@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn
 
+from harness.emulator.kvm.asid import MAX_SEV_ASID
 from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M, FrameAllocator, PhysicalMemory
 from harness.emulator.psp import Psp
 from harness.emulator.psp.tcb import Tcb
@@ -60,6 +61,9 @@ class Machine:
             self.memory,
             self.rmp,
             seed=config.seed or 0,
+            max_asid=max(config.asids, MAX_SEV_ASID),
+            es_asids=config.asids,
+            caches=True,
             cbit=config.cbit,
         )
         if config.provisional:

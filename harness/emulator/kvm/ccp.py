@@ -72,6 +72,7 @@ class Ccp:
     def wbinvd(self) -> None:
         """wbinvd_on_all_cpus."""
         self.machine.count("wbinvd")
+        self.machine.psp.wbinvd()
 
     # -- commands --------------------------------------------------------------------------
 
@@ -124,6 +125,7 @@ class Ccp:
                     raise KvmError(errno.EFAULT)
                 bounced.append((address, getattr(data, address), bounce, size))
                 setattr(data, address, bounce)
+        lent = self._lend(cmd, data)
         if cmd not in cmdbuf.WRITABLE:
             status = self._run_with(cmd, buffer, data)
         else:
@@ -135,9 +137,21 @@ class Ccp:
             size = ctypes.sizeof(data)
             output = self.machine.memory.read(buffer, size)
             ctypes.memmove(ctypes.addressof(data), output, size)
-        if not self._unbounce(data, bounced):
+        if not self._unbounce(data, bounced) or not self.reclaim_pages(*lent):
             raise KvmError(errno.EFAULT)
         return status
+
+    def _lend(self, cmd: int, data: ctypes.Structure) -> tuple[int, int]:
+        """Guest memory that the firmware writes to becomes its own for the while; how much.
+
+        As in Linux, the offset in the first page does not count.
+        """
+        if cmd not in cmdbuf.GUEST_OWNED:
+            return 0, 0
+        address, length = (getattr(data, name) for name in cmdbuf.GUEST_OWNED[cmd])
+        pa, npages = address & -PAGE_SIZE, -(-length // PAGE_SIZE)
+        self._mark_firmware(pa, npages)
+        return pa, npages
 
     def _unbounce(self, data: ctypes.Structure, bounced: list[tuple[str, int, int, int]]) -> bool:
         """snp_unmap_cmd_buf_desc_list: copy the output to where the caller wanted it."""

@@ -35,5 +35,15 @@ BOUNCED: dict[int, tuple[tuple[str, str], ...]] = {
     abi.SEV_CMD_GET_ID: (("address", "len"),),
     abi.SEV_CMD_PEK_CSR: (("address", "len"),),
     abi.SEV_CMD_LAUNCH_MEASURE: (("address", "len"),),
+    abi.SEV_CMD_ATTESTATION_REPORT: (("address", "len"),),
 }
 """Address and length fields of output buffers, by command (snp_populate_cmd_buf_desc_list)."""
+
+GUEST_OWNED: dict[int, tuple[str, str]] = {
+    abi.SEV_CMD_LAUNCH_UPDATE_DATA: ("address", "len"),
+    abi.SEV_CMD_LAUNCH_UPDATE_VMSA: ("address", "len"),
+    abi.SEV_CMD_LAUNCH_UPDATE_SECRET: ("guest_address", "guest_len"),
+    abi.SEV_CMD_DBG_DECRYPT: ("dst_addr", "len"),
+    abi.SEV_CMD_DBG_ENCRYPT: ("dst_addr", "len"),
+}
+"""The same of guest memory, which is lent to the firmware as it is."""

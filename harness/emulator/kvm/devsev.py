@@ -12,7 +12,6 @@ from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.files import File
 from harness.emulator.memory import PAGE_SIZE
 from harness.uapi import sev as abi
-from harness.uapi.layout import PackedStruct, u32, u64
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.device import Kvm
@@ -20,24 +19,6 @@ if TYPE_CHECKING:
     from harness.emulator.kvm.sched import Steps
 
 S = TypeVar("S", bound=ctypes.Structure)
-
-
-class sev_data_get_id(PackedStruct):
-    """Command buffer of GET_ID (include/linux/psp-sev.h, 6.12)."""
-
-    _fields_ = (("address", u64), ("len", u32))
-
-
-class sev_data_pdh_cert_export(PackedStruct):
-    """Command buffer of PDH_CERT_EXPORT (include/linux/psp-sev.h, 6.12)."""
-
-    _fields_ = (
-        ("pdh_cert_address", u64),
-        ("pdh_cert_len", u32),
-        ("reserved", u32),
-        ("cert_chain_address", u64),
-        ("cert_chain_len", u32),
-    )
 
 
 class SevDevice(File):
@@ -117,7 +98,7 @@ class SevDevice(File):
     def _get_id(self, call: Call, issue: abi.sev_issue_cmd) -> None:
         size = ctypes.sizeof(abi.sev_user_data_get_id)
         pa = self._buffer(size)
-        data = sev_data_get_id(address=pa, len=size)
+        data = abi.sev_data_get_id(address=pa, len=size)
         try:
             self._do(issue, abi.SEV_CMD_GET_ID, data)
             call.write(issue.data, self._machine.memory.read(pa, min(data.len, size)))
@@ -129,7 +110,7 @@ class SevDevice(File):
         wanted = self._read(call, abi.sev_user_data_get_id2, issue.data)
         length = wanted.length if wanted.address else 0
         pa = self._buffer(length) if length else 0
-        data = sev_data_get_id(address=pa, len=length)
+        data = abi.sev_data_get_id(address=pa, len=length)
         try:
             try:
                 self._do(issue, abi.SEV_CMD_GET_ID, data)
@@ -144,7 +125,7 @@ class SevDevice(File):
 
     def _pdh_cert_export(self, call: Call, issue: abi.sev_issue_cmd) -> None:
         wanted = self._read(call, abi.sev_user_data_pdh_cert_export, issue.data)
-        data = sev_data_pdh_cert_export()
+        data = abi.sev_data_pdh_cert_export()
         sizes = (wanted.pdh_cert_len, wanted.cert_chain_len)
         addresses = (wanted.pdh_cert_address, wanted.cert_chain_address)
         buffers: list[tuple[int, int]] = []

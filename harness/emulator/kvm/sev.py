@@ -168,6 +168,8 @@ def destroy(vm: Vm) -> None:
         snp.guest_request_cleanup(vm)
         if not snp.decommission(vm):
             return  # the ASID is leaked with the context
+    else:
+        legacy.unbind(vm)
     sev.active = False
     kvm.asids.free(sev.asid)
 

@@ -18,6 +18,8 @@ class SevInfo:
     vmsa_features: int = 0
     ghcb_version: int = 0
     policy: int = 0
+    handle: int = 0
+    """The firmware's name for a plain SEV or SEV-ES guest, 0 before LAUNCH_START."""
     fd: int = -1
     """The /dev/sev descriptor that LAUNCH_START was given."""
     snp_context: int | None = None
