@@ -8,8 +8,18 @@ WBINVD through a flag in each core; here the machine says so, if it tracks cache
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
 from harness.emulator.psp.status import require
 from harness.uapi.errors import SevFwError
+
+
+class Kind(Enum):
+    """Kinds of guests."""
+
+    SEV = auto()
+    SEV_ES = auto()
+    SNP = auto()
 
 
 class Asids:
@@ -19,20 +29,30 @@ class Asids:
         self.limit = limit
         """The highest ASID (CPUID 0x8000001F ECX)."""
         self._es_limit = es_limit
+        self.snp_limit: int | None = None
+        """The highest ASID of SNP guests, those above are for SEV-ES: with ciphertext hiding."""
         self._caches, self._dirty = caches, caches
         self.owners: dict[int, object] = {}
         self.unflushed: set[int] = set()
         """ASIDs that no guest may take before the next DF_FLUSH."""
 
-    def check(self, asid: int, *, plain: bool = False) -> None:
-        """Refuse an ASID that does not exist, or is for guests of the other kind.
+    def check(self, asid: int, kind: Kind) -> None:
+        """Refuse an ASID that does not exist, or is for guests of another kind.
 
         ASIDs below CPUID 0x8000001F EDX are for SEV-ES and SNP guests, the others for plain SEV.
         """
         good = 0 < asid <= self.limit
         if good and self._es_limit is not None:
-            good = plain == (asid > self._es_limit)
+            good = (kind is Kind.SEV) == (asid > self._es_limit)
+        if good and self.snp_limit is not None and kind is not Kind.SEV:
+            good = (kind is Kind.SEV_ES) == (asid > self.snp_limit)
         require(good, SevFwError.INVALID_ASID, f"ASID {asid}")
+
+    def check_snp_limit(self, limit: int | None) -> None:
+        """Refuse a highest ASID of SNP guests (SNP_INIT_EX) that is none of theirs."""
+        highest = self.limit if self._es_limit is None else self._es_limit
+        good = limit is None or 0 < limit <= highest
+        require(good, SevFwError.INVALID_PARAM, f"MAX_SNP_ASID {limit}")
 
     def take(self, asid: int, owner: object) -> None:
         """Bind an ASID to a guest."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The firmware's front door: a command, the address of its buffer, a status.
 
-Not modelled, answered with UNSUPPORTED: page swapping and moving, SNP_ACTIVATE_EX, firmware
-download.  A command that does not exist is INVALID_COMMAND.  WBINVD_REQUIRED is for machines
-that tell of each WBINVD (`caches`, `Psp.wbinvd`).
+Not modelled, answered with UNSUPPORTED: page swapping and moving, ACTIVATE_EX and
+SNP_ACTIVATE_EX, firmware download.  A command that does not exist, and SEV-TIO's, are
+INVALID_COMMAND.  WBINVD_REQUIRED is for machines that tell of each WBINVD (`caches`,
+`Psp.wbinvd`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from harness.emulator.psp.certificates import Certificates
 from harness.emulator.psp.command import Command
 from harness.emulator.psp.debug import Debug
 from harness.emulator.psp.endorsement import load_hashstick
+from harness.emulator.psp.features import FeatureCommands
 from harness.emulator.psp.guest_context import Guests
 from harness.emulator.psp.guest_request import GuestRequests
 from harness.emulator.psp.keys import Secrets
@@ -29,6 +31,7 @@ from harness.emulator.psp.sev_commands import sev_commands
 from harness.emulator.psp.sev_guest import SevGuests
 from harness.emulator.psp.status import Refused
 from harness.emulator.rmp import Rmp
+from harness.uapi import psp_newer as newer
 from harness.uapi import sev
 from harness.uapi.errors import SevFwError
 from harness.uapi.layout import Struct, size
@@ -44,7 +47,10 @@ Log = Callable[[str], None]
 
 
 _UNSUPPORTED: Final = frozenset(
-    number for name, number in vars(sev).items() if name.startswith("SEV_CMD_")
+    number
+    for module in (sev, newer)
+    for name, number in vars(module).items()
+    if name.startswith("SEV_CMD_")
 )
 
 
@@ -136,6 +142,7 @@ class Psp:
 
     def _table(self) -> dict[int, Command]:
         platform = PlatformCommands(self.platform, self.guests, self._pages)
+        features = FeatureCommands(self.platform, self._pages)
         launch = Launch(self.platform, self.guests, self._pages)
         requests = GuestRequests(self.platform, self.guests, self._pages)
         debug = Debug(self.guests, self._pages)
@@ -152,6 +159,12 @@ class Psp:
             sev.SEV_CMD_SNP_PLATFORM_STATUS: Command(platform.status, size(sev.sev_data_snp_addr)),
             sev.SEV_CMD_SNP_DF_FLUSH: Command(platform.df_flush, snp=True),
             sev.SEV_CMD_SNP_CONFIG: snp(platform.config, sev.sev_user_data_snp_config),
+            newer.SEV_CMD_SNP_FEATURE_INFO: Command(
+                features.feature_info, size(newer.sev_data_snp_feature_info)
+            ),
+            newer.SEV_CMD_SNP_VERIFY_MITIGATION: Command(
+                features.verify_mitigation, size(newer.sev_data_snp_verify_mitigation)
+            ),
             sev.SEV_CMD_SNP_COMMIT: Command(platform.commit, size(sev.sev_data_snp_commit)),
             sev.SEV_CMD_SNP_GCTX_CREATE: snp(self._gctx_create, sev.sev_data_snp_addr),
             sev.SEV_CMD_SNP_ACTIVATE: snp(self._activate, sev.sev_data_snp_activate),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from harness.emulator.memory import PAGE_SIZE
-from harness.emulator.psp.asids import Asids
+from harness.emulator.psp.asids import Asids, Kind
 from harness.emulator.psp.digest import LaunchDigest
 from harness.emulator.psp.keys import Secrets
 from harness.emulator.psp.pages import CONTEXT_PAGE, FIRMWARE_PAGE, Pages
@@ -100,7 +100,7 @@ class Guests:
     def activate(self, guest: GuestContext, asid: int) -> None:
         """SNP_ACTIVATE: bind a guest to an ASID."""
         guest.require_state(GuestState.LAUNCH, GuestState.RUNNING)
-        self.asids.check(asid)
+        self.asids.check(asid, Kind.SNP)
         require(guest.asid == 0, SevFwError.ACTIVE, f"has ASID {guest.asid}")
         self.asids.take(asid, guest)
         guest.asid = asid

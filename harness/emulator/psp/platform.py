@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.emulator.psp.guest_context import Guests
 from harness.emulator.psp.iommu import IommuRegisters
@@ -13,6 +13,7 @@ from harness.emulator.psp.policy import PlatformFeatures
 from harness.emulator.psp.sev_identity import Identity
 from harness.emulator.psp.status import require
 from harness.emulator.psp.tcb import RESERVED, Tcb
+from harness.uapi import psp_newer as newer
 from harness.uapi import sev
 from harness.uapi.errors import SevFwError
 
@@ -41,6 +42,7 @@ class Platform:
     vlek_tcb: Tcb = field(default_factory=Tcb)
     sev_state: int = sev.SEV_STATE_UNINIT
     sev_es: bool = False
+    verified_mitigations: int = 0
     iommu: IommuRegisters = field(default_factory=IommuRegisters)
     """As the hardware shows them now; the emulator in process has no IOMMU."""
     iommu_pages: list[range] = field(default_factory=list)
@@ -76,12 +78,31 @@ class PlatformCommands:
 
     def init_ex(self, buffer: bytes) -> None:
         """SNP_INIT_EX."""
-        data = sev.sev_data_snp_init_ex.from_bytes(buffer)
+        data = newer.sev_data_snp_init_ex.from_bytes(buffer)
         reserved = data.rsvd or data.rsvd1 or any(bytes(data.rsvd2))
         self._require_uninit()
         require(not reserved, SevFwError.INVALID_PARAM, "reserved bits")
+        features = self._features(data)
         ranges = self._pages.range_list(data.list_paddr) if data.list_paddr_en else []
+        snp_limit = data.max_snp_asid if data.ciphertext_hiding_en else None
+        self._guests.asids.check_snp_limit(snp_limit)
         self._init(bool(data.init_rmp), ranges)
+        self._platform.features, self._guests.asids.snp_limit = features, snp_limit
+
+    def _features(self, data: newer.sev_data_snp_init_ex) -> PlatformFeatures:
+        """What the host asks for; INVALID_PARAM where this firmware has no such thing."""
+        features = self._platform.features
+        rapl, hiding = bool(data.rapl_dis), bool(data.ciphertext_hiding_en)
+        require(features.can_disable_rapl or not rapl, SevFwError.INVALID_PARAM, "RAPL_DIS")
+        able = features.can_hide_ciphertext
+        require(able or not hiding, SevFwError.INVALID_PARAM, "CIPHERTEXT_HIDING_EN")
+        require(hiding or not data.max_snp_asid, SevFwError.INVALID_PARAM, "MAX_SNP_ASID")
+        require(not data.tio_en, SevFwError.INVALID_PARAM, "SEV-TIO is not modelled")
+        if not features.can_disable_rapl:
+            rapl = features.rapl_disabled
+        if not able:
+            hiding = features.ciphertext_hiding
+        return replace(features, rapl_disabled=rapl, ciphertext_hiding=hiding)
 
     def _require_uninit(self) -> None:
         platform = self._platform
@@ -111,13 +132,19 @@ class PlatformCommands:
 
     def shutdown_ex(self, buffer: bytes) -> None:
         """SNP_SHUTDOWN_EX; IOMMU_SNP_SHUTDOWN gives the IOMMU's buffers back."""
-        data = sev.sev_data_snp_shutdown_ex.from_bytes(buffer)
+        platform, data = self._platform, newer.sev_data_snp_shutdown_ex.from_bytes(buffer)
         require(data.len >= len(buffer), SevFwError.INVALID_LEN, f"length {data.len}")
-        require(data.rsvd1 == 0, SevFwError.INVALID_PARAM, "reserved bits")
+        known = platform.features.x86_shutdown or not data.x86_snp_shutdown
+        require(known and not data.rsvd1, SevFwError.INVALID_PARAM, "reserved bits")
         self._shutdown()
-        if data.iommu_snp_shutdown:
-            self._pages.release(self._platform.iommu_pages)
-            self._platform.iommu_pages = []
+        if data.x86_snp_shutdown:
+            # No RMP any more: no page has a state, and the next SNP_INIT needs a new one.
+            self._guests.clear()
+            self._pages.rmp.reset()
+            platform.rmp_initialized, platform.iommu_pages = False, []
+        elif data.iommu_snp_shutdown:
+            self._pages.release(platform.iommu_pages)
+            platform.iommu_pages = []
 
     def _shutdown(self) -> None:
         """The kernel answers DFFLUSH_REQUIRED with a flush and a second try (sev-dev.c, 6.12).
@@ -149,7 +176,8 @@ class PlatformCommands:
         address = sev.sev_data_snp_addr.from_bytes(buffer).address
         platform = self._platform
         major, minor, build = platform.version
-        answer = sev.sev_user_data_snp_status(
+        features = platform.features
+        answer = newer.sev_user_data_snp_status(
             api_major=major,
             api_minor=minor,
             state=int(platform.snp_initialized),
@@ -158,6 +186,10 @@ class PlatformCommands:
             mask_chip_id=platform.mask_chip_id,
             mask_chip_key=platform.mask_chip_key,
             vlek_en=platform.vlek is not None,
+            feature_info=features.feature_info,
+            rapl_dis=features.rapl_disabled,
+            ciphertext_hiding_cap=features.can_hide_ciphertext,
+            ciphertext_hiding_en=features.ciphertext_hiding,
             guest_count=len(self._guests),
             current_tcb_version=platform.tcb.value,
             reported_tcb_version=platform.reported_tcb.value,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.emulator.psp.status import require
+from harness.uapi import psp_newer as newer
 from harness.uapi import sev
 from harness.uapi.errors import SevFwError
 
@@ -22,14 +23,37 @@ _KNOWN = (
 
 @dataclass(frozen=True)
 class PlatformFeatures:
-    """What a policy may allow, or insist on."""
+    """What a policy may allow, or insist on, and what the firmware can."""
 
     smt: bool = True
     cxl: bool = False
     aes_256_xts: bool = False
     rapl_disabled: bool = False
     ciphertext_hiding: bool = False
+    """The last two: as SNP_INIT_EX left them."""
     sockets: int = 1
+    feature_info: bool = True
+    """SNP_FEATURE_INFO exists, and tells of what follows."""
+    can_disable_rapl: bool = False
+    can_hide_ciphertext: bool = False
+    x86_shutdown: bool = False
+    """SNP_SHUTDOWN_EX can end SNP on the processors: the machine has to see to that."""
+    mitigations: int | None = None
+    """Vulnerabilities that SNP_VERIFY_MITIGATION knows, None where it does not exist."""
+
+    @property
+    def ecx(self) -> int:
+        """Sub-function 0 of SNP_FEATURE_INFO."""
+        bits = {
+            newer.SNP_VLEK_LOAD_SUPPORTED: True,
+            newer.SNP_X86_SHUTDOWN_SUPPORTED: self.x86_shutdown,
+            newer.SNP_RAPL_DISABLE_SUPPORTED: self.can_disable_rapl,
+            newer.SNP_CIPHER_TEXT_HIDING_SUPPORTED: self.can_hide_ciphertext,
+            newer.SNP_AES_256_XTS_POLICY_SUPPORTED: self.aes_256_xts,
+            newer.SNP_CXL_ALLOW_POLICY_SUPPORTED: self.cxl,
+            newer.SNP_VERIFY_MITIGATION_SUPPORTED: self.mitigations is not None,
+        }
+        return sum(bit for bit, is_set in bits.items() if is_set)
 
 
 def check_policy(policy: int, api: tuple[int, int], platform: PlatformFeatures) -> None:

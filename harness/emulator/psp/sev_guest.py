@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING
 
-from harness.emulator.psp.asids import Asids
+from harness.emulator.psp.asids import Asids, Kind
 from harness.emulator.psp.platform import Platform
 from harness.emulator.psp.sev_channel import Channel
 from harness.emulator.psp.status import Refused, require
@@ -127,7 +127,7 @@ class SevGuests:
     def activate(self, guest: SevGuest, asid: int) -> None:
         """ACTIVATE: bind a guest to an ASID."""
         require(guest.state != SevGuestState.SENT, SevFwError.INVALID_GUEST_STATE, "SENT")
-        self._asids.check(asid, plain=not guest.es)
+        self._asids.check(asid, Kind.SEV_ES if guest.es else Kind.SEV)
         require(guest.asid == 0, SevFwError.ACTIVE, f"has ASID {guest.asid}")
         self._asids.take(asid, guest)
         guest.asid = asid
