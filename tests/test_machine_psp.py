@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -11,11 +10,9 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -30,9 +27,9 @@ from harness.machine import protocol
 from harness.machine.control import ask, control_path
 from harness.machine.protocol import Channel, Frame, FrameType, Hello
 from harness.machine.psp_process import PspProcess
-from harness.machine.psp_server import run
 from harness.uapi import sev
 from harness.uapi.errors import SevFwError
+from tests.firmware_thread import FirmwareThread
 
 MIB = 1 << 20
 LOW, HIGH, HIGH_SIZE = 32 * MIB, 1 << 30, 8 * MIB
@@ -107,47 +104,15 @@ class Device:
         return pa
 
 
-class Thread:
-    """The server in a thread of this process: a second less than a process."""
-
-    def __init__(self, path: Path, *, seed: int = 0) -> None:
-        self.socket, self.lines = path, list[str]()
-        self._codes: list[int] = []
-        listening = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: self._codes.append(run(path, seed, self.lines.append, listening.set)),
-            daemon=True,
-        )
-        self._thread.start()
-        assert listening.wait(SECONDS)
-
-    def wait(self) -> int:
-        self._thread.join(SECONDS)
-        assert not self._thread.is_alive(), "the server goes on"
-        return self._codes[0]
-
-    def log(self) -> str:
-        return "\n".join(self.lines)
-
-    def state(self) -> dict[str, Any]:
-        return ask(self.socket)
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Thread]:
-    made = Thread(tmp_path / "psp")
+def server(tmp_path: Path) -> Iterator[FirmwareThread]:
+    made = FirmwareThread(tmp_path / "psp")
     yield made
-    # Where no device came, one does now, only to leave again.
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client,
-        contextlib.suppress(FileNotFoundError, ConnectionRefusedError),
-    ):
-        client.connect(str(made.socket))
-    made.wait()
+    made.end()
 
 
 @pytest.fixture
-def device(server: Thread) -> Iterator[Device]:
+def device(server: FirmwareThread) -> Iterator[Device]:
     made = Device(server.socket)
     yield made
     made.close()
@@ -160,7 +125,7 @@ def ready(device: Device) -> Device:
     return device
 
 
-def test_a_launch_over_the_socket(ready: Device, server: Thread) -> None:
+def test_a_launch_over_the_socket(ready: Device, server: FirmwareThread) -> None:
     gctx = ready.page()
     create = sev.sev_data_snp_addr(address=gctx)
     assert ready.issue(sev.SEV_CMD_SNP_GCTX_CREATE, create) == SevFwError.SUCCESS
@@ -185,7 +150,7 @@ def test_a_launch_over_the_socket(ready: Device, server: Thread) -> None:
     assert server.state()["guests"] == 0
 
 
-def test_what_is_refused_is_logged(ready: Device, server: Thread) -> None:
+def test_what_is_refused_is_logged(ready: Device, server: FirmwareThread) -> None:
     assert ready.command(0x7FF, 0) == SevFwError.INVALID_COMMAND
     in_the_hole = ready.command(sev.SEV_CMD_SNP_GCTX_CREATE, HIGH - 8)
     assert in_the_hole == SevFwError.INVALID_ADDRESS
@@ -204,7 +169,7 @@ def test_the_iommus_pages_come_back_at_shutdown(device: Device) -> None:
     assert device.rmp.state_of(0x200000) == PageState.RECLAIM
 
 
-def test_a_reset_forgets_guests_and_platform(ready: Device, server: Thread) -> None:
+def test_a_reset_forgets_guests_and_platform(ready: Device, server: FirmwareThread) -> None:
     ready.channel.send(Frame(FrameType.RESET))
     assert ready.receive().pair() == (1, 0)
     assert server.state()["snp_initialized"] is False
@@ -214,7 +179,7 @@ def test_a_reset_forgets_guests_and_platform(ready: Device, server: Thread) -> N
 def test_the_seed_is_the_chip(tmp_path: Path) -> None:
     keys = []
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
-        server = Thread(tmp_path / name, seed=seed)
+        server = FirmwareThread(tmp_path / name, seed=seed)
         device = Device(server.socket)
         assert device.greet() == (1, 0)
         answer = ask(server.socket, {"endorsement": "vcek"})
@@ -234,7 +199,7 @@ def test_the_seed_is_the_chip(tmp_path: Path) -> None:
     ],
 )
 def test_questions_without_an_answer(
-    ready: Device, server: Thread, question: dict[str, object], why: str
+    ready: Device, server: FirmwareThread, question: dict[str, object], why: str
 ) -> None:
     assert why in ask(server.socket, question)["error"]
 
@@ -258,7 +223,7 @@ def test_the_process_serves_and_ends(tmp_path: Path) -> None:
 
 
 def test_an_exception_in_the_model_is_one_commands_error(
-    device: Device, server: Thread, monkeypatch: pytest.MonkeyPatch
+    device: Device, server: FirmwareThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = Psp.command
 
@@ -286,27 +251,27 @@ def test_an_exception_in_the_model_is_one_commands_error(
         b"\xff" * 64,
     ],
 )
-def test_garbage_ends_the_connection(ready: Device, server: Thread, raw: bytes) -> None:
+def test_garbage_ends_the_connection(ready: Device, server: FirmwareThread, raw: bytes) -> None:
     ready.socket.sendall(raw)
     assert ready.ended()
     assert server.wait() == 1
     assert "psp_server: " in server.log()
 
 
-def test_a_second_hello_is_an_error(ready: Device, server: Thread) -> None:
+def test_a_second_hello_is_an_error(ready: Device, server: FirmwareThread) -> None:
     hello = Frame(FrameType.HELLO, ready.hello.encode(), (ready.fd, ready.fd))
     ready.channel.send(hello)
     assert ready.ended()
     assert server.wait() == 1
 
 
-def test_stray_descriptors_are_an_error(ready: Device, server: Thread) -> None:
+def test_stray_descriptors_are_an_error(ready: Device, server: FirmwareThread) -> None:
     socket.send_fds(ready.socket, [struct.pack("<II", FrameType.RESET, 0)], [ready.fd])
     assert ready.ended()
     assert server.wait() == 1
 
 
-def test_half_a_frame_and_then_nothing(ready: Device, server: Thread) -> None:
+def test_half_a_frame_and_then_nothing(ready: Device, server: FirmwareThread) -> None:
     ready.socket.sendall(struct.pack("<II", FrameType.COMMAND, 16) + b"half")
     ready.socket.shutdown(socket.SHUT_WR)
     assert server.wait() == 1
@@ -320,7 +285,7 @@ def test_a_frame_in_pieces_is_one(ready: Device) -> None:
     assert ready.receive().pair()[0] == SevFwError.INVALID_COMMAND
 
 
-def test_a_command_before_hello(device: Device, server: Thread) -> None:
+def test_a_command_before_hello(device: Device, server: FirmwareThread) -> None:
     device.channel.send(protocol.command(sev.SEV_CMD_SNP_INIT, 0))
     assert device.ended()
     assert server.wait() == 1
@@ -331,7 +296,7 @@ def test_a_command_before_hello(device: Device, server: Thread) -> None:
     [("rmp_base", LOW - 4096), ("rmp_base", 0x1001), ("rmp_size", 100), ("rmp_size", 1 << 40)],
 )
 def test_a_machine_that_cannot_be_is_refused(
-    device: Device, server: Thread, field: str, value: int
+    device: Device, server: FirmwareThread, field: str, value: int
 ) -> None:
     fields = {"rmp_base": RMP_BASE, "rmp_size": RMP_SIZE, field: value}
     hello = Hello(device.hello.regions, cbit=51, max_asid=99, **fields)
@@ -339,14 +304,16 @@ def test_a_machine_that_cannot_be_is_refused(
     assert server.wait() == 1
 
 
-def test_regions_larger_than_their_file_are_refused(device: Device, server: Thread) -> None:
+def test_regions_larger_than_their_file_are_refused(device: Device, server: FirmwareThread) -> None:
     regions = (Region(0, 2 * (LOW + HIGH_SIZE), 0, device.fd),)
     assert device.greet(Hello(regions, RMP_BASE, RMP_SIZE, 51, 99)) == (1, 1)
     assert server.wait() == 1
     assert "larger than its file" in server.log()
 
 
-def test_it_ends_with_the_connection_and_leaves_nothing(ready: Device, server: Thread) -> None:
+def test_it_ends_with_the_connection_and_leaves_nothing(
+    ready: Device, server: FirmwareThread
+) -> None:
     ready.channel.close()
     assert server.wait() == 0
     assert not server.socket.exists()
@@ -390,7 +357,7 @@ def test_a_path_that_cannot_be_is_told(tmp_path: Path) -> None:
     assert "No such file" in caught.value.hint
 
 
-def test_control_before_the_machine_and_nonsense(server: Thread) -> None:
+def test_control_before_the_machine_and_nonsense(server: FirmwareThread) -> None:
     assert server.state() == {"error": "no machine yet"}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(SECONDS)
