@@ -12,7 +12,8 @@ from harness.errors import UsageError
 from harness.kernel import Kernel
 from harness.pool import ATTEMPTS
 from harness.vng.boot import BOOT_TIMEOUT, boot
-from harness.vng.machine import DEFAULT_MEMORY, STOCK, find_machine, virtme_run
+from harness.vng.machine import DEFAULT_MEMORY, STOCK, virtme_run
+from harness.vng.snp import choose
 
 
 class VngBackend(Backend):
@@ -29,9 +30,10 @@ class VngBackend(Backend):
         if chosen is None:
             known = ", ".join(each.name for each in kbuild.list_kernels()) or "none was built yet"
             raise UsageError("--backend vng needs --kernel NAME", f"known: {known}")
-        machine = find_machine(str(options.get("machine", STOCK.name)))
+        kernel = kbuild.get(str(chosen))
+        machine = choose(options.get("machine"), kernel)
         memory = str(options.get("memory", DEFAULT_MEMORY))
-        return boot(kbuild.get(str(chosen)), machine=machine, memory=memory)
+        return boot(kernel, machine=machine, memory=memory)
 
     def unavailable(self) -> str | None:
         """Without QEMU or a kernel nothing can be booted."""

@@ -9,23 +9,27 @@ import sys
 from collections.abc import Sequence
 
 from harness import kbuild
+from harness.cli.machine import need_machine
 from harness.errors import UsageError
-from harness.vng.machine import Setup, find_machine
+from harness.vng.machine import Setup
 from harness.vng.shell import explore, run_in
+from harness.vng.snp import choose
 
 
 def boot(
     name: str,
     command: Sequence[str],
-    machine: str,
+    machine: str | None,
     memory: str,
     cpus: int,
     parameters: tuple[str, ...],
     timeout: float,
 ) -> int:
     """Boot a kernel; return the exit status of the command, or of the shell."""
-    kind = find_machine(machine)
+    if machine is not None:
+        need_machine(machine)
     kernel = kbuild.get(name)
+    kind = choose(machine, kernel)
     setup = Setup(kernel.bzimage, kind, memory, cpus, parameters)
     if not command:
         if not sys.stdin.isatty() or not sys.stdout.isatty():

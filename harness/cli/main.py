@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import machine as machine_commands
 from harness.cli.kernels import DEFAULT_BASE, complete_base, complete_config, complete_kernel
 from harness.errors import UsageError, UserError
 from harness.report.outcome import ExitCode
@@ -30,6 +31,7 @@ Examples:
   snptest run gmem --backend vng --kernel mine
   snptest boot mine -- uname -a       one command in that kernel
   snptest kselftest --kernel mine     upstream's own KVM selftests, of the same tree
+  snptest machine build               QEMU with SEV-SNP, to run a kernel's SNP code on
   snptest doctor                      what this machine lacks, and how to get it
 
 \b
@@ -93,7 +95,12 @@ def run(
         ),
     ] = None,
     machine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="kind of machine: stock, the default (vng)")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="stock, or snp: the default where it was built and the kernel has SNP (vng)",
+            autocompletion=machine_commands.complete_machine,
+        ),
     ] = None,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="memory of that machine: 1G, the default")
@@ -302,6 +309,7 @@ console is kept apart, in a file.
 Examples:
   snptest boot mine -- uname -a
   snptest boot mine -p kvm_amd.sev_snp=0 -- dmesg
+  snptest boot mine --machine snp -- dmesg      on the machine of `snptest machine build`
   snptest boot mine                     a root shell on this terminal
 
 \b
@@ -313,7 +321,14 @@ Exit codes: the command's; 2 usage, 3 where the kernel died or the command did n
 def boot(
     name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_kernel)],
     command: Annotated[list[str] | None, typer.Argument(metavar="[-- CMD...]")] = None,
-    machine: Annotated[str, typer.Option(metavar="NAME", help="kind of machine")] = "stock",
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="stock, or snp: the default where it was built and the kernel has SNP",
+            autocompletion=machine_commands.complete_machine,
+        ),
+    ] = None,
     memory: Annotated[str, typer.Option(metavar="SIZE", help="of the machine: 2G")] = "1G",
     cpus: Annotated[int, typer.Option(metavar="N", help="of the machine", min=1, max=64)] = 2,
     parameter: Annotated[
@@ -401,6 +416,9 @@ def known_issues(
     from harness.cli.known import show
 
     raise typer.Exit(show(file))
+
+
+app.add_typer(machine_commands.app, name="machine")
 
 
 def main() -> int:

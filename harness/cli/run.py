@@ -16,13 +16,14 @@ from harness import backends
 from harness.backends.base import Backend
 from harness.cli import kselftest
 from harness.cli.kernels import DEFAULT_BASE, build_kernel
+from harness.cli.machine import need_machine, suggest_machine
 from harness.errors import UsageError
 from harness.report import junit, ktap, live, sanitize, summary
 from harness.report.jsonl import JsonLines
 from harness.report.outcome import BOOT, exit_code
 from harness.runner import ROOT, SILENCE, Event, Run
 from harness.splats import known
-from harness.vng.machine import check_memory, find_machine
+from harness.vng.machine import check_memory
 
 SUITES = ROOT / "suites"
 BUILT = "run"
@@ -59,7 +60,7 @@ def run_suites(options: RunOptions) -> int:
     """Run, report, and judge."""
     backend = backends.get(options.backend)
     if options.machine is not None:
-        find_machine(options.machine)
+        need_machine(options.machine)
     if options.memory is not None:
         check_memory(options.memory)
     if options.revision and backend.revisions and options.revision not in backend.revisions:
@@ -70,6 +71,8 @@ def run_suites(options: RunOptions) -> int:
     known.load()  # a mistake in it is the user's, and told at once
     paths = _paths(options.suites)
     options = _built(options)
+    if options.machine is None and options.kernel is not None and options.backend == "vng":
+        options = replace(options, machine=suggest_machine(options.kernel))
     workers = _workers(options.workers, backend)
     outputs = [path for path in (options.junit, options.ktap, options.json) if path]
     for path in outputs:

@@ -53,6 +53,8 @@ class Kind(enum.StrEnum):
     """The process was stopped, or the virtual machine was paused, from outside."""
     QEMU_HANGS = "QEMU hangs"
     """The monitor does not answer either."""
+    FIRMWARE_DIED = "firmware died"
+    """The process that is the SNP machine's PSP firmware: no fault of the kernel's."""
     CONSOLE_LOST = "console lost"
     """The console's file cannot be written: the disk is full."""
 
@@ -98,6 +100,8 @@ class Evidence:
     samples: tuple[tuple[CpuState, ...], ...] = ()
     """Every CPU, several times in a row."""
     console_error: str | None = None
+    firmware_death: str | None = None
+    """What the PSP's firmware died of, where it did before QEMU ended."""
 
 
 _TIMESTAMP = r"^(?:\[[ 0-9.]+\](?:\[ *[TC]\d+\])? ?)?"
@@ -143,6 +147,8 @@ def judge(evidence: Evidence, symbol: SymbolOf = hex) -> Death:
 
 
 def _findings(evidence: Evidence, symbol: SymbolOf) -> Iterator[tuple[Kind, str]]:
+    if evidence.firmware_death is not None:  # whatever the kernel said, it is of that
+        yield Kind.FIRMWARE_DIED, evidence.firmware_death
     yield from _of_kernel(evidence)
     yield from _of_init(evidence)
     if evidence.exit_status is not None:

@@ -163,7 +163,7 @@ def boot(
         listener.listen(1)
         fill(paths.share, kernel, modules)
         command = agent_command(setup, paths)
-        qemu = Qemu(paths, command)
+        qemu = Qemu(paths, command, psp=machine.psp)
         undo.callback(qemu.stop)
         try:
             connection = qemu.accept(listener, deadline)

@@ -37,8 +37,10 @@ class Machine:
     qemu: str
     options: tuple[str, ...]
     """QEMU options where nothing accelerates."""
-    accelerated: tuple[str, ...]
-    """QEMU options under KVM."""
+    accelerated: tuple[str, ...] | None
+    """QEMU options under KVM; None where KVM cannot run it."""
+    psp: bool = False
+    """Whether it has a PSP, whose firmware runs beside QEMU (harness/vng/snp.py)."""
 
 
 STOCK = Machine(
@@ -49,14 +51,21 @@ STOCK = Machine(
 )
 """QEMU as distributions have it: SVM, but neither SEV nor SNP."""
 
-MACHINES = {machine.name: machine for machine in (STOCK,)}
+SNP = "snp"
+"""The name of the SNP machine, which `snptest machine build` makes."""
+
+MACHINES = (STOCK.name, SNP)
 
 
 def find_machine(name: str) -> Machine:
-    """Return the machine of that name; UsageError where there is none."""
-    if name not in MACHINES:
+    """Return the machine of that name; UsageError where there is none, UserError if not built."""
+    if name == SNP:
+        from harness.vng import snp  # which knows machines from here
+
+        return snp.find()
+    if name != STOCK.name:
         raise UsageError(f"no machine is called {name!r}", f"there are {', '.join(MACHINES)}")
-    return MACHINES[name]
+    return STOCK
 
 
 def check_memory(size: str) -> None:
@@ -95,6 +104,16 @@ class Paths:
         return self.console.with_suffix(".status.log")
 
     @property
+    def psp(self) -> Path:
+        """The socket of the PSP's firmware, which listens."""
+        return self.scratch / "psp.sock"
+
+    @property
+    def firmware(self) -> Path:
+        """What the PSP's firmware says; it outlives QEMU."""
+        return self.console.with_suffix(".firmware.log")
+
+    @property
     def share(self) -> Path:
         """What the guest gets from us; it sees the folder under the same name."""
         return self.scratch / "share"
@@ -119,12 +138,17 @@ class Setup:
     @property
     def accelerated(self) -> bool:
         """Whether KVM can run it."""
-        return accelerated(self.image)
+        return self.machine.accelerated is not None and accelerated(self.image)
 
-    @property
-    def qemu_options(self) -> tuple[str, ...]:
-        """What makes QEMU that machine."""
-        return self.machine.accelerated if self.accelerated else self.machine.options
+    def qemu_options(self, psp: Path) -> tuple[str, ...]:
+        """Return what makes QEMU that machine; `psp` is the socket of the PSP's firmware."""
+        if self.machine.psp:
+            from harness.vng import snp
+
+            return (*self.machine.options, *snp.options(self, psp))
+        if self.accelerated and self.machine.accelerated is not None:
+            return self.machine.accelerated
+        return self.machine.options
 
 
 def agent_command(setup: Setup, paths: Paths) -> list[str]:
@@ -151,15 +175,15 @@ def script_command(setup: Setup, paths: Paths) -> list[str]:
     ]
 
 
-def shell_command(setup: Setup, share: Path) -> list[str]:
+def shell_command(setup: Setup, paths: Paths) -> list[str]:
     """Return virtme-ng's command for a shell on this terminal, in all that its init sets up.
 
-    `share` is seen as /run/snptest; its file `shell` is the shell to start.
+    `paths.share` is seen as /run/snptest; its file `shell` is the shell to start.
     """
     return [
         *_options(setup),
-        *("--pwd", f"--rodir=run/snptest={share}", "--shell", "/run/snptest/shell"),
-        *("--qemu-bin", _binary(setup.machine), "--qemu-opts", *setup.qemu_options),
+        *("--pwd", f"--rodir=run/snptest={paths.share}", "--shell", "/run/snptest/shell"),
+        *("--qemu-bin", _binary(setup.machine), "--qemu-opts", *setup.qemu_options(paths.psp)),
     ]
 
 
@@ -174,7 +198,7 @@ def _common(setup: Setup, paths: Paths) -> list[str]:
     command[at] = _exchanged(_INIT, f"init={python()} {arguments}", command[at])
     # Without it every page of a program is fetched from us each time it is mapped.
     command[at] = _exchanged(_ROOT, r"\g<0>,cache=mmap", command[at])
-    return [*command, *setup.qemu_options, *_observed(paths)]
+    return [*command, *setup.qemu_options(paths.psp), *_observed(paths)]
 
 
 def _observed(paths: Paths) -> list[str]:

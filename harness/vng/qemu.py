@@ -20,6 +20,7 @@ from harness.vng.consolelog import ConsoleLog
 from harness.vng.init import MARK
 from harness.vng.machine import Paths
 from harness.vng.monitor import Monitor
+from harness.vng.snp import Firmware
 
 STOP_TIMEOUT = 10.0
 
@@ -31,9 +32,15 @@ _CONSOLE = re.compile(r"^(file,id=console,path=/proc/self/fd/)2$")
 class Qemu:
     """One QEMU and what it prints: its messages and the console of its guest."""
 
-    def __init__(self, paths: Paths, command: list[str], *, stdio: bool = False) -> None:
-        """Start it; with `stdio` our input and output are its own, but for the console."""
+    def __init__(
+        self, paths: Paths, command: list[str], *, stdio: bool = False, psp: bool = False
+    ) -> None:
+        """Start it; with `stdio` our input and output are its own, but for the console.
+
+        With `psp` the firmware of its PSP is started first.
+        """
         self._paths = paths
+        self._firmware = Firmware(paths) if psp else None
         scratch = paths.scratch
         reader, writer = os.pipe2(os.O_CLOEXEC)
         command = [_CONSOLE.sub(rf"\g<1>{writer}", word) for word in command]
@@ -65,6 +72,18 @@ class Qemu:
             pump.start()
         self.console = ConsoleLog(paths.console, reader)
         self.monitor = Monitor(paths.monitor)
+        if self._firmware is not None:
+            assert self.leash.stdin is not None
+            self._firmware.watch(self._runs, self.leash.stdin.close)
+
+    @property
+    def firmware_death(self) -> str | None:
+        """What the firmware of its PSP died of; None where it lives, or QEMU went first."""
+        return self._firmware.death if self._firmware is not None else None
+
+    def _runs(self, seconds: float) -> bool:
+        """Whether it does not end within some seconds."""
+        return self.ended(seconds) is None
 
     def accept(self, listener: socket.socket, deadline: float) -> socket.socket:
         """Wait for QEMU to connect; TargetError when it ends or takes too long."""
@@ -126,6 +145,8 @@ class Qemu:
         if self.ended(STOP_TIMEOUT) is None:
             self.leash.kill()
             self.leash.wait(STOP_TIMEOUT)
+        if self._firmware is not None:
+            self._firmware.stop()
         self.console.close()
         self._paths.resets.unlink(missing_ok=True)
 

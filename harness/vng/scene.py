@@ -75,6 +75,7 @@ def examine(qemu: Qemu, system_map: Path, *, lost: bool, agent_answers: bool = F
             agent_answers=agent_answers,
             samples=tuple(samples),
             console_error=qemu.console.error,
+            firmware_death=qemu.firmware_death,
         ),
         Symbols(system_map),
     )

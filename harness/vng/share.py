@@ -15,14 +15,14 @@ from harness.errors import BootError
 from harness.host_packages import ensure_packages
 from harness.kbuild import KernelBuild
 from harness.vng import init
-from harness.vng.machine import Machine
+from harness.vng.machine import STOCK, Machine
 
-MAX_TMPDIR = 107 - len("/snptest-vng-12345678/agent.sock")
+MAX_TMPDIR = 107 - len("/snptest-vng-12345678/psp.sock.ctl")
 
 
 def need_qemu(machine: Machine) -> None:
     """Install QEMU where it is missing."""
-    if shutil.which(machine.qemu) is None:
+    if machine is STOCK and shutil.which(machine.qemu) is None:
         ensure_packages(["qemu-system-x86"], "for booting kernels")
 
 

@@ -20,6 +20,7 @@ from harness.vng.machine import Paths, Setup, script_command, shell_command
 from harness.vng.qemu import Qemu
 from harness.vng.scene import examine
 from harness.vng.share import fill, make_scratch, need_qemu
+from harness.vng.snp import Firmware
 
 _USER_SPACE = " as init process"
 
@@ -39,7 +40,7 @@ def run_in(kernel: KernelBuild, setup: Setup, command: Sequence[str], timeout: f
         line = script_command(replace(setup, parameters=(*PARAMETERS, *setup.parameters)), paths)
         sys.stdout.flush()
         undo.callback(paths.status.unlink, missing_ok=True)
-        qemu = Qemu(paths, line, stdio=True)
+        qemu = Qemu(paths, line, stdio=True, psp=setup.machine.psp)
         undo.callback(qemu.stop)
         overdue = _wait(qemu, timeout)
         if not overdue:
@@ -58,19 +59,19 @@ def run_in(kernel: KernelBuild, setup: Setup, command: Sequence[str], timeout: f
 def explore(kernel: KernelBuild, setup: Setup) -> int:
     """Boot a kernel to a root shell on this terminal, its modules loaded."""
     need_qemu(setup.machine)
-    scratch = make_scratch()
-    try:
-        share = scratch / "share"
-        fill(share, kernel)
-        shell = share / "shell"
+    paths = Paths(make_scratch(), new_path(kernel.name))
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, paths.scratch, ignore_errors=True)
+        fill(paths.share, kernel)
+        shell = paths.share / "shell"
         # udev may have loaded some of them already.
         loads = "".join(f"insmod /run/snptest/{each} 2>/dev/null || :\n" for each in kernel.modules)
         shell.write_text(f"#!/bin/sh\n{loads}exec {os.environ.get('SHELL', '/bin/sh')}\n")
         shell.chmod(0o755)
-        with kernel.in_use():
-            return subprocess.call(shell_command(setup, share))
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        undo.enter_context(kernel.in_use())
+        if setup.machine.psp:
+            undo.callback(Firmware(paths).stop)
+        return subprocess.call(shell_command(setup, paths))
 
 
 def _wait(qemu: Qemu, timeout: float) -> str:

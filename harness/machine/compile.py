@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Configuring and compiling QEMU: small, out of its tree, with ninja and ccache."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from harness.errors import BuildError
+from harness.kbuild import cache
+from harness.kbuild.compile import compiler, compiler_version, running
+from harness.kbuild.progress import Progress
+from harness.machine.installed import PROGRAM
+
+PACKAGES = (
+    "git",
+    "make",
+    "gcc",
+    "libc6-dev",
+    "binutils",
+    "ccache",
+    "ninja-build",
+    "pkg-config",
+    "flex",
+    "bison",
+    "libglib2.0-dev",
+    "zlib1g-dev",
+    # The root file system comes over 9p (--enable-virtfs).
+    "libattr1-dev",
+    "libcap-ng-dev",
+)
+
+OPTIONS = (
+    "--target-list=x86_64-softmmu",
+    # No display, sound, block driver, network or accelerator but what is named.
+    "--without-default-features",
+    "--enable-system",
+    "--enable-tcg",
+    "--enable-virtfs",
+    "--enable-attr",
+    "--enable-cap-ng",
+    # With a device tree come other machines' blobs; a PC has none.
+    "--disable-fdt",
+    "--disable-docs",
+    "--disable-tools",
+    "--disable-guest-agent",
+    "--disable-install-blobs",
+    # The cache is 30 MB instead of 250; who debugs QEMU builds it by hand.
+    "--disable-debug-info",
+    # Distributions' compilers warn of other things than QEMU's developers' do.
+    "--disable-werror",
+    # Nothing from the net: meson and all are in our own environment.
+    "--disable-download",
+)
+
+CONFIGURE_TIMEOUT = 600.0
+COMPILE_TIMEOUT = 5400.0
+STATE = "snptest-configured.json"
+"""In the object directory: what it was configured with."""
+
+_STEP = re.compile(r"\[(\d+)/(\d+)\] ")
+_ERROR = re.compile(r": (?:fatal )?error: |undefined reference to|^ERROR: |\bERROR: ")
+_CONTEXT = 8
+
+
+def compile_machine(
+    source: Path, objects: Path, version: str, log: Path, progress: Progress
+) -> Path:
+    """Compile a source tree; return the program.  BuildError shows the first error."""
+    configure(source, objects, version, log, progress)
+    progress.stage("compiling QEMU")
+    jobs = f"-j{len(os.sched_getaffinity(0))}"
+    _run(["ninja", jobs, PROGRAM], objects, log, progress, COMPILE_TIMEOUT)
+    return objects / PROGRAM
+
+
+def configure(source: Path, objects: Path, version: str, log: Path, progress: Progress) -> None:
+    """Configure, unless it was done so; ninja itself sees what changed in meson's files."""
+    state = {
+        "options": list(OPTIONS),
+        "version": version,
+        "source": str(source),
+        "compiler": compiler_version(),
+        "python": sys.executable,
+    }
+    if cache.read_json(objects / STATE) == state and (objects / "build.ninja").exists():
+        return
+    progress.stage("configuring QEMU")
+    shutil.rmtree(objects, ignore_errors=True)
+    objects.mkdir(parents=True)
+    command = [str(source / "configure"), f"--cc={compiler()}", f"--python={sys.executable}"]
+    _run([*command, *OPTIONS], objects, log, Progress(), CONFIGURE_TIMEOUT)
+    cache.write_json(objects / STATE, state)
+
+
+def _run(command: list[str], folder: Path, log: Path, progress: Progress, timeout: float) -> None:
+    """Run a step of the build, its output into the log."""
+    with (
+        log.open("w", buffering=1) as sink,
+        running(command, folder, _environment(), timeout) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            sink.write(line)
+            if step := _STEP.match(line):
+                progress.count(int(step[1]), int(step[2]))
+        status = process.wait(timeout)
+    if status:
+        raise BuildError(f"QEMU did not build:\n{first_error(log)}", f"all of it: {log}")
+
+
+def _environment() -> dict[str, str]:
+    # CFLAGS, PKG_CONFIG_PATH... of the caller must not leak in.
+    keep = ("PATH", "HOME", "TMPDIR")
+    root = cache.root()
+    return {
+        **{name: os.environ[name] for name in keep if name in os.environ},
+        "LC_ALL": "C.UTF-8",
+        "CCACHE_DIR": str(root / "ccache"),
+        "CCACHE_BASEDIR": str(root),
+        "CCACHE_NOHASHDIR": "1",
+        "CCACHE_COMPILERCHECK": "content",
+        "CCACHE_MAXSIZE": "3G",
+    }
+
+
+def first_error(log: Path) -> str:
+    """Return the first error of a build's log with what follows it, without ninja's command."""
+    lines = log.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("FAILED: "):
+            said = lines[number + 2 :]  # behind the name is the command, on one line
+            end = next((at for at, each in enumerate(said) if _STEP.match(each)), len(said))
+            said = said[:end] or lines[number : number + 1]
+            first = next((at for at, each in enumerate(said) if _ERROR.search(each)), 0)
+            return "\n".join(said[max(first - 2, 0) : first + _CONTEXT])
+    for number, line in enumerate(lines):
+        if _ERROR.search(line):
+            return "\n".join(lines[number : number + _CONTEXT])
+    return "\n".join(lines[-_CONTEXT:])
