@@ -144,12 +144,16 @@ def iommu(registers: IommuRegisters) -> Frame:
     )
 
 
+_TYPES = frozenset(FrameType)
+
+
 class Channel:
     """Frames over a connected unix stream socket, which it owns."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._fds: list[int] = []
+        self._buffer = b""
 
     def close(self) -> None:
         """Close the socket, and descriptors that nobody took."""
@@ -176,38 +180,39 @@ class Channel:
         `wait` bounds the time until it begins, for ever without.  TimeoutError when it does not
         begin or does not end in time, ProtocolError for anything that is no frame.
         """
-        self._socket.settimeout(wait)
-        start = self._read(1)
-        if not start:
+        if not self._buffer and not self._fill(wait):
             return None
-        self._socket.settimeout(FRAME_SECONDS)
-        kind, length = _HEADER.unpack(start + self._rest(_HEADER.size - 1))
-        if kind not in set(FrameType):
+        self._need(_HEADER.size)
+        kind, length = _HEADER.unpack_from(self._buffer)
+        if kind not in _TYPES:
             raise ProtocolError(f"frame of type {kind}")
         if length > MAX_PAYLOAD:
             raise ProtocolError(f"frame of {length} bytes")
-        payload = self._rest(length)
+        end = _HEADER.size + length
+        self._need(end)
+        payload, self._buffer = self._buffer[_HEADER.size : end], self._buffer[end:]
         fds, self._fds = tuple(self._fds), []
         if fds and kind != FrameType.HELLO:
             _close(fds)
             raise ProtocolError(f"descriptors with a frame of type {kind}")
         return Frame(FrameType(kind), payload, fds)
 
-    def _read(self, length: int) -> bytes:
-        data, fds, flags, _ = socket.recv_fds(self._socket, length, MAX_REGIONS)
+    def _fill(self, wait: float | None) -> bool:
+        """Read what there is; False at the end of the connection."""
+        self._socket.settimeout(wait)
+        data, fds, flags, _ = socket.recv_fds(
+            self._socket, _HEADER.size + MAX_PAYLOAD, MAX_REGIONS, socket.MSG_CMSG_CLOEXEC
+        )
         self._fds += fds
         if flags & socket.MSG_CTRUNC:
             raise ProtocolError(f"more than {MAX_REGIONS} descriptors")
-        return data
+        self._buffer += data
+        return bool(data)
 
-    def _rest(self, length: int) -> bytes:
-        data = b""
-        while len(data) < length:
-            part = self._read(length - len(data))
-            if not part:
+    def _need(self, length: int) -> None:
+        while len(self._buffer) < length:
+            if not self._fill(FRAME_SECONDS):
                 raise ProtocolError("the connection ended within a frame")
-            data += part
-        return data
 
     def _close_fds(self) -> None:
         _close(tuple(self._fds))
