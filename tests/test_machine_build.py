@@ -308,7 +308,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
         log.write_text("built\n")
         objects.mkdir(exist_ok=True)
         program = objects / installed.PROGRAM
-        program.write_text("#!/bin/sh\necho QEMU\n")
+        program.write_text("#!/bin/sh\necho '  x-snp-host=<bool>'\n")
         program.chmod(0o755)
         return program
 
@@ -324,6 +324,7 @@ def test_a_build_is_kept_by_content(tmp_path: Path, fake: list[str], folder: Pat
     first = building.build(tarball, folder=folder, say=print)
     assert building.build(tarball, folder=folder, say=print) == first
     assert installed.find() == first
+    assert first.snp
     assert [file for file, _ in first.patches] == ["0001-cpu.patch", "0002-cpu.patch"]
     assert (first.firmware / "bios-256k.bin").read_bytes() == b"bios"
     (folder / "0002-cpu.patch").unlink()
@@ -343,11 +344,11 @@ def test_an_interrupted_build_leaves_nothing(
     tarball = tmp_path / "qemu-10.0.99.tar.gz"
     write_tarball(tarball)
 
-    def interrupted(_: Path) -> None:
+    def interrupted(_: Path) -> bool:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(building, "_try", interrupted)
+        patch.setattr(building, "has_snp", interrupted)
         with pytest.raises(KeyboardInterrupt):
             building.build(tarball, folder=folder, say=print)
     assert installed.find() is None

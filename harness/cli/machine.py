@@ -40,6 +40,7 @@ Examples:
   snptest machine build
   snptest machine build --source ~/qemu-10.0.11.tar.xz    sources of your own
   snptest machine build --patches ~/snp-patches           other patches than qemu/patches
+  snptest machine build --source ~/qemu --patches none    a tree that has them already
   snptest machine build --refresh                         a newer 10.0.x, if there is one
   snptest machine build --plain                           without patches, to compare with
 """

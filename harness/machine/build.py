@@ -114,7 +114,7 @@ def _make(
             "seconds": round(time.monotonic() - began, 1),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        _try(scratch / program.name)
+        record["snp"] = has_snp(scratch / program.name)
         cache.write_json(scratch / "machine.json", record)
         scratch.chmod(0o755)
         shutil.rmtree(home() / key, ignore_errors=True)  # left without its machine.json
@@ -124,10 +124,10 @@ def _make(
         raise
 
 
-def _try(program: Path) -> None:
-    """See that it starts at all."""
+def has_snp(program: Path) -> bool:
+    """Whether a QEMU's PC has SNP; BuildError where it does not start at all."""
     done = subprocess.run(
-        [program, "-version"],
+        [program, "-machine", "q35,help"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -137,6 +137,7 @@ def _try(program: Path) -> None:
     )
     if done.returncode:
         raise BuildError(f"the QEMU that was built does not start: {done.stderr.strip()[:300]}")
+    return "x-snp-host=" in done.stdout
 
 
 def _prune() -> None:

@@ -16,6 +16,8 @@ from harness.machine.installed import MachineBuild
 from harness.report.outcome import ExitCode
 
 README = Path(__file__).parents[2] / "qemu/README.md"
+NONE = Path("none")
+"""As --patches: the sources have them already."""
 MODELLED = "## What is modelled"
 """The heading of README's table."""
 
@@ -24,8 +26,8 @@ def build(source: Path | None, folder: Path | None, *, refresh: bool, plain: boo
     """Build the machine, or stock QEMU, and say what came out."""
     if plain and folder is not None:
         raise UsageError("--plain is without patches", "leave --patches out")
-    if folder is not None and not folder.is_dir():
-        raise UsageError(f"--patches {folder}: no such directory")
+    if folder is not None and not folder.is_dir() and folder != NONE:
+        raise UsageError(f"--patches {folder}: no such directory", f"or '{NONE}', for none")
     console = Console(stderr=True)
     with ConsoleProgress(console) as progress:
         machine = building.build(
@@ -55,7 +57,9 @@ def info() -> int:
         if machine.stale:
             print("stale:       qemu/patches has changed since (snptest machine build)")
         listed = list(machine.patches)
-    print(f"patches:     {len(listed) or 'none: this is stock QEMU'}")
+    print(f"patches:     {len(listed) or 'none'}")
+    if machine is not None and not machine.snp:
+        print("this QEMU has no SNP: kernels are booted on stock QEMU")
     for file, subject in listed:
         print(f"  {file[:4]} {subject}")
     if rows := modelled():

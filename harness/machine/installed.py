@@ -21,7 +21,17 @@ FORMAT = 1
 SNP = "snp"
 PLAIN = "plain"
 PROGRAM = "qemu-system-x86_64"
-_NEEDED = {"version", "source", "checked", "patches", "digest", "compiler", "seconds", "created"}
+_NEEDED = {
+    "snp",
+    "version",
+    "source",
+    "checked",
+    "patches",
+    "digest",
+    "compiler",
+    "seconds",
+    "created",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,8 @@ class MachineBuild:
     """File and subject of each."""
     digest: str
     """Of the patches' content, as patches.digest has it."""
+    snp: bool
+    """Whether it has SNP: by patches, or because its sources had it."""
     compiler: str
     seconds: float
     created: str
@@ -56,7 +68,8 @@ class MachineBuild:
     @property
     def stale(self) -> bool:
         """Whether the patches of this tree are other ones by now."""
-        return bool(self.patches) and patches.digest(patches.load()) != self.digest
+        own = self.snp and not self.patches  # the sources have them
+        return not own and patches.digest(patches.load()) != self.digest
 
 
 def home() -> Path:

@@ -33,9 +33,9 @@ def find() -> Machine:
     build = installed.find()
     if build is None:
         raise UserError("the SNP machine was not built yet", "snptest machine build")
-    if not build.patches:
+    if not build.snp:
         raise UserError(
-            f"the SNP machine was built without patches: it is plain QEMU {build.version}",
+            f"the SNP machine was built without its patches: it is plain QEMU {build.version}",
             "snptest machine build",
         )
     return Machine(SNP, str(build.qemu), ("-L", str(build.firmware)), None, psp=True)
@@ -73,7 +73,7 @@ def choose(name: str | None, kernel: KernelBuild) -> Machine:
     if name is not None:
         return find_machine(name)
     build = installed.find()
-    return find() if build is not None and build.patches and supports(kernel) else STOCK
+    return find() if build is not None and build.snp and supports(kernel) else STOCK
 
 
 class Firmware:
