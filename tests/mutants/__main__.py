@@ -23,11 +23,12 @@ def main() -> int:
     if options.list:
         print(listing(), end="")
         return 0
+    prefix = "suites/" if options.suite else ""
     chosen = [
         mutant
         for mutant in all_mutants()
         if options.k in mutant.name
-        and any(f"suites/{options.suite}" in test for test in mutant.tests)
+        and any(f"{prefix}{options.suite}" in test for test in mutant.tests)
     ]
     if not chosen:
         parser.error("no such mutant")

@@ -10,9 +10,10 @@ HEAD = """\
 # What the suites are known to catch
 
 Each line is a deliberate breakage of one place in the emulator, and the tests of which at least
-one fails on it. `python -m tests.mutants` plants each in a copy of the package and proves it
-(`-k NAME` or `--suite psc` for a part); `./snptest check` does so for a selection. This page is
-made by `python -m tests.mutants --list`.
+one fails on it: of the suites, or (`tests/`) the emulator's own, for what no suite reaches.
+`python -m tests.mutants` plants each in a copy of the package and proves it (`-k NAME` or
+`--suite psc` for a part); `./snptest check` does so for a selection. This page is made by
+`python -m tests.mutants --list`.
 
 | breakage | where | caught by |
 |---|---|---|

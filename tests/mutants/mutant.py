@@ -22,7 +22,10 @@ class Mutant:
     old: str
     new: str
     tests: tuple[str, ...]
-    """Test files or node ids (without parameters) of suites/, one of which must fail."""
+    """Test files or node ids (without parameters), one of which must fail.
+
+    They are of suites/; of tests/ for what no suite reaches.
+    """
 
     def source(self, root: Path = ROOT) -> str:
         """The mutated text of the file; ValueError where `old` is not there exactly once."""
@@ -35,7 +38,7 @@ class Mutant:
 
     def plant(self, folder: Path) -> None:
         """Copy package, suites and configuration into a folder, with this one line changed."""
-        for name in ("harness", "suites", "guests", "kernels"):
+        for name in ("harness", "suites", "tests", "guests", "kernels"):
             shutil.copytree(
                 ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
             )

@@ -50,7 +50,9 @@ def judge(mutant: Mutant) -> Verdict:
             )
         except subprocess.TimeoutExpired:
             return Verdict(mutant.tests[:1], f"hangs for {DEADLINE:g} s")
-    failed = tuple(re.findall(r"^(?:FAILED|ERROR) (suites/\S+::\S+)", done.stdout, re.MULTILINE))
+    failed = tuple(
+        re.findall(r"^(?:FAILED|ERROR) ((?:suites|tests)/\S+::\S+)", done.stdout, re.MULTILINE)
+    )
     if done.returncode == 1 and failed:
         return Verdict(failed, failed[0])
     if done.returncode == 0:
