@@ -34,10 +34,12 @@ from harness.kernel import (
     Ioctl,
     Kernel,
     Mmap,
+    OperationError,
     ReadFile,
     TargetError,
     TargetTimeoutError,
 )
+from harness.machine.gmem_pages import MODULE, GmemPages
 from harness.splats import find_splats
 from harness.uapi import kvm as uapi
 from harness.vng import boot as vng
@@ -155,7 +157,7 @@ def built(name: str, base: str, series: Path) -> kbuild.KernelBuild:
 @pytest.fixture(scope="module", params=["ours", "updated"])
 def booted(request: pytest.FixtureRequest) -> Iterator[vng.VngKernel]:
     built: kbuild.KernelBuild = request.getfixturevalue(request.param)
-    with vng.boot(built) as kernel:
+    with vng.boot(built, modules=(MODULE,)) as kernel:
         yield kernel
 
 
@@ -270,6 +272,27 @@ def test_guest_memfd_is_checked(vm: SwProtectedVm) -> None:
         result = vm.kernel.ioctl(vm.fd, uapi.KVM_CREATE_GUEST_MEMFD, request)
         assert result.errno == errno.EINVAL, (size, flags)
     assert vm.kernel.call(Mmap(4096, flags=1, fd=vm.gmem)).errno == errno.ENODEV
+
+
+def test_pages_of_a_guest_memfd_are_found(vm: SwProtectedVm) -> None:
+    """By the module that is built beside each kernel."""
+    pages = GmemPages(vm.kernel)
+    assert pages.address(vm.gmem, 0x5000) is None
+    assert vm.kernel.fallocate(vm.gmem, FALLOC_FL_KEEP_SIZE, 0x5000, 0x2000).ok
+    first, second = pages.address(vm.gmem, 0x5000), pages.address(vm.gmem, 0x6010)
+    assert first is not None
+    assert second is not None
+    assert first % 4096 == 0
+    assert second % 4096 == 0x10
+    assert first != second - 0x10
+    assert max(first, second) < 1 << 30  # the machine's memory
+    assert pages.address(vm.gmem, 0x4000) is None
+    mode = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+    assert vm.kernel.fallocate(vm.gmem, mode, 0x5000, 0x1000).ok
+    assert pages.address(vm.gmem, 0x5000) is None
+    assert pages.address(vm.gmem, 0x6010) == second
+    with pytest.raises(OperationError, match="EBADF"):
+        pages.address(999, 0)
 
 
 def test_a_guest_runs_from_shared_memory(vm: SwProtectedVm) -> None:

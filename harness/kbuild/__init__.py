@@ -30,6 +30,7 @@ from harness.kbuild.kernel import (
     read_built,
 )
 from harness.kbuild.make import make_kernel
+from harness.kbuild.own import sources_digest
 from harness.kbuild.progress import Progress
 from harness.kbuild.series import Patch, load_all
 from harness.kbuild.tree import KernelTree, PatchError
@@ -234,6 +235,7 @@ def _key(tree: KernelTree, commit: str, configuration: list[Fragment]) -> str:
         raise BuildError(f"the base is no kernel tree: {error}") from None
     symbols = allconfig(wanted_symbols(configuration, version))
     content = hashlib.sha256()
-    for part in (str(RECIPE), tree.tree_of(commit), compiler_version(), symbols):
+    recipe = f"{RECIPE} {sources_digest()}"
+    for part in (recipe, tree.tree_of(commit), compiler_version(), symbols):
         content.update(part.encode() + b"\0")
     return content.hexdigest()[:20]

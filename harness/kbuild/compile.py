@@ -73,6 +73,10 @@ class Compiler:
         if steps > int(known.get("steps", 0)):
             cache.write_json(self.objects / "snptest-steps.json", {"steps": steps})
 
+    def build_modules(self, folder: Path) -> None:
+        """Compile the modules in a folder of their own against the kernel that was built."""
+        self._make([f"M={folder}", "modules"], Progress(), 0, folder / "build.log")
+
     def release(self) -> str:
         """Return what uname -r will say."""
         return (self.objects / "include/config/kernel.release").read_text().strip()

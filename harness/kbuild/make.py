@@ -19,6 +19,7 @@ from harness.kbuild.compile import Compiler, compiler_version, depends
 from harness.kbuild.config import Fragment, allconfig, check_config, read_config, wanted_symbols
 from harness.kbuild.estimate import steps_left
 from harness.kbuild.kernel import FORMAT
+from harness.kbuild.own import build_own
 from harness.kbuild.progress import Progress
 from harness.kbuild.tree import KernelTree
 
@@ -75,6 +76,7 @@ def make_kernel(
     scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=directory.parent))
     try:
         boot, extra = _split(make.modules())
+        extra += build_own(make, tree, commit, config)
         for image in ("arch/x86/boot/bzImage", "vmlinux", "System.map"):
             cache.keep(make.objects / image, scratch, like)
         _keep_modules(boot + extra, scratch)
