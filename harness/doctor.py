@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.run import make_console
+from harness.machine import installed
 from harness.report import sanitize
 from harness.report.outcome import ExitCode
 from harness.runner import ROOT
@@ -89,7 +90,7 @@ class Finding:
 
 def findings() -> Iterator[Finding]:
     """Examine this machine, piece by piece."""
-    for examine in (_python, _compiler, _kvm, _snp, _boot, _kernel_build, _space):
+    for examine in (_python, _compiler, _kvm, _snp, _boot, _machine, _kernel_build, _space):
         yield from examine()
 
 
@@ -235,6 +236,19 @@ def _boot() -> Iterator[Finding]:
         yield Finding("virtme-ng", State.MISSING, "not found", "rm -r .venv; ./snptest", "vng")
     else:
         yield Finding("virtme-ng", State.OK, found, needed_for="vng")
+
+
+def _machine() -> Iterator[Finding]:
+    machine = installed.find()
+    purpose = "SNP without hardware (vng)"
+    remedy = "./snptest machine build"
+    if machine is None:
+        yield Finding("SNP machine", State.MISSING, "not built", remedy, purpose)
+    elif machine.stale or not machine.snp:
+        found = "older than qemu/patches" if machine.stale else "built without SNP"
+        yield Finding("SNP machine", State.MISSING, found, remedy, purpose)
+    else:
+        yield Finding("SNP machine", State.OK, f"QEMU {machine.version}", needed_for=purpose)
 
 
 def _kernel_build() -> Iterator[Finding]:

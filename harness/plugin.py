@@ -61,7 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--backend", default="emulator", help="emulator (default), local, vng, ssh")
     group.addoption("--revision", help="only this revision of the series: v12, merged")
     group.addoption("--kernel", help="kernel that `snptest build` made (vng)")
-    group.addoption("--machine", help="kind of machine to boot it on: stock (vng)")
+    group.addoption("--machine", help="kind of machine to boot it on: stock, snp (vng)")
     group.addoption("--memory", help="memory of that machine: 2G (vng)")
     group.addoption("--host", help="host to test (ssh)")
     group.addoption("--seed", type=int, default=0, help="seed of schedules and keys (default 0)")

@@ -168,6 +168,14 @@ def kselftest(
         str | None, typer.Option(metavar="NAME", help="kernel made by `snptest build`")
     ] = None,
     backend: Annotated[str, typer.Option(metavar="NAME", help="vng, local or ssh")] = "vng",
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="stock or snp, as for `run` (vng)",
+            autocompletion=machine_commands.complete_machine,
+        ),
+    ] = None,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="of the machine: 1G, the default (vng)")
     ] = None,
@@ -188,7 +196,13 @@ def kselftest(
     if show:
         raise typer.Exit(command.show_list(kernel))
     options = RunOptions(
-        backend=backend, kernel=kernel, memory=memory, junit=junit, ktap=ktap, json=json
+        backend=backend,
+        kernel=kernel,
+        machine=machine,
+        memory=memory,
+        junit=junit,
+        ktap=ktap,
+        json=json,
     )
     raise typer.Exit(command.kselftest(options, tuple(tests or ()), again=rebuild))
 
