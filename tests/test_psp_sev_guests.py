@@ -78,6 +78,25 @@ def test_each_measurement_has_its_own_nonce(host: SevHost) -> None:
     assert outputs[0][32:] != outputs[1][32:]
 
 
+def test_long_ranges_are_measured_and_copied_whole(alone: SevHost) -> None:
+    """Longer than what the model reads in one go, and not a multiple of it."""
+    length = (2 << 20) + 48
+    content = bytes(range(251)) * (length // 251 + 1)
+    source, target = 8 << 20, 16 << 20
+    alone.memory.write(source, content[:length])
+    handle = alone.launched()
+    assert alone.update_data(handle, source, length) == SevFwError.SUCCESS
+    copied = debug(
+        alone, handle, sev.SEV_CMD_DBG_DECRYPT, src_addr=source, dst_addr=target, len=length
+    )
+    assert copied == SevFwError.SUCCESS
+    assert alone.memory.read(target, length + 1) == content[:length] + b"\0"
+    alone.measure(handle)
+    guest = alone.psp.sev_guests.get(handle)
+    assert guest is not None
+    assert guest.launch_digest == hashlib.sha256(content[:length]).digest()
+
+
 def test_order_is_measured(alone: SevHost) -> None:
     page = {name: alone.put(name.encode() * PAGE_SIZE) for name in "ab"}
     for asid, order in ((PLAIN, "ab"), (PLAIN + 1, "ba")):

@@ -86,8 +86,8 @@ _FIRMWARE = (
     _mutant(
         "nothing is measured",
         _PSP + "sev_launch.py",
-        "guest.digest.update(self._pages.memory.read(pa, length))",
-        "guest.digest.update(bytes(length))",
+        "guest.digest.update(self._pages.memory.read(pa + at, part))",
+        "guest.digest.update(bytes(part))",
         "psp_sev_guests.py::test_whole_launch_is_measured",
     ),
     _mutant(

@@ -9,6 +9,7 @@ included (snp_populate_cmd_buf_desc_list, drivers/crypto/ccp/sev-dev.c, Linux 6.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterator
 from typing import Final
 
 from harness.emulator.memory import PAGE_SIZE
@@ -33,6 +34,8 @@ from harness.uapi.sev_channel import CertAlgo, CertUsage, sev_attestation_report
 BLOCK = 16
 """Memory is encrypted in blocks of this many bytes: addresses and lengths are multiples of it."""
 
+_CHUNK = 1 << 20
+
 MEASUREMENT_SIZE: Final = size(sev_measurement)
 REPORT_SIZE: Final = size(sev_attestation_report)
 _MEASURED = SevGuestState.LSECRET, SevGuestState.RUNNING, SevGuestState.SUPDATE, SevGuestState.SENT
@@ -41,6 +44,12 @@ _MEASURED = SevGuestState.LSECRET, SevGuestState.RUNNING, SevGuestState.SUPDATE,
 def require_blocks(length: int) -> None:
     """Refuse a length that is not one of whole blocks."""
     require(length % BLOCK == 0, SevFwError.INVALID_LEN, f"length {length}")
+
+
+def chunks(length: int) -> Iterator[tuple[int, int]]:
+    """Offset and length of the parts that a long range is worked off in."""
+    for at in range(0, length, _CHUNK):
+        yield at, min(_CHUNK, length - at)
 
 
 def foreign_free(pages: Pages, address: int, length: int) -> int:
@@ -102,7 +111,8 @@ class SevLaunch:
         require(length > 0, SevFwError.INVALID_LEN, "nothing")
         require_blocks(length)
         pa = self._pages.output(address, length, align=BLOCK)
-        guest.digest.update(self._pages.memory.read(pa, length))
+        for at, part in chunks(length):
+            guest.digest.update(self._pages.memory.read(pa + at, part))
 
     def measure(self, buffer: bytes) -> bytes:
         """LAUNCH_MEASURE: GSTATE.LUPDATE to GSTATE.LSECRET; a short buffer is told the length."""
@@ -183,4 +193,6 @@ class SevDebug:
         require(allowed, SevFwError.POLICY_FAILURE, "no debugging allowed")
         target = self._pages.output(data.dst_addr, data.len, align=BLOCK)
         guest.require_active()
-        self._pages.memory.write(target, self._pages.memory.read(source, data.len))
+        for at, part in chunks(data.len):
+            content = self._pages.memory.read(source + at, part)
+            self._pages.memory.write(target + at, content)
