@@ -109,6 +109,11 @@ def test_older_firmware_has_no_feature_info(older: PspHost) -> None:
     assert features(older)[0] == SevFwError.UNSUPPORTED
 
 
+def test_linux_7_still_offers_sev_es(cold: SevHost) -> None:
+    """sev_firmware_allows_es() of drivers/crypto/ccp/sev-dev.c: SVN of the SNP firmware < 0x1b."""
+    assert status(cold).current_tcb_version >> 48 & 0xFF < 0x1B
+
+
 # -- SNP_INIT_EX ---------------------------------------------------------------------------
 
 

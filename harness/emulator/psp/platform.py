@@ -21,6 +21,7 @@ Version = tuple[int, int, int]
 """API major, API minor, build."""
 
 CURRENT_TCB = Tcb(boot_loader=4, tee=0, snp=22, microcode=213)
+"""Linux 7 offers SEV-ES guests beside SNP only below SNP firmware 0x1b (sev_firmware_allows_es)."""
 
 
 @dataclass
