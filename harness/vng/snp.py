@@ -12,7 +12,6 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.kbuild import KernelBuild
 from harness.machine import installed
-from harness.machine.psp_process import PspProcess
 from harness.vng.machine import SNP, STOCK, Machine, Paths, Setup, find_machine
 
 CPU = (
@@ -22,6 +21,9 @@ CPU = (
     # What KVM asks for before it offers SEV (sev_hardware_setup, 6.12), and more of SVM.
     *("+svm", "+flushbyasid", "+decodeassists", "+lbrv", "+nrip-save"),
     "x-snp-host=on",
+    # What this model has and TCG hasn't: QEMU would say so for each CPU.
+    *("-pcid", "-invpcid", "-fxsr-opt", "-misalignsse", "-osvw", "-perfctr-core", "-clzero"),
+    *("-ibpb", "-ibrs", "-amd-stibp", "-amd-ssbd"),
 )
 _PARAMETER = b"parmtype=sev_snp:"
 GRACE = 1.0
@@ -61,7 +63,7 @@ def options(setup: Setup, socket: Path) -> list[str]:
         *("-smp", f"{setup.cpus},threads={threads}"),
         *("-device", "amd-iommu,intremap=on,x-snpsup=on"),
         *("-chardev", f"socket,id=psp,path={socket}"),
-        *("-device", "snp-psp,chardev=psp"),
+        *("-device", "snp-psp,id=psp,chardev=psp"),
     ]
 
 
@@ -84,6 +86,8 @@ class Firmware:
     """
 
     def __init__(self, paths: Paths) -> None:
+        from harness.machine.psp_process import PspProcess  # with it comes all of the model
+
         self._log = paths.firmware
         self._log.unlink(missing_ok=True)  # of another process that had our number
         self._process = PspProcess(paths.psp, self._log)
