@@ -50,7 +50,7 @@ class Device:
         self.fd = os.memfd_create("ram")
         os.ftruncate(self.fd, LOW + HIGH_SIZE)
         regions = (Region(0, LOW, 0, self.fd), Region(HIGH, HIGH_SIZE, LOW, self.fd))
-        self.hello = Hello(regions, RMP_BASE, RMP_SIZE, 51, 99)
+        self.hello = Hello(regions, RMP_BASE, RMP_SIZE, 51, 99, 51)
         self.memory = RegionMemory(regions)
         self.rmp = Rmp(self.memory, RMP_BASE, ENTRIES)
         self.next = HIGH
@@ -299,14 +299,14 @@ def test_a_machine_that_cannot_be_is_refused(
     device: Device, server: FirmwareThread, field: str, value: int
 ) -> None:
     fields = {"rmp_base": RMP_BASE, "rmp_size": RMP_SIZE, field: value}
-    hello = Hello(device.hello.regions, cbit=51, max_asid=99, **fields)
+    hello = Hello(device.hello.regions, cbit=51, max_asid=99, min_sev_asid=51, **fields)
     assert device.greet(hello) == (1, 1)
     assert server.wait() == 1
 
 
 def test_regions_larger_than_their_file_are_refused(device: Device, server: FirmwareThread) -> None:
     regions = (Region(0, 2 * (LOW + HIGH_SIZE), 0, device.fd),)
-    assert device.greet(Hello(regions, RMP_BASE, RMP_SIZE, 51, 99)) == (1, 1)
+    assert device.greet(Hello(regions, RMP_BASE, RMP_SIZE, 51, 99, 51)) == (1, 1)
     assert server.wait() == 1
     assert "larger than its file" in server.log()
 

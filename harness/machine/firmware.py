@@ -12,6 +12,7 @@ from harness.emulator.psp.iommu import IommuRegisters
 from harness.emulator.psp.key_server import endorsement
 from harness.emulator.regions import RegionMemory
 from harness.emulator.rmp import Rmp
+from harness.emulator.rmp_entry import RmpEntry
 from harness.emulator.rmp_table import ENTRY_SIZE
 from harness.machine.protocol import Hello
 from harness.uapi.errors import SevFwError
@@ -50,6 +51,7 @@ class Firmware:
             self._rmp,
             seed=self._seed,
             max_asid=hello.max_asid,
+            es_asids=max(hello.min_sev_asid - 1, 0),
             cbit=hello.cbit,
             log=self._log,
         )
@@ -89,6 +91,18 @@ class Firmware:
                 "commands": {command_name(n): times for n, times in self._commands.items()},
                 "exceptions": self._exceptions,
             }
+
+    def entry(self, address: int) -> RmpEntry:
+        """What the RMP says of the page at a physical address: of the 2 MiB page, if it is one."""
+        return self._rmp.effective(address)
+
+    def memory(self, address: int, length: int) -> bytes:
+        """What physical memory holds; BusError for a hole."""
+        return self._memory.read(address, length)
+
+    def assigned_pages(self) -> int:
+        """4 KiB pages that are assigned to guests."""
+        return self._rmp.assigned_pages()
 
     def endorsement(self, name: str) -> bytes:
         """A certificate in DER, or a hashstick; see harness.emulator.psp.key_server."""

@@ -5,7 +5,8 @@ One connection; QEMU (qemu/patches, hw/misc/snp-psp.c) is the client.  Little en
 u32 type, u32 length of the payload, payload:
 
     1 HELLO    to the firmware    u32 version, u32 regions, u64 RMP base, u64 RMP size,
-                                  u32 C-bit position, u32 number of ASIDs, then for each region
+                                  u32 C-bit position, u32 number of ASIDs, u32 first ASID of
+                                  plain SEV (CPUID 0x8000001F EDX), u32 zero, then for each region
                                   u64 physical address, u64 size, u64 offset in its file;
                                   the files' descriptors ride along (SCM_RIGHTS), in that order
     2 WELCOME  to the device      u32 version, u32 status (0: ready)
@@ -35,7 +36,7 @@ FRAME_SECONDS = 30.0
 """A frame that has begun is complete within this time."""
 
 _HEADER = struct.Struct("<II")
-_HELLO = struct.Struct("<IIQQII")
+_HELLO = struct.Struct("<IIQQIII4x")
 _REGION = struct.Struct("<QQQ")
 _PAIR = struct.Struct("<II")
 _COMMAND = struct.Struct("<IIQ")
@@ -66,13 +67,16 @@ class Hello:
     rmp_size: int
     cbit: int
     max_asid: int
+    """CPUID 0x8000001F ECX: ASIDs are 1 to this."""
+    min_sev_asid: int
+    """EDX: lower ones are for SEV-ES and SNP."""
 
     @classmethod
     def decode(cls, payload: bytes, fds: list[int]) -> Hello:
         """The contents of a HELLO frame; ProtocolError where they contradict each other."""
         if len(payload) < _HELLO.size:
             raise ProtocolError(f"HELLO of {len(payload)} bytes")
-        version, count, base, size, cbit, max_asid = _HELLO.unpack_from(payload)
+        version, count, base, size, *cpuid = _HELLO.unpack_from(payload)
         if version != VERSION:
             raise ProtocolError(f"the device speaks version {version} of the protocol")
         if len(payload) != _HELLO.size + count * _REGION.size or count > MAX_REGIONS:
@@ -83,12 +87,18 @@ class Hello:
         for index, fd in enumerate(fds):
             pa, length, offset = _REGION.unpack_from(payload, _HELLO.size + index * _REGION.size)
             regions.append(Region(pa, length, offset, fd))
-        return cls(tuple(regions), base, size, cbit, max_asid)
+        return cls(tuple(regions), base, size, *cpuid)
 
     def encode(self) -> bytes:
         """The payload that stands for this, without the descriptors."""
         head = _HELLO.pack(
-            VERSION, len(self.regions), self.rmp_base, self.rmp_size, self.cbit, self.max_asid
+            VERSION,
+            len(self.regions),
+            self.rmp_base,
+            self.rmp_size,
+            self.cbit,
+            self.max_asid,
+            self.min_sev_asid,
         )
         return head + b"".join(_REGION.pack(r.pa, r.size, r.offset) for r in self.regions)
 
