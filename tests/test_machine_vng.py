@@ -97,7 +97,7 @@ def test_options_follow_memory_and_cpus(cpus: int, smp: str) -> None:
     assert words[words.index("-smp") + 1] == smp
     assert "memory-backend-memfd,id=ram,size=3G,share=on" in words
     assert "socket,id=psp,path=/x/psp.sock" in words
-    assert words.index("-chardev") < words.index("snp-psp,chardev=psp")
+    assert words.index("-chardev") < words.index("snp-psp,id=psp,chardev=psp")
 
 
 def test_it_is_never_accelerated(monkeypatch: pytest.MonkeyPatch) -> None:

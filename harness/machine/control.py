@@ -2,7 +2,9 @@
 """A second socket to the firmware process, on which the harness reads its state.
 
 One line of JSON each way per connection.  `{}` is answered with Firmware.state(),
-`{"endorsement": NAME}` with `{"endorsement": HEX}`, anything else with `{"error": WHY}`.
+`{"endorsement": NAME}` with `{"endorsement": HEX}`, `{"rmp": ADDRESS}` with the fields of that
+page's entry, `{"memory": ADDRESS, "length": N}` with `{"memory": HEX}` (a page at most),
+`{"count": "assigned_pages"}` with their number, anything else with `{"error": WHY}`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from harness.emulator.memory import PAGE_SIZE, BusError
 from harness.emulator.psp.status import Refused
 from harness.machine.firmware import Firmware
 
@@ -78,9 +81,22 @@ class Control(threading.Thread):
             return {"error": "no machine yet"}
         if question == {}:
             return self.firmware.state()
-        if not isinstance(question, dict) or list(question) != ["endorsement"]:
-            return {"error": "unknown question"}
         try:
-            return {"endorsement": self.firmware.endorsement(str(question["endorsement"])).hex()}
-        except (Refused, ValueError) as error:
+            return _look(self.firmware, question)
+        except (Refused, ValueError, BusError) as error:
             return {"error": str(error)}
+
+
+def _look(firmware: Firmware, question: object) -> dict[str, Any]:
+    match question:
+        case {"endorsement": str(name)}:
+            return {"endorsement": firmware.endorsement(name).hex()}
+        case {"rmp": int(address)}:
+            entry = firmware.entry(address)
+            fields = ("assigned", "asid", "gpa", "validated", "vmsa", "immutable")
+            return {name: getattr(entry, name) for name in fields} | {"size": int(entry.size)}
+        case {"memory": int(address), "length": int(length)} if 0 <= length <= PAGE_SIZE:
+            return {"memory": firmware.memory(address, length).hex()}
+        case {"count": "assigned_pages"}:
+            return {"assigned_pages": firmware.assigned_pages()}
+    raise ValueError("unknown question")

@@ -17,6 +17,8 @@ import time
 from harness import kbuild
 from harness.errors import BootError
 from harness.kernel import Death, TargetError, Ticket, WriteFile
+from harness.machine.gmem_pages import MODULE
+from harness.machine.inspector import MachineInspector
 from harness.report import sanitize
 from harness.splats.symbols import Symbols
 from harness.vng.consolelog import new_path
@@ -152,6 +154,10 @@ def boot(
     """
     setup = Setup(kernel.bzimage, machine, memory, cpus, (*PARAMETERS, *parameters))
     need_qemu(machine)
+    # Without it, as a kernel of an older snptest is, no RMP entry can be looked at.
+    look = machine.psp and MODULE in kernel.extra_modules
+    if look and MODULE not in modules:
+        modules = (*modules, MODULE)
     deadline = time.monotonic() + timeout
     paths = Paths(make_scratch(), new_path(kernel.name))
     with contextlib.ExitStack() as undo:
@@ -179,6 +185,8 @@ def boot(
                 f"its console ends:\n{qemu.console.tail()}",
                 f"all of it: {qemu.console.path}",
             ) from None
+        if look:
+            target.inspector = MachineInspector(target, qemu.monitor.ask, paths.psp)
         target.keep(use.pop_all())
         undo.pop_all()
         listener.close()
