@@ -8,6 +8,7 @@ kernel when one died, keeps deadlines, and streams every result as one JSON line
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 from collections.abc import Callable, Generator, Iterator
@@ -18,12 +19,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 import pytest
 
 from harness import backends, features
-from harness.backends.base import Backend
+from harness.backends.base import Backend, Unconfigurable
 from harness.deadline import deadline
 from harness.errors import BootError, UserError
 from harness.kernel import Kernel
 from harness.orphan import die_with
-from harness.pool import KernelPool
+from harness.pool import FRESH, KernelPool
 from harness.report import sanitize, verdict
 from harness.report.outcome import Outcome
 from harness.report.stream import ResultStream
@@ -363,22 +364,41 @@ def host(kernel: Kernel, revision: str | None) -> Iterator[Host]:
 @pytest.fixture
 def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Callable[..., Host]]:
     """Boots another host with other parameters: boot(sev_snp=False); skips where none can be."""
+    from harness.probe import probe
     from harness.uapi.revisions import REVISIONS
     from harness.vm.host import Host
 
     session = _session(request)
-    opened: list[Kernel] = []
+    numbers = itertools.count()
+    opened: list[dict[str, Any]] = []
 
     def boot_host(**parameters: Any) -> Host:
-        if not session.backend.configurable or revision is None:
-            pytest.skip(f"backend {session.backend.name} boots no kernel with other parameters")
-        opened.append(session.backend.open(revision, session.options.seed, parameters=parameters))
-        session.pool.watch(opened[-1], revision)
-        return Host(opened[-1], REVISIONS[revision])
+        wanted = dict(parameters)
+        if not session.backend.reusable or not parameters:
+            # Nobody else's, now or later.
+            wanted[FRESH] = f"{request.node.nodeid} {next(numbers)}"
+            opened.append(wanted)
+        try:
+            kernel = session.pool.get(revision, wanted)
+        except Unconfigurable as error:
+            pytest.skip(str(error))
+        return Host(kernel, REVISIONS[revision] if revision else probe(kernel))
 
     yield boot_host
-    for kernel in opened:
-        session.pool.close(kernel)
+    for wanted in opened:
+        session.pool.discard(revision, wanted)
+
+
+@pytest.fixture
+def scheduled(
+    request: pytest.FixtureRequest, host: Host, boot: Callable[..., Host]
+) -> Callable[[int], Host]:
+    """A host whose threads run in the order that a seed draws: scheduled(seed).
+
+    Where the backend has no say in that, it is the host itself, and races are what they are.
+    """
+    schedules = _session(request).backend.schedules
+    return lambda seed: boot(seed=seed) if schedules else host
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,13 @@ class Boot:
     where: Where
 
 
+FRESH = "fresh"
+"""A parameter that changes nothing: its value makes a kernel one's own."""
+
+_Key = tuple[str | None, tuple[tuple[str, Any], ...]]
+"""Revision, and what was changed about machine and kernel."""
+
+
 class KernelPool:
     """Opens kernels, keeps those that are dear to open, throws away those that died."""
 
@@ -44,7 +52,7 @@ class KernelPool:
         self.backend = backend
         self.seed = seed
         self.options = options
-        self._open: dict[str | None, Kernel] = {}
+        self._open: dict[_Key, Kernel] = {}
         self._watches: dict[int, LogWatch] = {}
         self._boots: list[Boot] = []
         self._late: list[Sighting] = []
@@ -53,20 +61,35 @@ class KernelPool:
         self._last: Kernel | None = None
         self._last_release = ""
 
-    def get(self, revision: str | None) -> Kernel:
-        """Return the kernel for that revision, opened if need be."""
-        if revision not in self._open:
-            kernel = self._opened(revision)
-            self._open[revision] = kernel
+    def get(self, revision: str | None, parameters: Mapping[str, Any] | None = None) -> Kernel:
+        """Return the kernel for that revision and those parameters, opened if need be.
+
+        Raises Unconfigurable where the backend cannot change what `parameters` name.
+        """
+        key = revision, tuple(sorted((parameters or {}).items()))
+        if key not in self._open:
+            if parameters and self.backend.reusable:
+                self._discard_configured()
+            kernel = self._opened(revision, parameters)
+            self._open[key] = kernel
             self.watch(kernel, revision)
             kernel.mark(self._test)
-        return self._open[revision]
+        return self._open[key]
 
-    def _opened(self, revision: str | None) -> Kernel:
+    def _discard_configured(self) -> None:
+        """Close those with parameters: one beside the usual is enough for a machine."""
+        for revision, parameters in list(self._open):
+            if parameters:
+                self._discard((revision, parameters))
+
+    def _opened(self, revision: str | None, parameters: Mapping[str, Any] | None) -> Kernel:
         """Open a kernel; one that does not boot is given ATTEMPTS chances."""
+        options = dict(self.options)
+        if parameters is not None:
+            options["parameters"] = {k: v for k, v in parameters.items() if k != FRESH}
         for _ in range(ATTEMPTS):
             try:
-                return self.backend.open(revision, self.seed, **self.options)
+                return self.backend.open(revision, self.seed, **options)
             except BootError as error:
                 failure = error
         raise BootError(f"{failure.message}\n{ATTEMPTS} boots failed", failure.hint) from None
@@ -80,21 +103,24 @@ class KernelPool:
         """What keeps results from being whole."""
         return [why for kernel in self._open.values() if (why := kernel.trouble())]
 
-    def release(self, revision: str | None) -> None:
+    def release(self, revision: str | None, parameters: Mapping[str, Any] | None = None) -> None:
         """Take back what `get` gave: closed, unless the backend's kernels are dear."""
         if not self.backend.reusable:
-            self.discard(revision)
+            self.discard(revision, parameters)
 
-    def discard(self, revision: str | None) -> None:
+    def discard(self, revision: str | None, parameters: Mapping[str, Any] | None = None) -> None:
         """Close a kernel for good; the next `get` opens another."""
-        kernel = self._open.pop(revision, None)
+        self._discard((revision, tuple(sorted((parameters or {}).items()))))
+
+    def _discard(self, key: _Key) -> None:
+        kernel = self._open.pop(key, None)
         if kernel is not None:
             self.close(kernel)
 
     def discard_all(self) -> None:
         """Close every kernel: at the end, or when one died."""
-        for revision in list(self._open):
-            self.discard(revision)
+        for key in list(self._open):
+            self._discard(key)
 
     def bury(self) -> None:
         """Close every kernel after one died; nothing more is heard of any."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.vng import init
 from harness.vng.machine import Paths, _without_ports
 from harness.vng.share import make_scratch
 from tests import test_vng
@@ -94,6 +95,25 @@ def test_parameters_reach_the_kernel(update: test_vng.Update) -> None:
     cmdline, cpus = done.stdout.splitlines()
     assert "snptest.word=1" in cmdline.split()
     assert cpus == "1"
+
+
+def test_parameters_reach_modules(update: test_vng.Update) -> None:
+    words = ("-p", "kvm_amd.avic=0", "-p", "kvm-amd.npt=0", "-p", "kvm.tdp_mmu=0")
+    look = "cd /sys/module; cat kvm_amd/parameters/npt kvm/parameters/tdp_mmu"
+    done = snptest("boot", update.kernel.name, *words, "--", "sh", "-c", look)
+    assert done.stdout.split() == ["N", "N"]
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "given"),
+    [
+        ("kvm-amd", "kvm_amd.sev=1 quiet kvm-amd.npt=0 kvm.x=1 root=a.b", "sev=1 npt=0"),
+        ("kvm", "kvm_amd.sev=1 kvm.flag kvm.a=b.c", "flag a=b.c"),
+        ("kvm", "ro console=ttyS0", ""),
+    ],
+)
+def test_what_the_command_line_says_for_a_module(module: str, words: str, given: str) -> None:
+    assert init.parameters(module, words.split()) == given
 
 
 def test_a_shell_needs_a_terminal(update: test_vng.Update) -> None:

@@ -9,6 +9,10 @@ from typing import Any, ClassVar
 from harness.kernel import Kernel
 
 
+class Unconfigurable(Exception):  # a reason to skip, no failure
+    """Why a backend opens no kernel with the parameters that a test wants, in one line."""
+
+
 class Backend(abc.ABC):
     """Opens kernels of one kind; made once a process, from `harness.backends.get(name)`."""
 
@@ -21,8 +25,8 @@ class Backend(abc.ABC):
     reusable: ClassVar[bool] = False
     """Whether one kernel serves many test modules: where opening is dear (a boot), yes."""
 
-    configurable: ClassVar[bool] = False
-    """Whether `open` takes `parameters`, a dict of what to change about machine and kernel."""
+    schedules: ClassVar[bool] = False
+    """Whether the parameter `seed` decides in which order threads run."""
 
     side_by_side: ClassVar[int | None] = None
     """The most kernels that `-n auto` opens beside each other; None: one a core."""
@@ -38,7 +42,9 @@ class Backend(abc.ABC):
         """Return a fresh kernel that runs.
 
         Options are those of the command line that were given: `kernel` (a name built by
-        `snptest build`), `host` (ssh).  A backend ignores what does not concern it.
+        `snptest build`), `host` (ssh).  A backend ignores what does not concern it.  And
+        `parameters`, a dict of what to change about machine and kernel: raises Unconfigurable
+        where that cannot be done.
         Raises UserError where the user can do something about a failure, BuildError where a
         build or boot failed.
         """

@@ -16,7 +16,7 @@ class EmulatorBackend(Backend):
     name: ClassVar[str] = "emulator"
     revisions: ClassVar[tuple[str, ...]] = tuple(REVISIONS)
 
-    configurable: ClassVar[bool] = True
+    schedules: ClassVar[bool] = True
 
     def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:
         """Make a machine and boot nothing: its kernel is there at once.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness import agent
-from harness.backends.base import Backend
+from harness.backends.base import Backend, Unconfigurable
 from harness.errors import UserError
 from harness.kernel import Kernel
 from harness.wire import RemoteKernel
@@ -96,6 +96,8 @@ class LocalBackend(Backend):
 
     def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:
         """Start an agent here; the running kernel decides the revision."""
+        if "parameters" in options:
+            raise Unconfigurable("this machine's own kernel is taken as it runs")
         reason = self.unavailable()
         if reason:
             raise UserError(reason)

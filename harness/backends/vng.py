@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from harness import kbuild
-from harness.backends.base import Backend
+from harness.backends.base import Backend, Unconfigurable
 from harness.errors import UsageError
 from harness.kernel import Kernel
 from harness.pool import ATTEMPTS
 from harness.vng.boot import BOOT_TIMEOUT, boot
 from harness.vng.machine import DEFAULT_MEMORY, STOCK, virtme_run
 from harness.vng.snp import choose
+
+_MODULE_PARAMETERS = frozenset({"sev", "sev_es", "sev_snp"})
+"""What can be changed about a kernel: parameters of kvm_amd that are on or off."""
 
 
 class VngBackend(Backend):
@@ -33,7 +37,8 @@ class VngBackend(Backend):
         kernel = kbuild.get(str(chosen))
         machine = choose(options.get("machine"), kernel)
         memory = str(options.get("memory", DEFAULT_MEMORY))
-        return boot(kernel, machine=machine, memory=memory)
+        parameters = _kernel_parameters(options.get("parameters", {}))
+        return boot(kernel, machine=machine, memory=memory, parameters=parameters)
 
     def unavailable(self) -> str | None:
         """Without QEMU or a kernel nothing can be booted."""
@@ -44,3 +49,11 @@ class VngBackend(Backend):
         if not kbuild.list_kernels():
             return "no kernel was built yet: ./snptest build NAME --base linux-source-6.12"
         return None
+
+
+def _kernel_parameters(changes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the kernel's parameters for what a test wants changed."""
+    unknown = sorted(changes.keys() - _MODULE_PARAMETERS)
+    if unknown:
+        raise Unconfigurable(f"a booted kernel takes no {', '.join(unknown)}")
+    return tuple(f"kvm_amd.{name}={int(value)}" for name, value in changes.items())

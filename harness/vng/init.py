@@ -75,11 +75,19 @@ def mount(source: str, target: str, kind: str) -> None:
         raise OSError(code, os.strerror(code), target)
 
 
-def load(path: str) -> None:
+def parameters(module: str, words: list[str]) -> str:
+    """Return what the kernel's command line says for a module, as modprobe would pass it on."""
+    name = module.replace("-", "_")
+    given = [word.partition(".") for word in words if "." in word.partition("=")[0]]
+    return " ".join(rest for before, _, rest in given if before.replace("-", "_") == name)
+
+
+def load(path: str, words: list[str]) -> None:
     """Load a module."""
+    module = os.path.basename(path)[: -len(".ko")]
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if _libc.syscall(_FINIT_MODULE, file, b"", 0) < 0:
+        if _libc.syscall(_FINIT_MODULE, file, parameters(module, words).encode(), 0) < 0:
             code = ctypes.get_errno()
             if code != _EEXIST:
                 raise OSError(code, os.strerror(code), path)
@@ -114,8 +122,10 @@ def prepare(folder: str) -> tuple[ModuleType, dict[str, Any] | None]:
             command = json.load(file)
     with open(f"{folder}/modules", encoding="utf-8") as names:
         modules = names.read().splitlines()
+    with open("/proc/cmdline", encoding="utf-8") as cmdline:
+        words = cmdline.read().split()
     for module in modules:
-        load(f"{folder}/{module}")
+        load(f"{folder}/{module}", words)
     for source, target, kind in _MOUNTS[3:]:
         mount(source, target, kind)
     loopback()

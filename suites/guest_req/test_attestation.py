@@ -177,12 +177,12 @@ def test_every_vm_is_paused(host: Host, guest: Guest, messenger: Messenger) -> N
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_change_on_another_thread(boot: Callable[..., Host], seed: int) -> None:
+def test_change_on_another_thread(scheduled: Callable[[int], Host], seed: int) -> None:
     """A change that races a request leaves it answered or busy, and the next one is answered.
 
     The requests of two vCPUs and the pause run on threads of their own, in the seed's order.
     """
-    other = boot(seed=seed)
+    other = scheduled(seed)
     with Guest.launch(other, vcpus=2) as guest:
         messengers = [Messenger(cpu, level=cpu.index) for cpu in guest.cpus]
         for _ in range(4):

@@ -89,9 +89,9 @@ def test_number_used_by_another_vcpu(smp: Guest) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_side_by_side(boot: Callable[..., Host], seed: int) -> None:
+def test_side_by_side(scheduled: Callable[[int], Host], seed: int) -> None:
     """Several vCPUs with a VMPCK each ask at once, and each gets its own answer."""
-    with started(boot(seed=seed)) as guest:
+    with started(scheduled(seed)) as guest:
         messengers = [Messenger(cpu, level=cpu.index) for cpu in guest.cpus]
         for turn in range(4):
             datas = [bytes([cpu.index, turn]) * 32 for cpu in guest.cpus]
@@ -104,9 +104,9 @@ def test_side_by_side(boot: Callable[..., Host], seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_race_for_a_number(boot: Callable[..., Host], seed: int) -> None:
+def test_race_for_a_number(scheduled: Callable[[int], Host], seed: int) -> None:
     """Of vCPUs that use one number of one VMPCK at once exactly one is answered."""
-    with started(boot(seed=seed)) as guest:
+    with started(scheduled(seed)) as guest:
         messengers = [Messenger(cpu) for cpu in guest.cpus]
         left = race(messengers, [bytes([index]) * 64 for index in range(VCPUS)])
         refusal = refused(guest.vm.revision, SevFwError.INVALID_PARAM)
@@ -118,9 +118,9 @@ def test_race_for_a_number(boot: Callable[..., Host], seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_two_guests(boot: Callable[..., Host], seed: int) -> None:
+def test_two_guests(scheduled: Callable[[int], Host], seed: int) -> None:
     """Guests that ask at once get reports of their own."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     with started(host, 1) as one, started(host, 1) as other:
         messengers = [Messenger(guest.cpu()) for guest in (one, other)]
         commands = [ready(messenger, b"data") for messenger in messengers]

@@ -116,9 +116,9 @@ VCPU_OPS: dict[str, Callable[[Vcpu], Ioctl]] = {
 
 @pytest.mark.parametrize("name", VCPU_OPS)
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_finish_against_vcpu_ioctls(boot: Callable[..., Host], seed: int, name: str) -> None:
+def test_finish_against_vcpu_ioctls(scheduled: Callable[[int], Host], seed: int, name: str) -> None:
     """Each vCPU ioctl either comes before its vCPU is measured or is refused, never after one."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     vm = started_vm(host, vcpus=3)
     ops = [VCPU_OPS[name](vcpu) for vcpu in vm.vcpus]
     tickets = [
@@ -168,15 +168,15 @@ def racing_registers(host: Host) -> tuple[bytes, list[bytes]]:
 
 
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_measured_state_is_one_that_was(boot: Callable[..., Host], seed: int) -> None:
+def test_measured_state_is_one_that_was(scheduled: Callable[[int], Host], seed: int) -> None:
     """A VMSA measured while registers are written holds a state that the vCPU had, never a mix."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     measurement, possible = racing_registers(host)
     assert measurement in possible
     assert_nothing_left(host)
 
 
-def test_accepted_registers_are_measured(boot: Callable[..., Host]) -> None:
+def test_accepted_registers_are_measured(scheduled: Callable[[int], Host]) -> None:
     """A register write that KVM accepts is in the measured VMSA.
 
     Without the vCPUs' mutexes held over LAUNCH_FINISH a write between the copy of the registers
@@ -184,16 +184,16 @@ def test_accepted_registers_are_measured(boot: Callable[..., Host]) -> None:
     """
     lost = []
     for seed in SEEDS:
-        measurement, possible = racing_registers(boot(seed=seed))
+        measurement, possible = racing_registers(scheduled(seed))
         if measurement != possible[0]:
             lost.append(seed)
     assert not lost, f"with seeds {lost} an accepted write was not measured"
 
 
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_finish_against_run(boot: Callable[..., Host], seed: int) -> None:
+def test_finish_against_run(scheduled: Callable[[int], Host], seed: int) -> None:
     """A vCPU that runs while the launch is finished enters the guest after that or not at all."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     vm = host.create_vm(uapi.KVM_X86_SNP_VM)
     guest = Guest.of(vm)
     vm.sev_init2()
@@ -211,9 +211,9 @@ def test_finish_against_run(boot: Callable[..., Host], seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_finish_against_create_vcpu(boot: Callable[..., Host], seed: int) -> None:
+def test_finish_against_create_vcpu(scheduled: Callable[[int], Host], seed: int) -> None:
     """A vCPU created during LAUNCH_FINISH is measured, or the launch is EBUSY, or it comes late."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     vm = started_vm(host, vcpus=2)
     number = vm.thread_base + 30
     tickets = [
@@ -233,9 +233,9 @@ def test_finish_against_create_vcpu(boot: Callable[..., Host], seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_two_starts(boot: Callable[..., Host], seed: int) -> None:
+def test_two_starts(scheduled: Callable[[int], Host], seed: int) -> None:
     """Of two LAUNCH_STARTs at once exactly one begins the launch."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     vm = host.create_vm(uapi.KVM_X86_SNP_VM)
     vm.sev_init2()
     command = vm.revision.launch_start
@@ -250,9 +250,9 @@ def test_two_starts(boot: Callable[..., Host], seed: int) -> None:
 
 @pytest.mark.needs("update_assigned_errno")
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_two_updates_of_one_range(boot: Callable[..., Host], seed: int) -> None:
+def test_two_updates_of_one_range(scheduled: Callable[[int], Host], seed: int) -> None:
     """Of two LAUNCH_UPDATEs of one range one loads it; each page is measured once."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     vm = started_vm(host)
     command = vm.revision.launch_update
     racers = []
@@ -268,9 +268,9 @@ def test_two_updates_of_one_range(boot: Callable[..., Host], seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_update_against_finish(boot: Callable[..., Host], seed: int) -> None:
+def test_update_against_finish(scheduled: Callable[[int], Host], seed: int) -> None:
     """A LAUNCH_UPDATE that races the end of the launch is done before it or refused after it."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     vm = started_vm(host, vcpus=1)
     command = vm.revision.launch_update
     struct = vm.update_struct(BASE, 0, 8 * PAGE, ZERO)
@@ -289,9 +289,9 @@ def test_update_against_finish(boot: Callable[..., Host], seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_two_finishes(boot: Callable[..., Host], seed: int) -> None:
+def test_two_finishes(scheduled: Callable[[int], Host], seed: int) -> None:
     """Of two LAUNCH_FINISHes at once one ends the launch, the other is refused."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     vm = started_vm(host, vcpus=2)
     racers = [racing_finish(vm, thread) for thread in (1, 2)]
     codes = sorted(racer.end().errno for racer in racers)
@@ -301,9 +301,9 @@ def test_two_finishes(boot: Callable[..., Host], seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_init2_against_create_vcpu(boot: Callable[..., Host], seed: int) -> None:
+def test_init2_against_create_vcpu(scheduled: Callable[[int], Host], seed: int) -> None:
     """KVM_SEV_INIT2 is refused where a vCPU came first, and never leaves an ASID behind."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     vm = host.create_vm(uapi.KVM_X86_SNP_VM)
     ticket = vm.kernel.start([Ioctl(vm.fd, uapi.KVM_CREATE_VCPU, 0)], thread=vm.thread_base + 2)
     code = Racing.start(vm, 1, sevapi.KVM_SEV_INIT2, sevapi.kvm_sev_init()).end().errno
@@ -316,9 +316,9 @@ def test_init2_against_create_vcpu(boot: Callable[..., Host], seed: int) -> None
 
 
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_update_against_conversion(boot: Callable[..., Host], seed: int) -> None:
+def test_update_against_conversion(scheduled: Callable[[int], Host], seed: int) -> None:
     """Pages converted to shared while they are loaded are loaded or not, and never leaked."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     vm = started_vm(host)
     command = vm.revision.launch_update
     racer = Racing.start(vm, 1, command.id, vm.update_struct(BASE, 0, 8 * PAGE, ZERO))
@@ -349,9 +349,9 @@ def launch_ops(vm: Vm, thread: int, data: bytes) -> list[Op]:
 
 
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_vms_in_parallel(boot: Callable[..., Host], seed: int) -> None:
+def test_vms_in_parallel(scheduled: Callable[[int], Host], seed: int) -> None:
     """Six guests launched at once get contexts, ASIDs and digests of their own."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     vms: list[Vm] = []
     tickets: list[Ticket] = []
     for number in range(6):
@@ -379,9 +379,9 @@ def test_vms_in_parallel(boot: Callable[..., Host], seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", FEW_SEEDS)
-def test_one_ends_while_others_launch(boot: Callable[..., Host], seed: int) -> None:
+def test_one_ends_while_others_launch(scheduled: Callable[[int], Host], seed: int) -> None:
     """The end of one guest does not disturb the launch of another."""
-    host = boot(seed=seed)
+    host = scheduled(seed)
     ending = started_vm(host)
     assert update(ending) == (0, 0)
     vm = host.create_vm(uapi.KVM_X86_SNP_VM)
