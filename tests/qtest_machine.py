@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from harness.machine import installed
 
 MEMORY = 128 << 20
 SECONDS = 30.0
@@ -23,16 +26,32 @@ _FIRMWARE = Path("/usr/share/seabios"), Path("/usr/share/qemu")
 
 
 def find_qemu() -> str | None:
-    """The machine's QEMU: SNPTEST_MACHINE_QEMU names it until one is built here."""
+    """The machine's QEMU: the one that SNPTEST_MACHINE_QEMU names, or what was built."""
     named = os.environ.get("SNPTEST_MACHINE_QEMU")
-    return shutil.which(named) if named else None
+    if named:
+        return shutil.which(named)
+    built = installed.find()
+    return None if built is None else str(built.qemu)
+
+
+def _firmware() -> list[Path]:
+    """Where QEMU finds SeaBIOS: beside what was built, else in the distribution's packages."""
+    built = installed.find()
+    return [built.firmware] if built is not None else list(_FIRMWARE)
 
 
 class _Lines:
     """A unix socket on which both sides speak in lines."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        listener.settimeout(SECONDS)
+    def __init__(self, listener: socket.socket, peer: int) -> None:
+        """Take the connection of process `peer`, which may end instead: ConnectionError."""
+        ended = os.pidfd_open(peer)
+        try:
+            ready, _, _ = select.select([listener.fileno(), ended], [], [], SECONDS)
+        finally:
+            os.close(ended)
+        if listener.fileno() not in ready:
+            raise ConnectionError("QEMU ended" if ready else "QEMU does not connect")
         self._socket, _ = listener.accept()
         self._socket.settimeout(SECONDS)
         self._file = self._socket.makefile("rb")
@@ -69,17 +88,19 @@ class QtestMachine:
         command += ["-device", f"snp-psp,id=psp,chardev=psp,addr={_SLOT},timeout-ms=2000"]
         command += ["-qtest", f"unix:{directory / 'qtest'}", "-qtest-log", "none"]
         command += ["-qmp", f"unix:{directory / 'qmp'}", *extra]
-        for where in _FIRMWARE:
+        for where in _firmware():
             command += ["-L", str(where)]
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
         try:
-            self._qmp, self._qtest = _Lines(listeners["qmp"]), _Lines(listeners["qtest"])
-        except TimeoutError:
+            self._qmp = _Lines(listeners["qmp"], self._process.pid)
+            self._qtest = _Lines(listeners["qtest"], self._process.pid)
+        except ConnectionError as error:
             self._process.kill()
-            raise AssertionError(self.log.read_text()) from None
+            self._process.wait(SECONDS)
+            raise AssertionError(f"{error}: {self.log.read_text()}") from None
         finally:
             for listener in listeners.values():
                 listener.close()

@@ -83,9 +83,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Psp]]:
 
         def started(*extra: str) -> Psp:
             server = FirmwareThread(tmp_path / "psp")
+            stack.callback(server.end)
             assert QEMU is not None
             machine = QtestMachine(QEMU, server.socket, tmp_path, *extra)
-            stack.callback(server.wait)
             stack.callback(machine.close)
             return Psp(machine)
 
