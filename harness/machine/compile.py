@@ -24,8 +24,6 @@ PACKAGES = (
     "ccache",
     "ninja-build",
     "pkg-config",
-    "flex",
-    "bison",
     "libglib2.0-dev",
     "zlib1g-dev",
     # The root file system comes over 9p (--enable-virtfs).
