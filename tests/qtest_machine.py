@@ -115,6 +115,10 @@ class QtestMachine:
         self._qtest.close()
         self._qmp.close()
 
+    def ended(self) -> int:
+        """Wait for QEMU to end by itself; its exit code."""
+        return self._process.wait(SECONDS)
+
     # -- the two protocols -----------------------------------------------------------------
 
     def qtest(self, *words: object) -> str:

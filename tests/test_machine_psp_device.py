@@ -166,6 +166,14 @@ def test_a_reset_starts_afresh(start: Callable[..., Psp]) -> None:
     assert psp.issue(sev.SEV_CMD_SNP_INIT_EX, data) == 0
 
 
+def test_the_end_of_the_machine_is_no_failure(start: Callable[..., Psp]) -> None:
+    psp = start()
+    assert psp.issue(0x7FF) == SevFwError.INVALID_COMMAND
+    psp.machine.qmp("quit")
+    assert psp.machine.ended() == 0
+    assert "snp-psp" not in psp.machine.log.read_text()
+
+
 # -- with a firmware that misbehaves -------------------------------------------------------------
 
 
