@@ -112,6 +112,7 @@ class Stage:
         self.kernel = ScriptedKernel()
         host: Any = SimpleNamespace(
             kernel=self.kernel,
+            vms=[],
             revision=REVISIONS["merged"],
             fd=3,
             supported_cpuid=[],

@@ -30,6 +30,8 @@ class Host:
     def __init__(self, kernel: Kernel, revision: Revision) -> None:
         self.kernel = kernel
         self.revision = revision
+        self.vms: list[Vm] = []
+        """VMs that were made here and not closed."""
 
     @cached_property
     def fd(self) -> int:
@@ -95,6 +97,7 @@ class Host:
             name = TYPE_NAMES.get(kind, str(kind))
             raise KvmIoctlError(f"KVM_CREATE_VM({name})", result.errno)
         vm = Vm(self, result.value, kind)
+        self.vms.append(vm)
         if irqchip:
             vm.enable_cap(uapi.KVM_CAP_SPLIT_IRQCHIP, 24)
         return vm

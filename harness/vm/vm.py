@@ -340,6 +340,8 @@ class Vm(Closing):
         if not self._open:
             return
         self._open = False
+        if self in self.host.vms:
+            self.host.vms.remove(self)
         for vcpu in self.vcpus:
             self.kernel.interrupt(vcpu.thread)  # whoever is still in KVM_RUN leaves it
         mappings = [(slot.address, slot.size) for slot in self.slots.values() if slot.mapped]

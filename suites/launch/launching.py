@@ -191,3 +191,16 @@ def vcpu_ioctl(kernel: Kernel, fd: int, request: int, arg: Any = b"") -> Result:
     """An ioctl of a vCPU with a structure."""
     op = Ioctl(fd, request, bytes(arg))
     return kernel.call(op)
+
+
+def supported_features(host: Host) -> int:
+    """The vmsa_features that /dev/kvm says INIT2 takes."""
+    group, attribute = host.revision.vmsa_features_attribute
+    address = host.kernel.mmap(4096)
+    try:
+        request = uapi.kvm_device_attr(group=group, attr=attribute, addr=address)
+        result = host.kernel.ioctl(host.fd, uapi.KVM_GET_DEVICE_ATTR, bytes(request))
+        assert result.ok, "KVM_GET_DEVICE_ATTR: no such attribute"
+        return int.from_bytes(host.kernel.read(address, 8), "little")
+    finally:
+        host.kernel.munmap(address, 4096)

@@ -11,7 +11,13 @@ from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.vm.host import Host
 from harness.vm.vm import Vm
-from suites.launch.launching import command_at, init2, launch_guest, start
+from suites.launch.launching import (
+    command_at,
+    init2,
+    launch_guest,
+    start,
+    supported_features,
+)
 
 pytestmark = [
     pytest.mark.patches(6, 9),
@@ -29,19 +35,6 @@ LEGACY_COMMANDS = {
     and not name.startswith("KVM_SEV_SNP_")
 }
 """Commands of SEV and SEV-ES guests, without the initialisations."""
-
-
-def supported_features(host: Host) -> int:
-    """The vmsa_features that /dev/kvm says INIT2 takes."""
-    group, attribute = host.revision.vmsa_features_attribute
-    address = host.kernel.mmap(4096)
-    try:
-        request = uapi.kvm_device_attr(group=group, attr=attribute, addr=address)
-        result = host.kernel.ioctl(host.fd, uapi.KVM_GET_DEVICE_ATTR, bytes(request))
-        assert result.ok, "KVM_GET_DEVICE_ATTR: no such attribute"
-        return int.from_bytes(host.kernel.read(address, 8), "little")
-    finally:
-        host.kernel.munmap(address, 4096)
 
 
 # -- types ---------------------------------------------------------------------------------

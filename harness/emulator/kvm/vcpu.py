@@ -106,6 +106,11 @@ class Vcpu(File):
         if self.vm.has_protected_state and self.guest_state_protected:
             raise KvmError(errno.EINVAL)
 
+    def check_fpu(self) -> None:
+        """As registers, but only SEV-ES marks the FPU state confidential, SNP does not (6.12)."""
+        if not self.vm.sev_snp:
+            self.check_unprotected()
+
 
 def _reset_sregs() -> uapi.kvm_sregs:
     """Architectural state after reset (AMD APM vol. 2, table 14-1)."""
@@ -172,14 +177,14 @@ def _set_sregs(vcpu: Vcpu, call: Call, arg: int) -> int:
 
 @VCPU_IOCTLS(uapi.KVM_GET_FPU)
 def _get_fpu(vcpu: Vcpu, call: Call, arg: int) -> int:
-    vcpu.check_unprotected()
+    vcpu.check_fpu()
     call.write(arg, bytes(vcpu.fpu))
     return 0
 
 
 @VCPU_IOCTLS(uapi.KVM_SET_FPU)
 def _set_fpu(vcpu: Vcpu, call: Call, arg: int) -> int:
-    vcpu.check_unprotected()
+    vcpu.check_fpu()
     vcpu.fpu = get_struct(call, uapi.kvm_fpu, arg)
     return 0
 
