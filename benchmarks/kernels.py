@@ -108,7 +108,7 @@ def _vng(image: Path) -> float:
 
 def run() -> list[dict[str, Any]]:
     """Measure both; medians."""
-    # Not /tmp: a guest of vng's has one of its own.  Not the cache: a build refuses what is its own.
+    # Not /tmp: a guest of vng's has one of its own.  Not the cache: a build refuses what is in it.
     folder = Path(tempfile.mkdtemp(prefix="snptest-bench-", dir=cache.root().parent))
     try:
         return _measured(folder)

@@ -46,12 +46,20 @@ def _gmem_2m(host: Host) -> str | None:
     return "this kernel's guest_memfd has pages of 4 KiB only"
 
 
+def _kvm_starts_psp(host: Host) -> str | None:
+    # Until 6.15 the driver initialises the PSP when it is loaded (sev_pci_init).
+    if host.kernel.read_file("/sys/module/ccp/parameters/psp_init_on_probe") is None:
+        return None
+    return "the ccp driver of this kernel initialises SNP, whatever kvm_amd's parameters say"
+
+
 FEATURES: dict[str, Callable[[Host], str | None]] = {
     "snp": _snp,
     "private_memory": _private_memory,
     "sw_protected": _sw_protected,
     "inspector": _inspector,
     "gmem_2m": _gmem_2m,
+    "kvm_starts_psp": _kvm_starts_psp,
 }
 """Feature by name, the weightiest first, and the function that says why a host lacks it."""
 

@@ -26,12 +26,9 @@ _FIRMWARE = Path("/usr/share/seabios"), Path("/usr/share/qemu")
 
 
 def find_qemu() -> str | None:
-    """The machine's QEMU: the one that SNPTEST_MACHINE_QEMU names, or what was built."""
+    """The QEMU that SNPTEST_MACHINE_QEMU names, if it does."""
     named = os.environ.get("SNPTEST_MACHINE_QEMU")
-    if named:
-        return shutil.which(named)
-    built = installed.find()
-    return None if built is None else str(built.qemu)
+    return shutil.which(named) if named else None
 
 
 def _firmware() -> list[Path]:

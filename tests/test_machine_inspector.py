@@ -12,7 +12,7 @@ import pytest
 
 from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.rmp import PageSize, RmpCode
-from harness.kernel import Ioctl, ReadFile, Result
+from harness.kernel import Ioctl, Result
 from harness.machine.inspector import DEVICE, MachineInspector
 from tests.firmware_thread import FirmwareThread
 from tests.test_machine_psp import Device
@@ -32,10 +32,6 @@ class Target:
 
     def log(self) -> str:
         return self.text
-
-    def read_file(self, path: str) -> str | None:
-        assert ReadFile(path)
-        return "3\n"
 
     def call(self, op: Ioctl) -> Result:
         assert isinstance(op.arg, bytes)
@@ -99,7 +95,6 @@ def test_counters_of_machine_firmware_and_kernel(inspector: MachineInspector) ->
         "rmpupdate": 12,
         "leaked_pages": 4,
         "asids": 0,
-        "vms": 3,
     }
 
 

@@ -19,6 +19,7 @@ from harness.machine import protocol
 from harness.machine.protocol import Channel, Frame, FrameType, Hello, pair
 from harness.uapi import sev
 from harness.uapi.errors import SevFwError
+from tests import machines
 from tests.firmware_thread import FirmwareThread
 from tests.qtest_machine import BAR, MEMORY, SECONDS, QtestMachine, find_qemu
 
@@ -32,8 +33,14 @@ TABLE = (MEMORY - 0x4000 - MEMORY // 256) & ~0x1FFFFF
 """The RMP lies at the top of memory, aligned to 2 MiB (qemu/README.md)."""
 DEVICE = "/machine/peripheral/psp"
 
-QEMU = find_qemu()
-pytestmark = pytest.mark.skipif(QEMU is None, reason="the machine's QEMU is not built")
+snp_machine = machines.snp_machine
+pytestmark = [pytest.mark.kbuild, machines.quick]
+
+
+@pytest.fixture
+def qemu(request: pytest.FixtureRequest) -> str:
+    """The machine's QEMU, or another that SNPTEST_MACHINE_QEMU names."""
+    return find_qemu() or str(request.getfixturevalue("snp_machine").qemu)
 
 
 class Psp:
@@ -78,14 +85,13 @@ class Psp:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Psp]]:
+def start(tmp_path: Path, qemu: str) -> Iterator[Callable[..., Psp]]:
     with contextlib.ExitStack() as stack:
 
         def started(*extra: str) -> Psp:
             server = FirmwareThread(tmp_path / "psp")
             stack.callback(server.end)
-            assert QEMU is not None
-            machine = QtestMachine(QEMU, server.socket, tmp_path, *extra)
+            machine = QtestMachine(qemu, server.socket, tmp_path, *extra)
             stack.callback(machine.close)
             return Psp(machine)
 
@@ -180,13 +186,12 @@ def test_the_end_of_the_machine_is_no_failure(start: Callable[..., Psp]) -> None
 class Fake:
     """A firmware whose every answer is the test's."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, qemu: str) -> None:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.settimeout(SECONDS)
         self.listener.bind(str(directory / "psp"))
         self.listener.listen()
-        assert QEMU is not None
-        self.machine = QtestMachine(QEMU, directory / "psp", directory)
+        self.machine = QtestMachine(qemu, directory / "psp", directory)
         self.raw, _ = self.listener.accept()
         self.channel = Channel(self.raw)
         frame = self.receive(FrameType.HELLO)
@@ -215,8 +220,8 @@ class Fake:
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> Iterator[Fake]:
-    made = Fake(tmp_path)
+def fake(tmp_path: Path, qemu: str) -> Iterator[Fake]:
+    made = Fake(tmp_path, qemu)
     yield made
     made.close()
 

@@ -17,7 +17,6 @@ DEVICE = "/machine/peripheral/psp"
 """The PSP in QEMU's object tree: the device that was given this id."""
 
 _LEAKED = re.compile(r"Leaking PFN range 0x([0-9a-f]+)-0x([0-9a-f]+)")
-_USERS = "/sys/module/kvm_amd/refcnt"
 
 
 class MachineInspector(Inspector):
@@ -61,10 +60,9 @@ class MachineInspector(Inspector):
         return bytes.fromhex(self._ask(endorsement=name)["endorsement"])
 
     def counters(self) -> dict[str, int]:
-        """The machine's counters; what its kernel says it leaked; who uses KVM.
+        """The machine's counters, and what its kernel says it leaked.
 
-        A flush of all caches counts on each CPU, npf_rmp_spurious is every #NPF of the RMP, and
-        "vms" are the users of kvm_amd, open /dev/kvm included.
+        A flush of all caches counts on each CPU, and npf_rmp_spurious is every #NPF of the RMP.
         """
         raw = self._monitor("qom-get", path=DEVICE, property="counters")
         counters = {name.replace("-", "_"): int(value) for name, value in raw.items()}
@@ -73,5 +71,4 @@ class MachineInspector(Inspector):
             int(match[2], 16) - int(match[1], 16) for match in _LEAKED.finditer(self._kernel.log())
         )
         counters["asids"] = len(ask(self._socket)["asids"])
-        counters["vms"] = int(self._kernel.read_file(_USERS) or 0)
         return counters

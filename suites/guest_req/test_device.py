@@ -47,6 +47,7 @@ def test_reader(reader: SevPlatform, command: int, without_snp: int) -> None:
     assert bytes(reader.platform_status()) == before
 
 
+@pytest.mark.needs("kvm_starts_psp")
 @pytest.mark.parametrize(("command", "without_snp"), CHANGES)
 def test_without_snp(boot: Callable[..., Host], command: int, without_snp: int) -> None:
     """Without SNP there is nothing to be changed, and the firmware is not asked."""

@@ -97,6 +97,7 @@ def test_platform_status_without_snp(boot: Callable[..., Host]) -> None:
     assert sevapi.sev_user_data_status.from_bytes(data).api_major >= 1
 
 
+@pytest.mark.needs("kvm_starts_psp")
 def test_no_device_without_sev(boot: Callable[..., Host]) -> None:
     """With sev off there is no /dev/sev to open."""
     host = boot(sev=False)

@@ -53,7 +53,7 @@ class Balance:
         inspector = self.host.kernel.inspector
         if inspector is not None:
             counters = inspector.counters()
-            held |= {name: counters[name] for name in ("asids", "leaked_pages", "vms")}
+            held |= {name: counters.get(name, 0) for name in ("asids", "leaked_pages", "vms")}
             held["pages"] = inspector.assigned_pages()
         return held
 

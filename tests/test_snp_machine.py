@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""An unmodified Linux on the SNP machine: KVM's real SNP code, and our suites in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.machine.installed import MachineBuild
+from harness.splats import find_splats
+from tests import machines, test_vng
+from tests.runs import run
+from tests.test_boot import snptest
+
+update = test_vng.update
+snp_machine = machines.snp_machine
+pytestmark = [*test_vng.pytestmark, machines.quick]
+
+SUITES = ("launch", "psc", "ap_creation", "guest_req", "gmem")
+_BAD = ("fail", "error", "crash")
+
+
+@pytest.mark.parametrize("cpus", [1, 4])
+def test_linux_enables_snp_and_gives_it_back(
+    update: test_vng.Update, snp_machine: MachineBuild, cpus: int
+) -> None:
+    """Boot, unloading of the module and power-off are silent."""
+    look = "dmesg; rmmod kvm_amd && echo unloaded; dmesg | tail -5"
+    done = snptest(
+        *("boot", update.kernel.name, "--machine", "snp", "--cpus", str(cpus)),
+        *("--", "sh", "-c", look),
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"kvm_amd: SEV-SNP enabled \(ASIDs 1 - \d+\)", done.stdout)
+    assert "AMD-Vi: IOMMU SNP support enabled." in done.stdout
+    assert "unloaded" in done.stdout
+    assert find_splats(done.stdout) == []
+
+
+@pytest.mark.deadline(1800)
+def test_suites(update: test_vng.Update, snp_machine: MachineBuild, tmp_path: Path) -> None:
+    """Every suite passes on the kernel's SNP code, and little is left out."""
+    words = ("--backend", "vng", "--machine", "snp", "--kernel", update.kernel.name)
+    finished = run(*SUITES, "-n", "2", *words, folder=tmp_path, timeout=1700)
+    bad = [each["id"] for each in finished.results if each["outcome"] in _BAD]
+    assert (bad, finished.code) == ([], 0), finished.text[-3000:]
+    for suite in SUITES:
+        mine = [each["outcome"] for each in finished.results if each["suite"] == suite]
+        ran = [each for each in mine if each != "skip"]
+        assert len(ran) >= 0.8 * len(mine) > 0, suite
