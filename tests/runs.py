@@ -25,7 +25,12 @@ class Finished:
 
 
 def run(*words: str, folder: Path, timeout: float, **environment: str) -> Finished:
-    """Run suites; results and reports go below `folder`."""
+    """Run suites; results and reports go below `folder`.
+
+    On stock QEMU unless a machine is named, whether or not the SNP machine was built.
+    """
+    if "--kernel" in words and "--machine" not in words:
+        words = (*words, "--machine", "stock")
     lines = folder / "results.jsonl"
     done = subprocess.run(
         [sys.executable, "-m", "harness", "run", "-n", "1", *words, "--json", str(lines)],

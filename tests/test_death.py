@@ -262,6 +262,7 @@ def test_a_campaign_that_kills_the_kernel(update: test_vng.Update, tmp_path: Pat
     """Every death is one crash, rightly named; what runs between the deaths passes."""
     results = tmp_path / "results.jsonl"
     command = [sys.executable, "-m", "pytest", str(CAMPAIGN), "--backend=vng"]
+    command.append("--machine=stock")
     command += [f"--kernel={update.kernel.name}", f"--results={results}", f"--stacks={tmp_path}"]
     done = subprocess.run(
         [*command, "-n1", "--dist=loadscope", "-p", "no:cacheprovider", "-q"],
@@ -327,6 +328,7 @@ def test_killing_a_run_leaves_nothing_but_its_results(
     scratch.mkdir()
     victim = subprocess.Popen(
         [sys.executable, "-m", "harness", "run", "gmem", "--backend", "vng"]
+        + ["--machine", "stock", "-n", "1"]
         + ["--kernel", update.kernel.name, "--json", str(output)],
         cwd=ROOT,
         env={
@@ -365,7 +367,7 @@ def test_a_full_disk_is_told_and_loses_no_result(update: test_vng.Update, tmp_pa
         pytest.skip("mounting a small file system takes root and unshare")
     consoles = cache.root() / "consoles"
     consoles.mkdir(parents=True, exist_ok=True)
-    words = ["run", "suites/gmem/test_lifetime.py", "--backend", "vng"]
+    words = ["run", "suites/gmem/test_lifetime.py", "--backend", "vng", "--machine", "stock"]
     words += ["--kernel", update.kernel.name, "--json", str(tmp_path / "results.jsonl")]
     script = 'mount -t tmpfs -o size=8k none "$0" || exit 77; exec "$@"'
     done = subprocess.run(

@@ -32,7 +32,7 @@ PREFIX = "suites/kselftest/test_kselftest.py::test_kselftest"
 def run(arguments: list[str], output: Path) -> tuple[int, dict[str, Any]]:
     """Run snptest; return its exit code and the results by selftest."""
     done = subprocess.run(
-        [sys.executable, "-m", "harness", *arguments, "--json", str(output)],
+        [sys.executable, "-m", "harness", *arguments, "--machine", "stock", "--json", str(output)],
         cwd=Path(__file__).parents[1],
         stdin=subprocess.DEVNULL,
         capture_output=True,
