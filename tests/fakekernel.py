@@ -21,8 +21,14 @@ bzImage: $(O)/vmlinux
 \t@cp $< $(O)/arch/x86/boot/bzImage
 \t@touch $(O)/System.map
 \t@echo 6.12.7-fake > $(O)/include/config/kernel.release
+ifdef M
+modules: $(patsubst %.c,%.ko,$(wildcard $(M)/*.c))
+$(M)/%.ko: $(M)/%.c
+\t@gcc -g -Iinclude -c -o $@ drivers/kvm.c
+else
 modules: $(kos)
 \t@printf '%s.o\\n' kvm-amd lkdtm kvm > $(O)/modules.order
+endif
 $(O)/vmlinux: init/main.c
 \t@echo '  LD      vmlinux'
 \t@gcc -g -c -o $@ $<

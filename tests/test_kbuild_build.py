@@ -55,7 +55,7 @@ def test_what_is_kept(base: str) -> None:
     assert built.decoder.stat().st_mode & 0o111
     # A boot must not load what only a test wants.
     assert built.modules == ("kvm.ko", "kvm-amd.ko")
-    assert built.extra_modules == ("lkdtm.ko",)
+    assert built.extra_modules == ("lkdtm.ko", "snptest_gmem.ko")
     for name in built.modules + built.extra_modules:
         assert b"debug_line" not in (built.directory / name).read_bytes()
         assert b"debug_line" in (built.debug_modules / name).read_bytes()
