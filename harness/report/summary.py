@@ -82,13 +82,13 @@ def _patches(results: Sequence[Result]) -> Table:
     table = _table("patches of the v12 series", "patch")
     table.add_column("subject", style="dim", no_wrap=True, overflow="ellipsis")
     groups = _group((patch, each.outcome) for each in results for patch in each.patches)
-    subjects = _subjects()
+    subjects = patch_subjects()
     for patch in sorted(groups):
         table.add_row(f"{patch:02d}", *_cells(groups[patch]), subjects.get(str(patch), ""))
     return table
 
 
-def _subjects() -> dict[str, str]:
+def patch_subjects() -> dict[str, str]:
     """Subjects of the series' patches by number (kernels/v12.toml)."""
     manifest = Path(__file__).resolve().parents[2] / "kernels" / "v12.toml"
     patches: dict[str, str] = tomllib.loads(manifest.read_text(encoding="utf-8"))["patches"]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Two revisions, or two runs of the past, held against each other."""

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A comparison as people read it: a table and lists on a terminal, plain text for a mail reply.
+
+Mail is as kernel developers write it: 72 columns, no colour, no markup; an id or a message
+that is longer stays whole on a line of its own, so that it can be pasted.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.compare.diff import Change, Comparison, Kind, Side
+from harness.report import sanitize
+from harness.report.outcome import Outcome, Result
+
+WIDTH = 72
+LISTED = 40
+"""Tests that are listed of a kind; the rest is counted."""
+COLOURS = {
+    Kind.BROKEN: "bold red",
+    Kind.FIXED: "green",
+    Kind.FLAKY: "bold yellow",
+    Kind.KNOWN: "cyan",
+    Kind.SLOWER: "yellow",
+    Kind.SKIPPED: "yellow",
+    Kind.RUN: "green",
+    Kind.NEW: "",
+    Kind.GONE: "yellow",
+    Kind.FAILING: "red",
+    Kind.UNJUDGED: "bold yellow",
+}
+
+
+def runs(results: Sequence[Result]) -> str:
+    """Say what the runs of a test came to: 'pass', 'fail 2 of 3', 'not there'."""
+    if not results:
+        return "not there"
+    counts = Counter(each.outcome for each in results)
+    if len(counts) == 1:
+        outcome, count = counts.popitem()
+        return str(outcome) + (f", {count} times" if count > 1 else "")
+    return ", ".join(
+        f"{outcome} {counts[outcome]} of {len(results)}" for outcome in Outcome if counts[outcome]
+    )
+
+
+def line_of(change: Change) -> str:
+    """Say what happened to a test, on one line."""
+    if change.kind is Kind.SLOWER:
+        return f"{_usual(change.before):.2f} s -> {_usual(change.after):.2f} s"
+    said = f"{runs(change.before)} -> {runs(change.after)}"
+    reason = change.sample.reason
+    return f"{said}: {reason}" if reason else said
+
+
+def groups(changes: Iterable[Change], subjects: Mapping[str, str]) -> dict[str, list[Change]]:
+    """Group changes by area, and by patch of the v12 series: 'area X' and 'patch NN: subject'."""
+    areas: defaultdict[str, list[Change]] = defaultdict(list)
+    patches: defaultdict[int, list[Change]] = defaultdict(list)
+    for change in changes:
+        for area in change.sample.areas:
+            areas[area].append(change)
+        for patch in change.sample.patches:
+            patches[patch].append(change)
+    found = {f"area {area}": areas[area] for area in sorted(areas)}
+    for patch in sorted(patches):
+        subject = subjects.get(str(patch), "")
+        found[f"patch {patch:02d}" + (f": {subject}" if subject else "")] = patches[patch]
+    return found
+
+
+def show(
+    console: Console, comparison: Comparison, a: Side, b: Side, subjects: Mapping[str, str]
+) -> None:
+    """Print a comparison to a terminal or a pipe."""
+    for letter, side in (("A", a), ("B", b)):
+        about = f" ({side.about})" if side.about else ""
+        console.print(Text(f"{letter}: {side.label}{about}", style="dim"), soft_wrap=True)
+    kinds = [kind for kind in Kind if comparison.of(kind)]
+    for kind in kinds:
+        changes = comparison.of(kind)
+        console.print(Text(f"{kind} ({len(changes)})", style=COLOURS[kind]))
+        for change in changes[:LISTED]:
+            console.print(Text(f"  {change.key}", style="bold"), soft_wrap=True)
+            console.print(Text(f"      {line_of(change)}"), soft_wrap=True)
+            if change.kind is Kind.BROKEN and change.sample.description:
+                text = f"      must hold: {change.sample.description}"
+                console.print(Text(text, style="dim"), soft_wrap=True)
+        if len(changes) > LISTED:
+            console.print(f"  ... and {len(changes) - LISTED} more")
+    found = groups(comparison.changes, subjects)
+    if found:
+        console.print(_table(found, kinds))
+    for text in _remarks(comparison, a, b):
+        console.print(Text(text, style="dim"), soft_wrap=True)
+    console.print(Text(verdict(comparison, a, b), style="bold"), soft_wrap=True)
+
+
+def verdict(comparison: Comparison, a: Side, b: Side) -> str:
+    """Say in one sentence what the comparison came to."""
+    counts = [(kind, len(comparison.of(kind))) for kind in Kind if comparison.of(kind)]
+    said = ", ".join(f"{count} {kind}" for kind, count in counts) or "no difference"
+    end = "; not all could be judged" if a.broken or b.broken else ""
+    tests = "1 test" if comparison.both == 1 else f"{comparison.both} tests"
+    return f"{tests} on both sides: {said}{end}"
+
+
+def mail(comparison: Comparison, a: Side, b: Side, subjects: Mapping[str, str]) -> str:
+    """Write a comparison as plain text for a reply on a mailing list."""
+    lines = []
+    for letter, side in (("A", a), ("B", b)):
+        about = f" ({side.about})" if side.about else ""
+        lines += _wrapped(f"{letter}: {side.label}{about}", after="   ")
+    lines += ["", *_wrapped(verdict(comparison, a, b) + ".")]
+    for kind in Kind:
+        changes = comparison.of(kind)
+        if not changes:
+            continue
+        lines += ["", f"{str(kind).capitalize()}:"]
+        for change in changes[:LISTED]:
+            lines += ["", f"  {change.key}"]
+            lines += _wrapped(line_of(change), "    ")
+            if change.kind is Kind.BROKEN and change.sample.description:
+                lines += _wrapped(f"Must hold: {change.sample.description}", "    ")
+        if len(changes) > LISTED:
+            lines += ["", f"  ... and {len(changes) - LISTED} more"]
+    found = groups(comparison.changes, subjects)
+    if found:
+        lines += ["", "By area and patch of the series:", ""]
+        for name, changes in found.items():
+            counts = Counter(change.kind for change in changes)
+            said = ", ".join(f"{counts[kind]} {kind}" for kind in Kind if counts[kind])
+            lines += _wrapped(f"{name}: {said}", "  ", "      ")
+    remarks = _remarks(comparison, a, b)
+    if remarks:
+        lines.append("")
+        for text in remarks:
+            lines += _wrapped(text)
+    return "\n".join(sanitize.text(line).rstrip() for line in lines) + "\n"
+
+
+def _table(found: Mapping[str, Sequence[Change]], kinds: Sequence[Kind]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("area, patch of the v12 series", overflow="ellipsis")
+    for kind in kinds:
+        table.add_column(kind, justify="right")
+    for name, changes in found.items():
+        counts = Counter(change.kind for change in changes)
+        cells = [
+            Text(str(counts[kind]), style=COLOURS[kind]) if counts[kind] else Text("·", style="dim")
+            for kind in kinds
+        ]
+        table.add_row(Text(name), *cells)
+    return table
+
+
+def _remarks(comparison: Comparison, a: Side, b: Side) -> list[str]:
+    """Say what a reader must know to judge the comparison."""
+    said = [f"not judged: {reason}" for reason in dict.fromkeys((*a.broken, *b.broken))]
+    if comparison.pace > 1.1 or comparison.pace < 0.9:
+        said.append(f"B takes {comparison.pace:.2f} times as long as A altogether")
+    once = [
+        change
+        for change in comparison.changes
+        if change.kind in (Kind.BROKEN, Kind.FIXED)
+        and max(len(change.before), len(change.after)) == 1
+    ]
+    if once:
+        tests = "1 of these was" if len(once) == 1 else f"{len(once)} of these were"
+        said.append(f"{tests} seen once: it could be flaky")
+    return said
+
+
+def _usual(results: Sequence[Result]) -> float:
+    times = sorted(each.seconds for each in results if each.outcome is Outcome.PASS)
+    return times[len(times) // 2] if times else 0.0
+
+
+def _wrapped(text: str, first: str = "", after: str | None = None) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=first if after is None else after,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

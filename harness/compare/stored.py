@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Runs of the past: a folder of results/, or a results.jsonl that was kept elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.compare.diff import Side
+from harness.errors import UserError
+from harness.report import sanitize
+from harness.report.outcome import Result
+
+_TEXTS = ("id", "suite", "revision", "description", "reason", "details", "console", "backend")
+
+
+def find(text: str) -> Path | None:
+    """Return the file of results that a word names; None where it names no stored run."""
+    path = Path(text).expanduser()
+    if path.is_dir() and (path / "results.jsonl").is_file():
+        return path / "results.jsonl"
+    return path if path.is_file() else None
+
+
+def load(path: Path, suites: Sequence[str] = ()) -> Side:
+    """Read a stored run, all of it or some suites or tests; UserError where it is none.
+
+    A last line that is cut, or missing, tells of a run that was killed: it counts as broken.
+    """
+    side = Side(str(path.parent if path.name == "results.jsonl" else path))
+    finished = False
+    lines = path.read_bytes().split(b"\n")
+    cut = lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line)
+            kind = event.pop("event")
+            if kind == "result":
+                side.results.append(_result(event))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path}:{number} is no line of results: {sanitize.line(str(error), 100)}",
+                "a stored run is results/TIME, or what `run --json FILE` wrote",
+            ) from None
+        if kind == "start":
+            side.about = _about(event)
+        elif kind == "finish":
+            finished = True
+            side.broken += [sanitize.line(str(each)) for each in event.get("broken") or ()]
+    if not finished:
+        side.broken.append(f"{side.label} was cut short" + (": half a line" if cut else ""))
+    if suites:
+        wanted = {name.rstrip("/") for name in suites}
+        side.results = [each for each in side.results if _is_wanted(each, wanted)]
+    if not side.results:
+        side.broken.append(f"{side.label} holds no results")
+    return side
+
+
+def _is_wanted(result: Result, wanted: set[str]) -> bool:
+    """Whether a result is of one of these suites, files or tests."""
+    file, _, test = result.id.partition("::")
+    names = (result.suite, f"suites/{result.suite}", file, f"{file}::{test.partition('[')[0]}")
+    return result.id in wanted or not wanted.isdisjoint(names)
+
+
+def _result(record: dict[str, Any]) -> Result:
+    """Make a result of what a file says; whoever wrote the file is not trusted."""
+    for name in _TEXTS:
+        if name in record:
+            clean = sanitize.text if name in ("details", "console") else sanitize.line
+            record[name] = clean(str(record[name]))
+    record["seconds"] = float(record["seconds"])
+    record["patches"] = [int(each) for each in record.get("patches", ())]
+    record["areas"] = [sanitize.line(str(each)) for each in record.get("areas", ())]
+    return Result.from_dict(record)
+
+
+def _about(header: dict[str, Any]) -> str:
+    names = ("backend", "revision", "kernel", "machine", "host")
+    found = [f"{name} {header[name]}" for name in names if header.get(name)]
+    return sanitize.line(", ".join(found))

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`snptest run` as a process of its own: its results as they come, for commands made of runs.
+
+What runs there dies with whoever asked for it, however that one ends (harness/leash.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness import leash
+from harness.report import sanitize
+from harness.report.outcome import ExitCode, Result
+from harness.runner import ROOT
+
+SILENCE = 3600.0
+"""Seconds without a result before a run is given up: it has its own, shorter deadlines."""
+END = 120.0
+"""Seconds that it may take to end after it has closed its results."""
+SAID = 2000
+"""Characters of what a run printed that are kept."""
+
+
+@dataclass
+class SuiteRun:
+    """What a run came to."""
+
+    results: list[Result] = field(default_factory=list)
+    header: dict[str, Any] = field(default_factory=dict)
+    """The first line of its results: backend, revision, kernel, machine, seed."""
+    code: int = ExitCode.BROKEN
+    broken: list[str] = field(default_factory=list)
+    """Why the results are not the whole truth."""
+    said: str = ""
+    """The end of what it printed, sanitised."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the run ended by itself with all its results."""
+        return not self.broken and self.code in (ExitCode.PASSED, ExitCode.FAILED, ExitCode.BROKEN)
+
+
+def run(
+    words: Sequence[str],
+    listener: Callable[[Result], None] = lambda result: None,
+    silence: float = SILENCE,
+) -> SuiteRun:
+    """Run `snptest run WORDS`; the listener gets each result as it ends."""
+    done = SuiteRun()
+    reading, writing = os.pipe()
+    command = [sys.executable, leash.__file__, "", sys.executable, "-m", "harness", "run"]
+    command += [*words, "--json", f"/dev/fd/{writing}"]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            command,
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.PIPE,  # the leash
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            pass_fds=[writing],
+        )
+        os.close(writing)
+        finished = True
+        try:
+            finished = _listen(reading, done, listener, silence)
+            done.code = _status(process, done)
+        finally:
+            os.close(reading)
+            assert process.stdin is not None
+            process.stdin.close()  # whatever still runs is killed
+            process.wait(END)
+        size = said.seek(0, os.SEEK_END)
+        said.seek(max(0, size - SAID))
+        done.said = sanitize.text(said.read()).strip()
+    if not finished and not done.broken:
+        done.broken.append(last_line(done.said) or f"the run ended early with {done.code}")
+    return done
+
+
+def last_line(said: str) -> str:
+    """Return what a command complained of: its line that begins so, or the last."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    complaints = [line for line in lines if line.startswith("snptest: ")]
+    return (complaints or lines or [""])[-1].removeprefix("snptest: ").strip()
+
+
+def _listen(
+    reading: int, done: SuiteRun, listener: Callable[[Result], None], silence: float
+) -> bool:
+    """Take in events until the run closes them; tell whether it came to its end."""
+    pending = b""
+    finished = False
+    while True:
+        ready, _, _ = select.select([reading], [], [], silence)
+        if not ready:
+            done.broken.append(f"nothing happened for {silence:.0f} s; the run was ended")
+            return False
+        chunk = os.read(reading, 1 << 16)
+        if not chunk:
+            break
+        *lines, pending = (pending + chunk).split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            match event.pop("event"):
+                case "start":
+                    done.header = event
+                case "result":
+                    result = Result.from_dict(event)
+                    done.results.append(result)
+                    listener(result)
+                case "finish":
+                    finished = True
+                    done.broken += [sanitize.line(str(each)) for each in event.get("broken", ())]
+    return finished
+
+
+def _status(process: subprocess.Popen[bytes], done: SuiteRun) -> int:
+    began = time.monotonic()
+    try:
+        return process.wait(END if not done.broken else 1.0)
+    except subprocess.TimeoutExpired:
+        if not done.broken:
+            done.broken.append(f"the run did not end in {time.monotonic() - began:.0f} s")
+        return ExitCode.BROKEN
