@@ -36,8 +36,8 @@ def result(
         outcome=outcome,
         seconds=seconds,
         reason="" if outcome is P else f"because of {name}",
-        patches=[14],
-        areas=["page state changes"],
+        patches=(14,),
+        areas=("page state changes",),
         backend="emulator",
     )
 
