@@ -16,6 +16,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.command import captured
 from harness.errors import BuildError, UsageError
 from harness.kbuild import cache
 
@@ -187,20 +188,9 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of apt or dpkg; UsageError where there is none, BuildError when it hangs."""
     try:
-        return subprocess.run(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
-        )
+        return captured(command, timeout, f"{' '.join(command)} did not end", folder=folder)
     except FileNotFoundError:
         raise UsageError(
             f"{command[0]} is not there: source packages need a Debian system",
             "a source directory, a tarball or a git tree can be named instead",
         ) from None
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"{' '.join(command)} did not end within {timeout:g} s") from None

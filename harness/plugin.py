@@ -24,7 +24,7 @@ from harness.deadline import deadline
 from harness.errors import BootError, UserError
 from harness.kernel import Kernel
 from harness.orphan import die_with
-from harness.pool import FRESH, KernelPool
+from harness.pool import KernelPool
 from harness.report import sanitize, verdict
 from harness.report.outcome import Outcome
 from harness.report.stream import ResultStream
@@ -370,23 +370,22 @@ def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Calla
 
     session = _session(request)
     numbers = itertools.count()
-    opened: list[dict[str, Any]] = []
+    opened: list[tuple[dict[str, Any], str]] = []
 
     def boot_host(**parameters: Any) -> Host:
-        wanted = dict(parameters)
+        owner = ""
         if not session.backend.reusable or not parameters:
-            # Nobody else's, now or later.
-            wanted[FRESH] = f"{request.node.nodeid} {next(numbers)}"
-            opened.append(wanted)
+            owner = f"{request.node.nodeid} {next(numbers)}"
+            opened.append((parameters, owner))
         try:
-            kernel = session.pool.get(revision, wanted)
+            kernel = session.pool.get(revision, parameters, owner)
         except Unconfigurable as error:
             pytest.skip(str(error))
         return Host(kernel, REVISIONS[revision] if revision else probe(kernel))
 
     yield boot_host
-    for wanted in opened:
-        session.pool.discard(revision, wanted)
+    for parameters, owner in opened:
+        session.pool.discard(revision, parameters, owner)
 
 
 @pytest.fixture

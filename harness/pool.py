@@ -38,11 +38,8 @@ class Boot:
     where: Where
 
 
-FRESH = "fresh"
-"""A parameter that changes nothing: its value makes a kernel one's own."""
-
-_Key = tuple[str | None, tuple[tuple[str, Any], ...]]
-"""Revision, and what was changed about machine and kernel."""
+_Key = tuple[str | None, tuple[tuple[str, Any], ...], str]
+"""Revision, what was changed about machine and kernel, and whose it is: "" for anybody's."""
 
 
 class KernelPool:
@@ -61,14 +58,17 @@ class KernelPool:
         self._last: Kernel | None = None
         self._last_release = ""
 
-    def get(self, revision: str | None, parameters: Mapping[str, Any] | None = None) -> Kernel:
+    def get(
+        self, revision: str | None, parameters: Mapping[str, Any] | None = None, owner: str = ""
+    ) -> Kernel:
         """Return the kernel for that revision and those parameters, opened if need be.
 
-        Raises Unconfigurable where the backend cannot change what `parameters` name.
+        With an owner it is nobody else's, now or later.  Raises Unconfigurable where the backend
+        cannot change what `parameters` name.
         """
-        key = revision, tuple(sorted((parameters or {}).items()))
+        key = _key(revision, parameters, owner)
         if key not in self._open:
-            if parameters and self.backend.reusable:
+            if (parameters or owner) and self.backend.reusable:
                 self._discard_configured()
             kernel = self._opened(revision, parameters)
             self._open[key] = kernel
@@ -78,15 +78,15 @@ class KernelPool:
 
     def _discard_configured(self) -> None:
         """Close those with parameters: one beside the usual is enough for a machine."""
-        for revision, parameters in list(self._open):
-            if parameters:
-                self._discard((revision, parameters))
+        for key in list(self._open):
+            if key[1:] != _key(None)[1:]:
+                self._discard(key)
 
     def _opened(self, revision: str | None, parameters: Mapping[str, Any] | None) -> Kernel:
         """Open a kernel; one that does not boot is given ATTEMPTS chances."""
         options = dict(self.options)
         if parameters is not None:
-            options["parameters"] = {k: v for k, v in parameters.items() if k != FRESH}
+            options["parameters"] = dict(parameters)
         for _ in range(ATTEMPTS):
             try:
                 return self.backend.open(revision, self.seed, **options)
@@ -103,14 +103,16 @@ class KernelPool:
         """What keeps results from being whole."""
         return [why for kernel in self._open.values() if (why := kernel.trouble())]
 
-    def release(self, revision: str | None, parameters: Mapping[str, Any] | None = None) -> None:
+    def release(self, revision: str | None) -> None:
         """Take back what `get` gave: closed, unless the backend's kernels are dear."""
         if not self.backend.reusable:
-            self.discard(revision, parameters)
+            self.discard(revision)
 
-    def discard(self, revision: str | None, parameters: Mapping[str, Any] | None = None) -> None:
+    def discard(
+        self, revision: str | None, parameters: Mapping[str, Any] | None = None, owner: str = ""
+    ) -> None:
         """Close a kernel for good; the next `get` opens another."""
-        self._discard((revision, tuple(sorted((parameters or {}).items()))))
+        self._discard(_key(revision, parameters, owner))
 
     def _discard(self, key: _Key) -> None:
         kernel = self._open.pop(key, None)
@@ -186,3 +188,9 @@ class KernelPool:
 
 def _sightings(watch: LogWatch) -> list[Sighting]:
     return [Sighting(splat, watch.kernel.symbols) for splat in watch.new_splats()]
+
+
+def _key(
+    revision: str | None, parameters: Mapping[str, Any] | None = None, owner: str = ""
+) -> _Key:
+    return revision, tuple(sorted((parameters or {}).items())), owner

@@ -3,18 +3,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from harness.deadline import deadline
 from harness.machine import build, installed
 
 BUILD_TIMEOUT = 3600.0
-
-quick = pytest.mark.skipif(
-    os.environ.get("SNPTEST_QUICK") == "1", reason="builds QEMU; SNPTEST_QUICK=1 is set"
-)
 
 
 @pytest.fixture(scope="session")

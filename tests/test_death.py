@@ -21,6 +21,7 @@ from harness.kbuild import cache
 from harness.vng.autopsy import CpuState, Evidence, Kind, judge
 from harness.vng.scene import Symbols
 from tests import test_vng
+from tests.marks import real_test
 from tests.mutants.mutant import ROOT
 from tests.runs import run
 
@@ -211,19 +212,7 @@ def test_addresses_are_named_by_system_map(tmp_path: Path) -> None:
 
 # On a real kernel.
 
-real = [
-    pytest.mark.kbuild,
-    pytest.mark.deadline(RUN_TIMEOUT + 60),
-    pytest.mark.skipif(
-        os.environ.get("SNPTEST_QUICK") == "1", reason="boots kernels; SNPTEST_QUICK=1 is set"
-    ),
-]
-
-
-def real_test(function: Any) -> Any:
-    for mark in real:
-        function = mark(function)
-    return function
+on_a_kernel = real_test("boots kernels", RUN_TIMEOUT + 60)
 
 
 def events_of(path: Path) -> list[dict[str, Any]]:
@@ -257,7 +246,7 @@ def step_of(id: str) -> str:
     return step[1] if step else id.rpartition("::")[2]
 
 
-@real_test
+@on_a_kernel
 def test_a_campaign_that_kills_the_kernel(update: test_vng.Update, tmp_path: Path) -> None:
     """Every death is one crash, rightly named; what runs between the deaths passes."""
     results = tmp_path / "results.jsonl"
@@ -295,7 +284,7 @@ def test_a_campaign_that_kills_the_kernel(update: test_vng.Update, tmp_path: Pat
     assert "NMI: Not continuing" in outcomes["hang_interrupts_off"]["console"]
 
 
-@real_test
+@on_a_kernel
 def test_a_kernel_that_never_boots_ends_the_run(update: test_vng.Update, tmp_path: Path) -> None:
     """Three boots, exit 3, the console; the tests that were left are not tried."""
     kernels = tmp_path / "cache/snptest/kernels"
@@ -319,7 +308,7 @@ def test_a_kernel_that_never_boots_ends_the_run(update: test_vng.Update, tmp_pat
     assert len(consoles) == 3
 
 
-@real_test
+@on_a_kernel
 def test_killing_a_run_leaves_nothing_but_its_results(
     update: test_vng.Update, tmp_path: Path
 ) -> None:
@@ -360,7 +349,7 @@ def test_killing_a_run_leaves_nothing_but_its_results(
     assert kbuild.get(update.kernel.name).bzimage.exists()
 
 
-@real_test
+@on_a_kernel
 def test_a_full_disk_is_told_and_loses_no_result(update: test_vng.Update, tmp_path: Path) -> None:
     """The console has no room: QEMU is not held up, all results come, the run says so."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:

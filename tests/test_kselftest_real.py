@@ -10,19 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from harness import kbuild
 from harness.kselftest import build, catalogue
 from tests import test_vng
+from tests.marks import real
 
-pytestmark = [
-    pytest.mark.kbuild,
-    pytest.mark.deadline(900),
-    pytest.mark.skipif(
-        os.environ.get("SNPTEST_QUICK") == "1", reason="builds kernels; SNPTEST_QUICK=1 is set"
-    ),
-]
+pytestmark = real("builds kernels", 900)
 
 update, updated = test_vng.update, test_vng.updated
 """The kernel: a release and what the next one changed in KVM."""

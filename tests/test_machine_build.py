@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import subprocess
 import sys
 import tarfile
@@ -21,6 +20,7 @@ from harness.kbuild.tree import SourceTree
 from harness.machine import build as building
 from harness.machine import cli, compile, installed, patches, roms
 from harness.machine.source import Sources
+from tests.marks import real_test
 from tests.mutants.mutant import ROOT
 
 FILES = {
@@ -405,11 +405,7 @@ def test_info_tells_what_there_is(
     assert cli.modelled(), "qemu/README.md has no table of what is modelled"
 
 
-@pytest.mark.kbuild
-@pytest.mark.deadline(3000)
-@pytest.mark.skipif(
-    os.environ.get("SNPTEST_QUICK") == "1", reason="builds QEMU; SNPTEST_QUICK=1 is set"
-)
+@real_test("builds QEMU", 3000)
 def test_the_real_machine_builds_and_is_there_at_once_afterwards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -21,6 +21,7 @@ from harness.uapi import sev
 from harness.uapi.errors import SevFwError
 from tests import machines
 from tests.firmware_thread import FirmwareThread
+from tests.marks import real
 from tests.qtest_machine import BAR, MEMORY, SECONDS, QtestMachine, find_qemu
 
 INTEN, INTSTS, CMDRESP, LO, HI = (BAR + it for it in (0x10690, 0x10694, 0x10980, 0x109E0, 0x109E4))
@@ -34,7 +35,7 @@ TABLE = (MEMORY - 0x4000 - MEMORY // 256) & ~0x1FFFFF
 DEVICE = "/machine/peripheral/psp"
 
 snp_machine = machines.snp_machine
-pytestmark = [pytest.mark.kbuild, machines.quick]
+pytestmark = real("builds QEMU", 120)
 
 
 @pytest.fixture

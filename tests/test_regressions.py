@@ -7,7 +7,6 @@ the innocent ones.  They apply to every 6.12 from .107 to .117.
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from functools import cache
@@ -17,15 +16,10 @@ import pytest
 
 from harness.kbuild.series import load_series
 from tests import test_vng
+from tests.marks import real
 from tests.runs import run
 
-pytestmark = [
-    pytest.mark.kbuild,
-    pytest.mark.deadline(1200),
-    pytest.mark.skipif(
-        os.environ.get("SNPTEST_QUICK") == "1", reason="builds kernels; SNPTEST_QUICK=1 is set"
-    ),
-]
+pytestmark = real("builds kernels", 1200)
 
 DATA = Path(__file__).parent / "data"
 RUN_TIMEOUT = 900.0

@@ -16,7 +16,7 @@ from tests.test_boot import snptest
 
 update = test_vng.update
 snp_machine = machines.snp_machine
-pytestmark = [*test_vng.pytestmark, machines.quick]
+pytestmark = test_vng.pytestmark
 
 SUITES = ("launch", "psc", "ap_creation", "guest_req", "gmem")
 _BAD = ("fail", "error", "crash")

@@ -43,15 +43,10 @@ from harness.machine.gmem_pages import MODULE, GmemPages
 from harness.splats import find_splats
 from harness.uapi import kvm as uapi
 from harness.vng import boot as vng
+from tests.marks import real
 from tests.runs import run
 
-pytestmark = [
-    pytest.mark.kbuild,
-    pytest.mark.deadline(300),
-    pytest.mark.skipif(
-        os.environ.get("SNPTEST_QUICK") == "1", reason="builds kernels; SNPTEST_QUICK=1 is set"
-    ),
-]
+pytestmark = real("builds kernels", 300)
 
 BUILD_TIMEOUT = 3600.0
 PACKAGE = "linux-source-6.12"

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from harness.cli import machine as machine_commands
+from harness.cli import options
 from harness.cli.kernels import DEFAULT_BASE, complete_base, complete_config, complete_kernel
 from harness.errors import UsageError, UserError
 from harness.report.outcome import ExitCode
@@ -106,26 +107,18 @@ def run(
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="memory of that machine: 1G, the default")
     ] = None,
-    host: Annotated[str | None, typer.Option(metavar="HOST", help="host to test (ssh)")] = None,
-    expression: Annotated[
-        str | None, typer.Option("-k", metavar="EXPR", help="only tests that match, as in pytest")
-    ] = None,
-    workers: Annotated[
-        str, typer.Option("-n", metavar="N", help="kernels side by side: a number, or auto")
-    ] = "auto",
-    seed: Annotated[int, typer.Option(help="seed of schedules, keys and random tests")] = 0,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write JUnit XML")] = None,
-    ktap: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write KTAP; - is stdout")
-    ] = None,
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write a JSON line per result as it ends")
-    ] = None,
+    host: options.Host = None,
+    expression: options.Expression = None,
+    workers: options.Workers = "auto",
+    seed: options.Seed = 0,
+    junit: options.Junit = None,
+    ktap: options.Ktap = None,
+    json: options.JsonLines = None,
 ) -> None:
     """Run test suites."""
     from harness.cli.run import RunOptions, run_suites
 
-    options = RunOptions(
+    wanted = RunOptions(
         suites=tuple(suites or ()),
         backend=backend or ("vng" if kernel or base or series else "emulator"),
         revision=revision,
@@ -143,7 +136,7 @@ def run(
         ktap=ktap,
         json=json,
     )
-    raise typer.Exit(run_suites(options))
+    raise typer.Exit(run_suites(wanted))
 
 
 KSELFTEST_HELP = """Run upstream's KVM selftests, of the tree that a kernel was built from, in it.
@@ -169,26 +162,15 @@ def kselftest(
         str | None, typer.Option(metavar="NAME", help="kernel made by `snptest build`")
     ] = None,
     backend: Annotated[str, typer.Option(metavar="NAME", help="vng, local or ssh")] = "vng",
-    machine: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="stock or snp, as for `run` (vng)",
-            autocompletion=machine_commands.complete_machine,
-        ),
-    ] = None,
+    machine: options.MachineAsRun = None,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="of the machine: 1G, the default (vng)")
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="list the tree's selftests")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="compile them again")] = False,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="write JUnit XML")] = None,
-    ktap: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write KTAP; - is stdout")
-    ] = None,
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write a JSON line per result as it ends")
-    ] = None,
+    junit: options.Junit = None,
+    ktap: options.Ktap = None,
+    json: options.JsonLines = None,
 ) -> None:
     """Run upstream's selftests."""
     from harness.cli import kselftest as command
@@ -196,7 +178,7 @@ def kselftest(
 
     if show:
         raise typer.Exit(command.show_list(kernel))
-    options = RunOptions(
+    wanted = RunOptions(
         backend=backend,
         kernel=kernel,
         machine=machine,
@@ -205,7 +187,7 @@ def kselftest(
         ktap=ktap,
         json=json,
     )
-    raise typer.Exit(command.kselftest(options, tuple(tests or ()), again=rebuild))
+    raise typer.Exit(command.kselftest(wanted, tuple(tests or ()), again=rebuild))
 
 
 COMPARE_HELP = """Compare two revisions: what is broken, fixed, flaky, skipped, slower.
@@ -255,25 +237,14 @@ def compare(
         list[str] | None,
         typer.Option(metavar="NAME", help="of both builds", autocompletion=complete_config),
     ] = None,
-    machine: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="stock or snp, as for `run` (vng)",
-            autocompletion=machine_commands.complete_machine,
-        ),
-    ] = None,
+    machine: options.MachineAsRun = None,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="of that machine: 1G, the default")
     ] = None,
-    host: Annotated[str | None, typer.Option(metavar="HOST", help="host to test (ssh)")] = None,
-    expression: Annotated[
-        str | None, typer.Option("-k", metavar="EXPR", help="only tests that match, as in pytest")
-    ] = None,
-    workers: Annotated[
-        str, typer.Option("-n", metavar="N", help="kernels side by side: a number, or auto")
-    ] = "auto",
-    seed: Annotated[int, typer.Option(help="seed of schedules, keys and random tests")] = 0,
+    host: options.Host = None,
+    expression: options.Expression = None,
+    workers: options.Workers = "auto",
+    seed: options.Seed = 0,
     repeat: Annotated[
         int, typer.Option(metavar="N", min=0, max=50, help="runs more of what differs")
     ] = 2,
@@ -284,7 +255,7 @@ def compare(
     """Compare two revisions."""
     from harness.cli import compare as command
 
-    options = command.CompareOptions(
+    wanted = command.CompareOptions(
         a=a,
         b=b,
         suites=tuple(suites or ()),
@@ -302,7 +273,7 @@ def compare(
         repeat=repeat,
         markdown=markdown,
     )
-    raise typer.Exit(command.compare(options))
+    raise typer.Exit(command.compare(wanted))
 
 
 @app.command()
@@ -398,7 +369,7 @@ def build(
     from harness.cli.kernels import build_kernel
     from harness.kbuild.cli import BuildOptions
 
-    options = BuildOptions(
+    wanted = BuildOptions(
         name=name,
         base=base,
         revision=rev,
@@ -408,7 +379,7 @@ def build(
         every=every,
         keep_going=keep_going,
     )
-    raise typer.Exit(build_kernel(options))
+    raise typer.Exit(build_kernel(wanted))
 
 
 BOOT_HELP = """Boot a kernel that `snptest build` made, for one command or for a look around.

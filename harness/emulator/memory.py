@@ -62,10 +62,13 @@ class PhysicalMemory:
         if self._map.closed:
             return
         self._discard(0, self.size)
-        self._view.release()
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+        self._unmap()
+
+    def _unmap(self) -> None:
+        self._view.release()
         try:
             self._map.close()
         except BufferError:

@@ -71,12 +71,7 @@ class RegionMemory(PhysicalMemory):
         self._starts = self._ends = []
         for region in self.regions:
             os.close(region.fd)
-        self._view.release()
-        try:
-            self._map.close()
-        except BufferError:
-            self._map = mmap.mmap(-1, PAGE_SIZE)  # the old one goes with its last view
-            self._map.close()
+        self._unmap()
 
     def contains(self, pa: int, length: int) -> bool:
         """Whether there is memory, and no hole, behind all of these bytes."""

@@ -95,20 +95,6 @@ class Compiler:
             sorted_paths += [waiting.pop(name) for name in ready]
         return sorted_paths
 
-    def _environment(self) -> dict[str, str]:
-        # MAKEFLAGS, KBUILD_*, ARCH, CROSS_COMPILE... of the caller must not leak in.
-        keep = ("PATH", "HOME", "TMPDIR")
-        root = cache.root()
-        return {
-            **{name: os.environ[name] for name in keep if name in os.environ},
-            **_PINNED,
-            "CCACHE_DIR": str(root / "ccache"),
-            "CCACHE_BASEDIR": str(root),
-            "CCACHE_NOHASHDIR": "1",
-            "CCACHE_COMPILERCHECK": "content",
-            "CCACHE_MAXSIZE": "3G",
-        }
-
     def _make(
         self, arguments: list[str], progress: Progress, expected: int, log: Path | None = None
     ) -> int:
@@ -126,7 +112,7 @@ class Compiler:
         self._running.touch()
         with (
             log.open("w", buffering=1) as sink,
-            running(command, self.source, self._environment()) as make,
+            running(command, self.source, build_environment(**_PINNED)) as make,
         ):
             assert make.stdout is not None
             steps = 0
@@ -166,6 +152,24 @@ def depends(module: Path) -> set[str]:
     """Return the names of the modules that a module depends on, from its .modinfo section."""
     match = re.search(rb"\0depends=([^\0]*)\0", module.read_bytes())
     return set(match[1].decode().split(",")) - {""} if match else set()
+
+
+def build_environment(**pinned: str) -> dict[str, str]:
+    """Return the environment of a build with ccache: nothing of the caller's that changes it.
+
+    MAKEFLAGS, KBUILD_*, CFLAGS, PKG_CONFIG_PATH... must not leak in.
+    """
+    keep = ("PATH", "HOME", "TMPDIR")
+    root = cache.root()
+    return {
+        **{name: os.environ[name] for name in keep if name in os.environ},
+        **pinned,
+        "CCACHE_DIR": str(root / "ccache"),
+        "CCACHE_BASEDIR": str(root),
+        "CCACHE_NOHASHDIR": "1",
+        "CCACHE_COMPILERCHECK": "content",
+        "CCACHE_MAXSIZE": "3G",
+    }
 
 
 def compiler() -> str:

@@ -14,8 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from harness.command import captured
 from harness.errors import BuildError
 from harness.kbuild import KernelBuild, cache
+from harness.kbuild.compile import build_environment
 from harness.kbuild.gitrun import GitError
 from harness.kbuild.tree import KernelTree
 
@@ -119,36 +121,19 @@ def _dangling(folder: Path) -> list[str]:
 
 def environment() -> dict[str, str]:
     """Return make's environment: nothing of the caller's that changes what is built."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-    root = cache.root()
-    return {
-        **kept,
-        "LC_ALL": "C",
-        "CCACHE_DIR": str(root / "ccache"),
-        "CCACHE_BASEDIR": str(root),
-        "CCACHE_NOHASHDIR": "1",
-        "CCACHE_COMPILERCHECK": "content",
-        "CCACHE_MAXSIZE": "3G",
-    }
+    return build_environment(LC_ALL="C")
 
 
 def list_tests(source: Path, output: Path) -> Listing:
     """Ask the tree's Makefile what there is."""
     command = ["make", "-s", f"--eval={_LIST_RULE}", f"OUTPUT={output}", "snptest-list"]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=source / KVM,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=LIST_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"make listed no selftests within {LIST_TIMEOUT:g} s") from None
+    done = captured(
+        command,
+        LIST_TIMEOUT,
+        "make listed no selftests",
+        folder=source / KVM,
+        environment=environment(),
+    )
     listing = read_listing(done.stdout, output)
     if done.returncode or not listing.tests:
         said = done.stderr.strip().splitlines()

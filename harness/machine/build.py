@@ -11,12 +11,12 @@ import datetime
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.command import captured
 from harness.errors import BuildError
 from harness.host_packages import ensure_packages
 from harness.kbuild import cache
@@ -126,15 +126,8 @@ def _make(
 
 def has_snp(program: Path) -> bool:
     """Whether a QEMU's PC has SNP; BuildError where it does not start at all."""
-    done = subprocess.run(
-        [program, "-machine", "q35,help"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=60,
-        check=False,
-    )
+    command = [str(program), "-machine", "q35,help"]
+    done = captured(command, 60, "the QEMU that was built did not list its machines")
     if done.returncode:
         raise BuildError(f"the QEMU that was built does not start: {done.stderr.strip()[:300]}")
     return "x-snp-host=" in done.stdout

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.errors import BuildError
 from harness.kbuild import cache
-from harness.kbuild.compile import compiler, compiler_version, running
+from harness.kbuild.compile import build_environment, compiler, compiler_version, running
 from harness.kbuild.progress import Progress
 from harness.machine.installed import PROGRAM
 
@@ -98,7 +98,7 @@ def _run(command: list[str], folder: Path, log: Path, progress: Progress, timeou
     """Run a step of the build, its output into the log."""
     with (
         log.open("w", buffering=1) as sink,
-        running(command, folder, _environment(), timeout) as process,
+        running(command, folder, build_environment(LC_ALL="C.UTF-8"), timeout) as process,
     ):
         assert process.stdout is not None
         for line in process.stdout:
@@ -108,21 +108,6 @@ def _run(command: list[str], folder: Path, log: Path, progress: Progress, timeou
         status = process.wait(timeout)
     if status:
         raise BuildError(f"QEMU did not build:\n{first_error(log)}", f"all of it: {log}")
-
-
-def _environment() -> dict[str, str]:
-    # CFLAGS, PKG_CONFIG_PATH... of the caller must not leak in.
-    keep = ("PATH", "HOME", "TMPDIR")
-    root = cache.root()
-    return {
-        **{name: os.environ[name] for name in keep if name in os.environ},
-        "LC_ALL": "C.UTF-8",
-        "CCACHE_DIR": str(root / "ccache"),
-        "CCACHE_BASEDIR": str(root),
-        "CCACHE_NOHASHDIR": "1",
-        "CCACHE_COMPILERCHECK": "content",
-        "CCACHE_MAXSIZE": "3G",
-    }
 
 
 def first_error(log: Path) -> str:

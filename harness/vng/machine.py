@@ -13,11 +13,11 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.command import captured
 from harness.errors import BuildError, UsageError, UserError
 from harness.vng.accel import accelerated
 
@@ -215,18 +215,7 @@ def _virtme(setup: Setup, *options: str) -> list[str]:
         *_options(setup),
         *("--dry-run", "--show-command", "--show-boot-console", "--verbose", *options),
     ]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=VIRTME_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"virtme-run composed no command within {VIRTME_TIMEOUT:g} s") from None
+    done = captured(command, VIRTME_TIMEOUT, "virtme-run composed no command")
     lines = [line for line in done.stdout.splitlines() if " -kernel " in line]
     if done.returncode or not lines:
         said = (done.stderr or done.stdout).strip().splitlines()

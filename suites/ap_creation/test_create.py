@@ -204,8 +204,9 @@ def test_vmsa_pages_are_not_leaked(host: Host, smp: Callable[[int], Guest]) -> N
         bring_up(pair, 1, vmsa_page(number))
     pair.close()
     assert inspector.assigned_pages() == pages
-    assert inspector.counters()["leaked_pages"] == 0
-    assert inspector.counters()["asids"] == asids
+    counters = inspector.counters()
+    assert counters["leaked_pages"] == 0
+    assert counters["asids"] == asids
 
 
 def test_ap_survives_the_bsp(pair: Guest) -> None:

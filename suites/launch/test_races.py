@@ -101,8 +101,9 @@ def assert_nothing_left(host: Host) -> None:
     inspector = host.kernel.inspector
     if inspector is not None:
         assert inspector.assigned_pages() == 0
-        assert inspector.counters()["asids"] == 0
-        assert inspector.counters()["leaked_pages"] == 0
+        counters = inspector.counters()
+        assert counters["asids"] == 0
+        assert counters["leaked_pages"] == 0
 
 
 def repeat(kernel: Kernel, vcpu: Vcpu, op: Ioctl, times: int, thread: int) -> list[Ticket]:

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Options that several commands have, the same in each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.machine import complete_machine
+
+MachineAsRun = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="stock or snp, as for `run` (vng)",
+        autocompletion=complete_machine,
+    ),
+]
+Host = Annotated[str | None, typer.Option(metavar="HOST", help="host to test (ssh)")]
+Expression = Annotated[
+    str | None, typer.Option("-k", metavar="EXPR", help="only tests that match, as in pytest")
+]
+Workers = Annotated[
+    str, typer.Option("-n", metavar="N", help="kernels side by side: a number, or auto")
+]
+Seed = Annotated[int, typer.Option(help="seed of schedules, keys and random tests")]
+Junit = Annotated[Path | None, typer.Option(metavar="FILE", help="write JUnit XML")]
+Ktap = Annotated[Path | None, typer.Option(metavar="FILE", help="write KTAP; - is stdout")]
+JsonLines = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="write a JSON line per result as it ends")
+]
