@@ -137,6 +137,10 @@ class Emulation(Runner):
             elif code == snp.RMPADJUST:
                 flush = snp.rmpadjust(self._engine, self._mmu, self._rmp)
                 env.eip += 4
+            elif code == snp.RMPQUERY:
+                snp.rmpquery(self._engine, self._mmu, self._rmp)
+                flush = False
+                env.eip += 4
             elif code[:3] == VMMCALL and self._protected:
                 raise GuestFault(VC, svm.SVM_EXIT_VMMCALL)
             elif code[:3] in (VMMCALL, VMCALL) and not self._protected:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""PVALIDATE and RMPADJUST as a guest executes them (APM vol. 3; vol. 2, 15.36)."""
+"""PVALIDATE, RMPADJUST and RMPQUERY as a guest executes them (APM vol. 3; vol. 2, 15.36)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from harness.emulator.cpu.faults import GP, UD, VC, GuestFault, NestedFault
 from harness.emulator.cpu.mmu import Mmu, R
 from harness.emulator.cpu.uc import Engine
 from harness.emulator.rmp import PageNotValidated, PageSize, Rmp, RmpCode, RmpFault
+from harness.emulator.rmp_entry import PERM_ALL, VMPLS
 from harness.uapi.sev import PFERR_GUEST_FINAL_MASK, PFERR_PRESENT_MASK, PFERR_USER_MASK
 from harness.uapi.svm import SVM_EXIT_PAGE_NOT_VALIDATED
 
 PVALIDATE, RMPADJUST = b"\xf2\x0f\x01\xff", b"\xf3\x0f\x01\xfe"
+RMPQUERY = b"\xf3\x0f\x01\xfd"
 RF_PF = 1 << 2
 
 
@@ -23,8 +25,7 @@ def pvalidate(engine: Engine, mmu: Mmu, rmp: Rmp) -> bool:
     if size > 1 or wanted > 1 or (size and gva & 0x1FF000):
         _finish(engine, RmpCode.FAIL_INPUT, False)
         return False
-    gpa = _private(mmu, gva)
-    spa, npt_size = mmu.lookup(gpa, True, R, PFERR_GUEST_FINAL_MASK)
+    gpa, spa, npt_size = _private(mmu, gva)
     try:
         code, same = rmp.pvalidate(
             spa,
@@ -49,19 +50,20 @@ def rmpadjust(engine: Engine, mmu: Mmu, rmp: Rmp) -> bool:
     if not env.hflags & HF_CS64:
         raise GuestFault(UD)
     gva, size, attributes = _operand(engine), engine.regs[RCX], engine.regs[RDX]
-    if size > 1 or (size and gva & 0x1FF000) or attributes >> 17:
+    vmpl, perms = attributes & 0xFF, attributes >> 8 & 0xFF
+    reserved = attributes >> 17 or vmpl >= VMPLS or perms & ~PERM_ALL
+    if size > 1 or (size and gva & 0x1FF000) or reserved:
         _finish(engine, RmpCode.FAIL_INPUT, False)
         return False
-    gpa = _private(mmu, gva)
-    spa, npt_size = mmu.lookup(gpa, True, R, PFERR_GUEST_FINAL_MASK)
+    gpa, spa, npt_size = _private(mmu, gva)
     try:
         code = rmp.rmpadjust(
             spa,
             gpa,
             mmu.asid,
             size=PageSize(size),
-            target_vmpl=attributes & 0xFF,
-            perms=attributes >> 8 & 0xFF,
+            target_vmpl=vmpl,
+            perms=perms,
             vmsa=bool(attributes >> 16 & 1),
             current_vmpl=mmu.vmpl,
             npt_size=npt_size,
@@ -72,6 +74,30 @@ def rmpadjust(engine: Engine, mmu: Mmu, rmp: Rmp) -> bool:
         raise GuestFault(VC, SVM_EXIT_PAGE_NOT_VALIDATED, gva) from fault
     _finish(engine, code, False)
     return code == RmpCode.SUCCESS
+
+
+def rmpquery(engine: Engine, mmu: Mmu, rmp: Rmp) -> None:
+    """RMPQUERY: VMPL, its permissions and the VMSA bit in RDX, the entry's size in RCX."""
+    _check_mode(engine, mmu)
+    if not engine.env.hflags & HF_CS64:
+        raise GuestFault(UD)
+    gva, vmpl = _operand(engine), engine.regs[RDX] & 0xFF
+    if vmpl >= VMPLS:
+        _finish(engine, RmpCode.FAIL_INPUT, False)
+        return
+    gpa, spa, _ = _private(mmu, gva)
+    try:
+        code, perms, size = rmp.rmpquery(
+            spa, gpa, mmu.asid, current_vmpl=mmu.vmpl, target_vmpl=vmpl
+        )
+    except RmpFault as fault:
+        raise _nested(gpa, fault) from fault
+    except PageNotValidated as fault:
+        raise GuestFault(VC, SVM_EXIT_PAGE_NOT_VALIDATED, gva) from fault
+    if code == RmpCode.SUCCESS:
+        engine.regs[RCX] = int(size)
+        engine.regs[RDX] = vmpl | perms << 8 | rmp.effective(spa).vmsa << 16
+    _finish(engine, code, False)
 
 
 def _check_mode(engine: Engine, mmu: Mmu) -> None:
@@ -88,12 +114,17 @@ def _operand(engine: Engine) -> int:
     return (rax if env.hflags & HF_CS64 else rax & 0xFFFFFFFF) & ~0xFFF
 
 
-def _private(mmu: Mmu, gva: int) -> int:
-    """Guest physical address; #GP where the page is not mapped private."""
-    gpa, private, _allowed = mmu.walk(gva, R, False)
+def _private(mmu: Mmu, gva: int) -> tuple[int, int, PageSize]:
+    """Guest and system physical address and the nested page's size, of a whole translation.
+
+    #GP where the page is not mapped private, but only behind what the translation raises.
+    """
+    at, private, _allowed = mmu.walk(gva, R, False)
+    gpa = at & ~0xFFF
+    spa, npt_size = mmu.lookup(gpa, private, R, PFERR_GUEST_FINAL_MASK)
     if not private:
         raise GuestFault(GP)
-    return gpa & ~0xFFF
+    return gpa, spa, npt_size
 
 
 def _nested(gpa: int, fault: RmpFault) -> NestedFault:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RESUME, LEAVE = True, False
 """What a handler answers: run the guest on, or return to userspace (the exit is filled in)."""
 
-VMEXIT_INVALID = (1 << 64) - 1
+VMEXIT_INVALID = (1 << 32) - 1
 
 Completion = Callable[["Vcpu"], bool]
 """Finishes what userspace was asked for, at the next KVM_RUN; answers RESUME or LEAVE."""
