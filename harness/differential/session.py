@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The emulator and a target side by side, for as many scripts as one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from harness import backends
+from harness.differential.compare import Compared, compare
+from harness.differential.drive import drive
+from harness.differential.operations import Script
+from harness.differential.shrink import shrink
+from harness.differential.trace import Trace
+from harness.kernel import TargetError
+from harness.probe import probe
+from harness.uapi.revisions import Revision
+from harness.vm.host import Host
+
+
+class Lost(Exception):
+    """The target died of a script."""
+
+    def __init__(self, script: Script, why: str) -> None:
+        super().__init__(why)
+        self.script = script
+
+
+def emulate(script: Script, revision: str = "merged", gmem_order: int = 0) -> Trace:
+    """A script's trace on an emulator of its own: the same each time."""
+    return drive(emulated(revision, gmem_order), script)
+
+
+def emulated(revision: str, gmem_order: int) -> Host:
+    """An emulated host that is like a target."""
+    from harness.uapi.revisions import REVISIONS
+
+    parameters = {"gmem_max_order": gmem_order}
+    kernel = backends.get("emulator").open(revision, 0, parameters=parameters)
+    return Host(kernel, REVISIONS[revision])
+
+
+class Session:
+    """A target that was opened, and what emulates it; a context that closes both."""
+
+    def __init__(self, open_target: Callable[[], Any]) -> None:
+        self._open = open_target
+        self._target: Host | None = None
+        self.revision: Revision | None = None
+
+    @property
+    def target(self) -> Host:
+        """The host under test, opened at first use and again where it was lost."""
+        if self._target is None:
+            kernel = self._open()
+            self.revision = probe(kernel)
+            self._target = Host(kernel, self.revision)
+        return self._target
+
+    def check(self, script: Script) -> Compared:
+        """Run a script on both sides and compare; Lost where the target dies of it."""
+        host = self.target
+        assert self.revision is not None
+        emulator = emulate(script, self.revision.name, host.kernel.gmem_order)
+        try:
+            target = drive(host, script)
+        except TargetError as error:
+            death = host.kernel.autopsy()
+            self.close()
+            raise Lost(script, death.summary if death else str(error)) from error
+        return compare(emulator, target)
+
+    def shrink(self, script: Script, kind: str) -> Script:
+        """The shortest script that still shows a difference of that kind."""
+
+        def shows(tried: Script) -> bool:
+            difference = self.check(tried).difference
+            return difference is not None and difference.kind == kind
+
+        return shrink(script, shows)
+
+    def close(self) -> None:
+        """Shut the target down; it is opened again when it is needed."""
+        if self._target is not None:
+            self._target.kernel.shutdown()
+        self._target = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
