@@ -95,9 +95,15 @@ def _attributes(world: World, op: Operation) -> Fields:
 
 
 def _fallocate(world: World, op: Operation) -> Fields:
-    call = Fallocate(world.vm.gmems[0].fd, op.number("mode"), op.number("gpa"), op.number("size"))
+    gpa, size = _signed(op.number("gpa")), _signed(op.number("size"))
+    call = Fallocate(world.vm.gmems[0].fd, op.number("mode"), gpa, size)
     fields = {"errno": errno_name(world.kernel.call(call).errno)}
     return fields | world.rmp(touched(op.number("gpa"), op.number("size")))
+
+
+def _signed(value: int) -> int:
+    """As the kernel's loff_t has it."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _truncate(world: World, op: Operation) -> Fields:
