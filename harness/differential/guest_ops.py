@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from harness.differential.operations import Operation
-from harness.differential.world import Fields, World, touched
+from harness.differential.world import MEMORY, Fields, World, touched
 from harness.uapi import ghcb as abi
 from harness.vm import guest_message, layout
 from harness.vm.attestation import Report, VerificationError
@@ -170,13 +170,19 @@ def _message(world: World, op: Operation) -> Fields:
         fields |= {"info1": hex(left.info1), "info2": hex(left.info2), "rbx": hex(left.rbx)}
         if not left.info2 and not left.info1 & 0xFFFFFFFF:
             fields |= _answer(world, messenger, response)
-            world.vm.write_gpa(response & -4096, bytes(4096))
-        world.vm.write_gpa(request & -4096, bytes(4096))  # what is sealed differs by its key
     except (GuestError, MessageError, VerificationError) as error:
         fields["error"] = f"{type(error).__name__}: {error}"
     except ValueError as error:  # no slot holds the page
         fields["error"] = str(error)
+    _wipe(world, request & -4096, response & -4096)
     return fields | world.rmp([request & -4096, response & -4096])
+
+
+def _wipe(world: World, *pages: int) -> None:
+    """Zero pages as userspace sees them: what is sealed differs by its key."""
+    for page in pages:
+        if 0 <= page < MEMORY:
+            world.vm.write_gpa(page, bytes(layout.PAGE_SIZE))
 
 
 def _answer(world: World, messenger: Messenger, response: int) -> Fields:

@@ -124,6 +124,8 @@ class Revision:
     guest is told BUSY, but its sequence number is used up (found in v12's review)."""
 
     # The rest of KVM and /dev/sev
+    protected_readonly_slots: bool
+    """VMs with protected state may have KVM_MEM_READONLY slots, which Linux 6.11 took away."""
     legacy_command_errno: int | None
     """Errno of SEV and SEV-ES commands on an initialised SNP guest, None where KVM lets them on."""
     init2_ghcb_version: bool
@@ -207,6 +209,7 @@ V12 = Revision(
     legacy_command_errno=None,
     init2_ghcb_version=False,
     vmsa_features_attribute=(0, 1),
+    protected_readonly_slots=True,
     pre_fault_memory=False,
     pause_attestation=True,
     probe=(
@@ -245,6 +248,7 @@ MERGED = Revision(
     legacy_command_errno=errno.EPERM,
     init2_ghcb_version=True,
     vmsa_features_attribute=(kvm.KVM_X86_GRP_SEV, kvm.KVM_X86_SEV_VMSA_FEATURES),
+    protected_readonly_slots=False,
     pre_fault_memory=True,
     pause_attestation=False,
     probe=(

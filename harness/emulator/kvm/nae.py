@@ -165,6 +165,8 @@ def hypercall(vcpu: Vcpu, nr: int, arguments: tuple[int, int, int], cpl: int) ->
     """__kvm_emulate_hypercall: the result, or None where userspace was asked."""
     if cpl:
         return -uapi.KVM_EPERM
+    if nr in (uapi.KVM_HC_VAPIC_POLL_IRQ, uapi.KVM_HC_SCHED_YIELD):
+        return 0  # hints, which change nothing here
     enabled = vcpu.vm.hypercall_exits >> uapi.KVM_HC_MAP_GPA_RANGE & 1
     if nr != uapi.KVM_HC_MAP_GPA_RANGE or not enabled:
         return -uapi.KVM_ENOSYS

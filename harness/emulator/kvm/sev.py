@@ -32,6 +32,14 @@ __all__ = [
 SUPPORTED_XCR0 = 0x207
 """x87, SSE, AVX, PKRU: what KVM_X86_XCOMP_GUEST_SUPP reports on EPYC Milan."""
 
+_MIGRATION = frozenset(
+    (
+        *(abi.KVM_SEV_SEND_START, abi.KVM_SEV_SEND_UPDATE_DATA, abi.KVM_SEV_SEND_FINISH),
+        *(abi.KVM_SEV_SEND_CANCEL, abi.KVM_SEV_RECEIVE_START, abi.KVM_SEV_RECEIVE_FINISH),
+    )
+)
+"""Not modelled, but for the check that comes first: ENOTTY for what is no SEV guest."""
+
 Handler = Callable[["Vm", "Call", abi.kvm_sev_cmd], "int | Steps"]
 
 
@@ -87,7 +95,8 @@ def _handler(vm: Vm, cmd: abi.kvm_sev_cmd) -> Handler:
     }
     handler = handlers.get(cmd.id) or legacy.HANDLERS.get(cmd.id)
     if handler is None:
-        raise KvmError(errno.EINVAL)
+        foreign = cmd.id in _MIGRATION and not vm.sev.active
+        raise KvmError(errno.ENOTTY if foreign else errno.EINVAL)
     return handler
 
 

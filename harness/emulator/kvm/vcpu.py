@@ -7,7 +7,7 @@ import ctypes
 import errno
 from typing import TYPE_CHECKING, TypeVar
 
-from harness.emulator.kvm import run
+from harness.emulator.kvm import ap, run
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.files import Call, File, IoctlTable
 from harness.emulator.kvm.mmu import MemoryFault, Resolution
@@ -191,6 +191,9 @@ def _set_fpu(vcpu: Vcpu, call: Call, arg: int) -> int:
 
 @VCPU_IOCTLS(uapi.KVM_GET_MP_STATE)
 def _get_mp_state(vcpu: Vcpu, call: Call, arg: int) -> int:
+    """kvm_arch_vcpu_ioctl_get_mpstate: a pending INIT or SIPI comes first."""
+    if vcpu.vm.lapic:
+        ap.accept_init(vcpu)
     call.write(arg, bytes(uapi.kvm_mp_state(mp_state=vcpu.mp_state)))
     return 0
 
@@ -208,6 +211,9 @@ def _set_mp_state(vcpu: Vcpu, call: Call, arg: int) -> int:
     }
     if state != uapi.KVM_MP_STATE_RUNNABLE and not (state in with_apic and vcpu.vm.lapic):
         raise KvmError(errno.EINVAL)
+    if state == uapi.KVM_MP_STATE_SIPI_RECEIVED:
+        vcpu.state.sipi_pending = True
+        state = uapi.KVM_MP_STATE_INIT_RECEIVED
     vcpu.mp_state = state
     return 0
 
