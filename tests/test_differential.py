@@ -113,6 +113,40 @@ def test_many_operations_succeed_and_many_do_not() -> None:
     assert bad > 60
 
 
+FOUND_BY_COMPARING = [
+    (Start.GUEST, "rmpquery", {"gpa": 0x100000, "rdx": 1}, "status", "OK"),
+    (Start.GUEST, "rmpadjust", {"gpa": 0x405000, "rdx": 0x2001}, "rmp 0x405000", "no page"),
+    (Start.GUEST, "pvalidate", {"gpa": 0x405000, "shared": 1}, "fault", "0xd error 0x0"),
+    (Start.GUEST, "region", {"slot": 2, "flags": 2, "size": 0x1000}, "errno", "EINVAL"),
+    (Start.GUEST, "hypercall", {"nr": 11}, "value 0", None),
+    (Start.GUEST, "mp_state", {"cpu": 1, "state": 4}, "state", "0"),
+    (Start.VM, "sev", {"command": 15}, "errno", "ENOTTY"),
+    (Start.VM, "sev", {"command": 13}, "errno", "EINVAL"),
+]
+"""What the emulator did otherwise until it was held against Linux 6.12 on the SNP machine."""
+
+
+@pytest.mark.parametrize(("start", "name", "args", "field", "expected"), FOUND_BY_COMPARING)
+def test_what_comparing_has_found(
+    start: Start, name: str, args: dict[str, operations.Value], field: str, expected: str | None
+) -> None:
+    made = Script(start, 0, (Operation(name, args),))
+    assert session.emulate(made).observations[0].fields.get(field) == expected
+
+
+def test_a_refused_vmsa_has_the_low_half_of_the_exit_code() -> None:
+    made = Script(
+        Start.GUEST,
+        0,
+        (
+            Operation("ap", {"apic": 1, "gpa": 0x407000, "request": 1, "features": 1}),
+            Operation("boot", {"cpu": 1}),
+        ),
+    )
+    fields = session.emulate(made).observations[1].fields
+    assert fields["stopped"] == "FailEntryExit(reason=4294967295)"
+
+
 # -- comparing -------------------------------------------------------------------------------
 
 
