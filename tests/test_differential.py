@@ -263,7 +263,7 @@ def test_emulator_and_kernel_agree(update: test_vng.Update, snp_machine: Machine
     with session.Session(
         lambda: backend.open(None, 0, kernel=update.kernel.name, machine="snp")
     ) as pair:
-        for seed in range(40):
+        for seed in range(20):
             difference = pair.check(generate.generate(seed, 40)).difference
             assert difference is None, f"seed {seed}:\n{difference.describe(40)}"
         assert find_splats(pair.target.kernel.log()) == []

@@ -413,7 +413,7 @@ class _Guest(_Maker):
             "vmsa",
             cpu=0,
             gpa=gpa,
-            features=self.pick(odd, (1,), (0, 1, 0x21, 9, 1 << 40)),
+            features=self.pick(odd, (1,), (0, 1, 0x21, 1, 1 << 40)),  # see README of qemu/
             vmpl=self.pick(odd, (0,), (1, 3)),
             unmarked=self.pick(odd, (0,), (0, 1)),
         )
