@@ -94,14 +94,14 @@ MUTANTS: Final = (
     _mutant(
         "nobody is woken",
         _AP,
-        "state.update_pending = operation != abi.SVM_VMGEXIT_AP_CREATE_ON_INIT",
+        "state.update_pending = pending or operation != abi.SVM_VMGEXIT_AP_CREATE_ON_INIT",
         "state.update_pending = False",
         _CREATE + "ap_runs",
     ),
     _mutant(
         "CREATE_ON_INIT starts at once",
         _AP,
-        "state.update_pending = operation != abi.SVM_VMGEXIT_AP_CREATE_ON_INIT",
+        "state.update_pending = pending or operation != abi.SVM_VMGEXIT_AP_CREATE_ON_INIT",
         "state.update_pending = True",
         _CREATE + "on_init_waits_for_init",
     ),

@@ -34,6 +34,7 @@ def _create(vcpu: Vcpu, request: Ghcb) -> bool:
     if target is None:
         _say(vcpu, f"vmgexit: invalid AP APIC ID [{apic_id:#x}] from guest")
         return False
+    pending = target.state.update_pending  # a request made before stays, whatever this one is
     if vm.revision.ap_creation_error_stops_target:
         target.state.pending_vmsa_gpa = None
         target.state.waiting_for_reset = True
@@ -59,7 +60,7 @@ def _create(vcpu: Vcpu, request: Ghcb) -> bool:
         _say(vcpu, f"vmgexit: invalid AP creation request [{operation:#x}] from guest")
         return False
     state.waiting_for_reset = True
-    state.update_pending = operation != abi.SVM_VMGEXIT_AP_CREATE_ON_INIT
+    state.update_pending = pending or operation != abi.SVM_VMGEXIT_AP_CREATE_ON_INIT
     return True
 
 
