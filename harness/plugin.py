@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 from harness import backends, features
 from harness.backends.base import Backend, Unconfigurable
@@ -67,6 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--host", help="host to test (ssh)")
     group.addoption("--seed", type=int, default=0, help="seed of schedules and keys (default 0)")
     group.addoption("--deadline", type=float, help="seconds a test may take")
+    group.addoption("--repeat", type=int, default=1, help="runs of each test, one after the other")
     group.addoption("--results", metavar="FILE", help="write one JSON line per result to FILE")
     group.addoption(
         "--known-issues",
@@ -196,7 +198,14 @@ class Session:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
-        """See to it that a kernel which died in the teardown is not used again."""
+        """Repeat the test, and do not use a kernel again which died in the teardown."""
+        for _ in range(self.config.getoption("--repeat") - 1):
+            # Told that the next one shares the module, pytest tears down the test's own fixtures.
+            runtestprotocol(item, nextitem=item.parent, log=True)  # type: ignore[arg-type]
+            if self.crashed:
+                self._bury(item)
+            if item.session.shouldstop:
+                break
         value = yield
         if self.crashed:
             self._bury(item)

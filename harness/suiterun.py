@@ -44,6 +44,11 @@ class SuiteRun:
     """The end of what it printed, sanitised."""
 
     @property
+    def folder(self) -> str:
+        """Where its results are kept; "" where it did not get that far."""
+        return sanitize.line(str(self.header.get("folder", "")))
+
+    @property
     def whole(self) -> bool:
         """Whether the run ended by itself with all its results."""
         return not self.broken and self.code in (ExitCode.PASSED, ExitCode.FAILED, ExitCode.BROKEN)

@@ -253,6 +253,43 @@ def test_a_dead_kernel_is_replaced(tmp_path: Path, workers: int) -> None:
     assert killed.revision in ("v12", "merged")
 
 
+REPEATED = """
+    import pytest
+    from harness.kernel import TargetError
+    import conftest_fake
+
+    made = []
+
+    @pytest.fixture(scope="module")
+    def shared(kernel):
+        made.append("shared")
+        return kernel
+
+    @pytest.fixture
+    def own():
+        made.append("own")
+
+    def test_flaky(shared, own):
+        assert len(conftest_fake.opened) == made.count("shared")
+        if made.count("own") == 2:
+            raise TargetError("the kernel died")
+        assert made.count("own") != 4
+
+    def test_after(shared):
+        assert not shared.down and made.count("own") == 5
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_test_can_be_repeated(tmp_path: Path, workers: int) -> None:
+    run = execute(tmp_path, REPEATED, "--repeat=5", "--revision=v12", workers=workers)
+    seen = [result.outcome for result in run.results if "flaky" in result.id]
+    good, bad = Outcome.PASS, Outcome.FAIL
+    assert seen == [good, Outcome.CRASH, good, bad, good], [each.details for each in run.results]
+    assert [each.outcome for each in run.results if "after" in each.id] == [good] * 5
+    assert run.collected == 10
+
+
 def test_one_revision_can_be_chosen(tmp_path: Path) -> None:
     run = execute(tmp_path, "def test_x(revision): pass\n", "--revision=v12")
     assert outcomes(run) == {"test_x[v12]": Outcome.PASS}

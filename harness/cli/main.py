@@ -54,6 +54,7 @@ Examples:
   snptest run --backend local              this machine's own /dev/kvm and /dev/sev
   snptest run gmem psc --kernel mine       in a kernel that was built, booted by virtme-ng
   snptest run gmem --series ~/patches      built first, on linux-source-6.12
+  snptest run gmem -k hole --repeat 50     is it flaky?
   snptest run --junit out/junit.xml        for CI
   snptest run psc --ktap - | tee psc.ktap  KTAP to stdout, everything else to stderr
 """
@@ -111,6 +112,10 @@ def run(
     expression: options.Expression = None,
     workers: options.Workers = "auto",
     seed: options.Seed = 0,
+    repeat: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=10000, help="runs of each test, in the same kernel"),
+    ] = 1,
     junit: options.Junit = None,
     ktap: options.Ktap = None,
     json: options.JsonLines = None,
@@ -132,6 +137,7 @@ def run(
         expression=expression,
         workers=workers,
         seed=seed,
+        repeat=repeat,
         junit=junit,
         ktap=ktap,
         json=json,

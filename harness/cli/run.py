@@ -51,6 +51,7 @@ class RunOptions:
     expression: str | None = None
     workers: str = "auto"
     seed: int = 0
+    repeat: int = 1
     junit: Path | None = None
     ktap: Path | None = None
     json: Path | None = None
@@ -100,7 +101,7 @@ def run_suites(options: RunOptions) -> int:
         files.append(JsonLines(options.json))
     live.header(console, header)
     for file in files:
-        file.write("start", header)
+        file.write("start", {**header, "folder": str(folder)})
     _execute(run, files, console)
     run.broken += [file.error for file in files if file.error]
     code = _report(options, run, console)
@@ -216,6 +217,7 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
         "no:cacheprovider",
         f"--backend={options.backend}",
         f"--seed={options.seed}",
+        f"--repeat={options.repeat}",
         "--continue-on-collection-errors",
         "--tb=short",
     ]

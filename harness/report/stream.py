@@ -29,6 +29,7 @@ class ResultStream:
         self.stacks: str | None = config.getoption("--stacks")
         self.phases: dict[str, verdict.Phases] = {}
         self.counts: Counter[str] = Counter()
+        self.repeat: int = config.getoption("--repeat")
         self.collected = False
         self.gave_up = ""
         self.troubles: set[str] = set()
@@ -49,7 +50,7 @@ class ResultStream:
         self._collected(ids)
 
     def _collected(self, ids: Iterable[str]) -> None:
-        count = Counter(verdict.suite_of(nodeid) for nodeid in ids)
+        count = Counter(verdict.suite_of(nodeid) for nodeid in ids for _ in range(self.repeat))
         # The controller of workers collects nothing itself.
         if count and not self.collected:
             self.collected = True
