@@ -285,3 +285,32 @@ def test_what_the_command_prints(
     assert (record["name"], record["version"], record["config"]) == ("mine", "6.12.7", ["base"])
     with pytest.raises(UsageError, match="--keep-going"):
         cli.build(cli.BuildOptions("mine", base, keep_going=True))
+
+
+def test_a_series_that_was_applied_is_not_applied_again(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = tmp_path / "series"
+    series.mkdir()
+    for number in (1, 2):
+        (series / f"{number}.patch").write_text(
+            "From: Somebody Else <else@example.org>\n"
+            f"Subject: [PATCH v2 {number}/2] KVM: value {number}\n\n"
+            "From: A Developer <developer@example.org>\n\nBecause.\n---\n"
+            "--- a/include/kvm.h\n+++ b/include/kvm.h\n@@ -1 +1 @@\n"
+            f"-#define KVM {number}\n+#define KVM {number + 1}\n"
+        )
+    found = kbuild.applied(base, series)
+    patches = [patch for _, patch in found if patch is not None]
+    assert [patch.subject for patch in patches] == ["KVM: value 1", "KVM: value 2"]
+    assert {patch.author for patch in patches} == {"A Developer <developer@example.org>"}
+    assert "Because." in patches[0].message
+    assert "+#define" not in patches[0].message
+    again = kbuild.build("again", base, series, until=1)
+    monkeypatch.setattr(KernelTree, "apply_each", None)
+    commits = [commit for commit, _ in found]
+    one, both = (
+        kbuild.build("mine", base, series, until=until, commits=commits) for until in (1, None)
+    )
+    assert (one.key, one.commit) == (again.key, commits[1])
+    assert (both.commit, both.series) == (commits[2], ("1.patch", "2.patch"))

@@ -37,8 +37,10 @@ from harness.kbuild.tree import KernelTree, PatchError
 
 __all__ = [
     "KernelBuild",
+    "Patch",
     "PatchResult",
     "Progress",
+    "applied",
     "apply_series",
     "build",
     "build_every",
@@ -87,23 +89,42 @@ def build(
     revision: str | None = None,
     until: int | None = None,
     fragments: Sequence[str] = (),
+    commits: Sequence[str] = (),
     progress: Progress | None = None,
     say: Callable[[str], None] = print,
 ) -> KernelBuild:
     """Build base plus series, or find it in the cache, and call it `name`.
 
     `base` and `revision` are as harness.kbuild.base has them, `series` as series.load_all;
-    only the first `until` patches are applied.  `fragments` go on top of kernels/base.config:
-    names of others there ("debug"), or paths.  UsageError: the name, base, series or fragment
-    cannot be used.  BuildError: a patch does not apply, a symbol did not take, the compiler
-    complained.
+    only the first `until` patches are applied.  `commits` are those that applied() returned for
+    the same base and series: nothing is applied again then.  `fragments` go on top of
+    kernels/base.config: names of others there ("debug"), or paths.  UsageError: the name, base,
+    series or fragment cannot be used.  BuildError: a patch does not apply, a symbol did not
+    take, the compiler complained.
     """
     job = _Job(name, base, series, revision, until, fragments, progress or Progress(), say)
     with cache.locked(say):
-        commits = [job.base_commit(), *job.patch_commits()]
-        job.make(commits[-1])
-        job.record(commits[-1], job.patches)
+        commit = job.known(commits) or [job.base_commit(), *job.patch_commits()][-1]
+        job.make(commit)
+        job.record(commit, job.patches)
     return get(name)
+
+
+def applied(
+    base: str,
+    series: Series = None,
+    *,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = print,
+) -> list[tuple[str, Patch | None]]:
+    """Return the commit of the base, with None, and that after each patch, with the patch.
+
+    Errors as of build().
+    """
+    job = _Job("applied", base, series, None, None, (), progress or Progress(), say)
+    with cache.locked(say):
+        commits = [job.base_commit(), *job.patch_commits()]
+    return list(zip(commits, [None, *job.patches], strict=True))
 
 
 def build_every(
@@ -189,6 +210,12 @@ class _Job:
             if not 0 <= until <= len(self.patches):
                 raise UsageError(f"--until {until}: the series has {len(self.patches)} patches")
             self.patches = self.patches[:until]
+
+    def known(self, commits: Sequence[str]) -> str | None:
+        """Return the commit after the last patch, where it is among these and still there."""
+        self.tree = KernelTree(cache.root() / "linux")
+        number = len(self.patches)
+        return self.tree.commit_of(commits[number]) if number < len(commits) else None
 
     def base_commit(self) -> str:
         """Return the base's commit in the cache's tree."""

@@ -23,6 +23,8 @@ _MAIL = re.compile(rb"\A(?:From [0-9a-f]{40} |From |From: |Return-Path: |Subject
 _FROM_LINE = re.compile(rb"^From \S+ .*\d:\d\d:\d\d .*\d{4}\r?$", re.MULTILINE)
 _REPLY = re.compile(r"(?i)(?:re|aw|fwd?): ")
 _NUMBER = re.compile(r"\[[^]]*\b(\d+)/(\d+)[^]]*\]")
+_BRACKETS = re.compile(r"^(?:\[[^]]*\]\s*)+")
+_AUTHOR = re.compile(rb"\s*From: ([^\n]+)\n")
 _COVER = re.compile(r"\[[^]]*\b0+/\d+[^]]*\]")
 
 HINT = (
@@ -37,6 +39,16 @@ class Patch:
 
     name: str
     diff: bytes
+    subject: str = ""
+    """Without "[PATCH n/m]"; "" where it is no mail."""
+    author: str = ""
+
+    @property
+    def message(self) -> str:
+        """What came before the diff: the log message, and what is below its "---"."""
+        match = _DIFF.search(self.diff)
+        text = self.diff[: match.start()] if match else self.diff
+        return sanitize.text(text).strip()
 
 
 def load_all(specs: Sequence[str | Path], repository: Path | None = None) -> list[Patch]:
@@ -122,8 +134,17 @@ def _quilt_series(path: Path) -> list[Path] | None:
 def _from_file(path: Path) -> Patch:
     content = path.read_bytes()
     if _MAIL.match(content):
-        content = _body(email.message_from_bytes(content))
+        return _from_mail(path.name, email.message_from_bytes(content))
     return Patch(sanitize.line(path.name), content)
+
+
+def _from_mail(name: str, message: Message) -> Patch:
+    subject = _BRACKETS.sub("", _subject(message))
+    body = _body(message)
+    # Who sends is not who wrote, where the text itself begins with that.
+    other = _AUTHOR.match(body)
+    author = sanitize.line(other[1]) if other else _header(message, "From")
+    return Patch(sanitize.line(name), body, subject, author)
 
 
 def _split_mbox(content: bytes) -> list[Message]:
@@ -155,7 +176,7 @@ def _from_mails(where: str, mails: list[Message]) -> list[Patch]:
             continue
         number = _NUMBER.search(subject)
         order = (int(number[1]), int(number[2])) if number else (0, 0)
-        found.append((order, Patch(f"{where}: mail {position}: {subject}", body)))
+        found.append((order, _from_mail(f"{where}: mail {position}: {subject}", message)))
     if (
         len({order for order, _ in found}) == len(found)
         and len({each[1] for each, _ in found}) == 1
@@ -166,7 +187,11 @@ def _from_mails(where: str, mails: list[Message]) -> list[Patch]:
 
 def _subject(message: Message) -> str:
     """Return a mail's subject on one line, its encoding undone."""
-    raw = str(message["Subject"] or "no subject")
+    return _header(message, "Subject") or "no subject"
+
+
+def _header(message: Message, name: str) -> str:
+    raw = str(message[name] or "")
     with contextlib.suppress(LookupError, UnicodeError, email.errors.HeaderParseError):
         raw = str(email.header.make_header(email.header.decode_header(raw)))
     return sanitize.line(raw)
