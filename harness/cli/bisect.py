@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`snptest bisect`, and `snptest bisect-step` for `git bisect run`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from harness import backends, kbuild, suiterun
+from harness.bisect import render, revisions
+from harness.bisect.bisection import Asked, Bisection, Listener
+from harness.bisect.plan import Answer, End, Step, plan
+from harness.bisect.revisions import Range, Revision
+from harness.bisect.state import State
+from harness.bisect.verdicts import Trial, Verdict, findings, trial_of
+from harness.cli.kernels import DEFAULT_BASE
+from harness.cli.run import make_console
+from harness.errors import BuildError, UsageError, UserError
+from harness.kbuild.progress import ConsoleProgress
+from harness.report.outcome import ExitCode, Result
+
+SKIPPED = 125
+"""What `git bisect run` takes as: cannot be tested."""
+ABORT = 128
+"""The least exit code with which `git bisect run` ends at once, instead of taking it as bad."""
+STEP_KERNEL = "bisect-step"
+
+
+@dataclass(frozen=True)
+class BisectOptions:
+    """What the command line says."""
+
+    tests: tuple[str, ...]
+    good: str | None = None
+    bad: str | None = None
+    base: str | None = None
+    series: tuple[str, ...] = ()
+    config: tuple[str, ...] = ()
+    backend: str = "vng"
+    machine: str | None = None
+    memory: str | None = None
+    host: str | None = None
+    expression: str | None = None
+    workers: str = "auto"
+    seed: int = 0
+    runs: int = 1
+    restart: bool = False
+    json: Path | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Return the options of `snptest run` that every run has."""
+        found = ["--backend", self.backend, "--seed", str(self.seed)]
+        for name in ("machine", "memory", "host"):
+            value = getattr(self, name)
+            if value is not None:
+                found += [f"--{name}", value]
+        return tuple(found)
+
+    @property
+    def builds(self) -> bool:
+        """Whether the backend runs kernels that are built here."""
+        return self.backend not in ("emulator", "local")
+
+
+def bisect(options: BisectOptions) -> int:
+    """Find the patch or commit; 0 where it is found, 1 where nothing is bad, 3 else."""
+    if not options.tests:
+        raise UsageError("which tests tell good from bad?", "name suites or tests")
+    backends.get(options.backend)
+    if not options.builds:
+        raise UsageError(
+            f"backend {options.backend} boots no kernel that was built here",
+            "--backend vng; or let `git bisect run snptest bisect-step` bisect something else",
+        )
+    console = make_console()
+    with ConsoleProgress(console) as progress:
+        searched = _range(options, progress, console.print)
+    asked = Asked(options.tests, options.words, options.expression, options.workers, options.runs)
+    with State(_question(options, searched), restart=options.restart) as state:
+        _greet(console, searched, asked, state)
+        with _Display(console, searched) as display:
+            bisection = Bisection(searched, asked, state, display)
+            answer = bisection.run()
+        render.show(console, bisection, answer)
+        if options.json is not None:
+            _write(options.json, render.record(bisection, answer))
+    return _code(answer)
+
+
+def _code(answer: Answer) -> int:
+    if answer.end is End.FOUND:
+        return ExitCode.PASSED
+    return ExitCode.FAILED if answer.end is End.NOT_BAD else ExitCode.BROKEN
+
+
+def _range(options: BisectOptions, progress: kbuild.Progress, say: Callable[[str], None]) -> Range:
+    if not options.series:
+        return revisions.of_git(options.base or ".", options.good, options.bad, options.config)
+    base = options.base or DEFAULT_BASE
+    return revisions.of_series(
+        base, options.series, options.good, options.bad, options.config, progress, say
+    )
+
+
+def _question(options: BisectOptions, searched: Range) -> dict[str, Any]:
+    """Return everything that another answer may follow from."""
+    commits = [each.commit for each in searched.revisions]
+    files = [Path(each) for each in options.config if Path(each).is_file()]
+    return {
+        "about": searched.about,
+        "commits": hashlib.sha256(" ".join(commits).encode()).hexdigest(),
+        "tests": list(options.tests),
+        "expression": options.expression,
+        "options": list(options.words),
+        "config": [*options.config, *(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)],
+    }
+
+
+def _greet(console: Console, searched: Range, asked: Asked, state: State) -> None:
+    """Say what is searched, and what is known of it from before."""
+    tests = " ".join(asked.tests)
+    console.print(Text(f"bisecting {searched.about}: {tests}", style="bold"), soft_wrap=True)
+    if not state.trials:
+        return
+    found = findings(state.trials, asked.least)
+    done = isinstance(plan(searched.history, state.trials, asked.least), Answer)
+    runs = "1 run" if len(state.trials) == 1 else f"{len(state.trials)} runs"
+    text = f"found before, in {runs}" if done else f"going on: {runs} are known"
+    console.print(Text(f"{text} (--restart forgets them)", style="dim"), soft_wrap=True)
+    for trial in state.trials:
+        verdict = found.verdict(trial.number)
+        console.print(render.line_of(searched.revisions[trial.number], trial, verdict))
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+class _Display(Listener):
+    """A line a step, and on a terminal a bar of its build, then of its tests."""
+
+    def __init__(self, console: Console, searched: Range) -> None:
+        super().__init__(ConsoleProgress(console))
+        self._console = console
+        self._searched = searched
+        self._count = 0
+        self._bad = 0
+        self._tests = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed} results, {task.fields[bad]} bad"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._tests.add_task("", total=None, bad=0)
+        self._building = False
+
+    def step(self, step: Step, revision: Revision) -> None:
+        """Say what is asked, and how much is left."""
+        self._tests.stop()
+        self._count += 1
+        left = "the last one" if step.left == 1 else f"about {step.left} left"
+        text = f"step {self._count} ({left}): {revision.title}: {step.why}"
+        self._console.print(Text(text, style="dim"), soft_wrap=True)
+        self._open()
+
+    def running(self, step: Step) -> None:
+        """Go from the bar of a build to that of tests."""
+        self._close()
+        self._bad = 0
+        tests = f"{len(step.only)} tests" if step.only else "all that was asked for"
+        times = f", {step.repeat} times" if step.repeat > 1 else ""
+        self._tests.reset(self._task, description=f"running {tests}{times}", bad=0)
+        if self._console.is_terminal:
+            self._tests.start()
+
+    def result(self, result: Result) -> None:
+        """Count a result."""
+        self._bad += result.outcome.bad
+        self._tests.update(self._task, advance=1, bad=self._bad)
+
+    def judged(self, trial: Trial, verdict: Verdict) -> None:
+        """Say what came out."""
+        self._tests.stop()
+        self._close()
+        revision = self._searched.revisions[trial.number]
+        self._console.print(render.line_of(revision, trial, verdict), soft_wrap=True)
+
+    def _open(self) -> None:
+        if not self._building:
+            self.progress.__enter__()
+            self._building = True
+
+    def _close(self) -> None:
+        if self._building:
+            self.progress.__exit__(None, None, None)
+            self._building = False
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._tests.stop()
+        self._close()
+
+
+# For `git bisect run` -------------------------------------------------------------------
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Run the command line of bisect-step: no exit code that is not meant so says bad."""
+    try:
+        code = main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None) * ABORT
+    meant = code in (ExitCode.PASSED, ExitCode.FAILED, SKIPPED) or code >= ABORT
+    return code if meant else ABORT
+
+
+def step(options: BisectOptions) -> int:
+    """Judge the sources as they are: 0 good, 1 bad, 125 cannot be judged, 128 a user's error.
+
+    What is wrong with snptest, or with how it was called, must not pass for a bad revision.
+    """
+    try:
+        return _step(options)
+    except UserError as error:
+        print(f"snptest: {error}")
+        return ABORT
+    except KeyboardInterrupt:
+        return ABORT + 2
+    except Exception:  # noqa: BLE001  # exit code 1 would say that the revision is bad
+        traceback.print_exc()
+        return ABORT + 1
+
+
+def _step(options: BisectOptions) -> int:
+    if not options.tests:
+        raise UsageError("which tests tell good from bad?", "name suites or tests")
+    backends.get(options.backend)
+    console = make_console()
+    words = [*options.tests, *options.words, "-n", options.workers, "--repeat", str(options.runs)]
+    if options.expression:
+        words += ["-k", options.expression]
+    kernel = ""
+    if options.builds:
+        base = options.base or "."
+        if not (Path(base) / ".git").exists():
+            raise UsageError(f"--base {base} is no git work tree", "run it where git bisect runs")
+        try:
+            with ConsoleProgress(console) as progress:
+                kernel = kbuild.build(
+                    STEP_KERNEL, base, options.series, fragments=options.config, progress=progress
+                ).name
+        except BuildError as error:
+            console.print(Text(f"skip: no build: {error}"), soft_wrap=True)
+            return SKIPPED
+        words += ["--kernel", kernel]
+    done = suiterun.run(words)
+    if done.code == ExitCode.USAGE:
+        raise UsageError(suiterun.last_line(done.said))
+    trial = trial_of(1, (), done, kernel)
+    verdict = findings([trial]).verdict(1)
+    revision = Revision(kernel or options.backend, "")
+    console.print(render.line_of(revision, trial, verdict), soft_wrap=True)
+    if trial.folder:
+        console.print(Text(f"results: {trial.folder}", style="dim"), soft_wrap=True)
+    return {Verdict.GOOD: ExitCode.PASSED, Verdict.BAD: ExitCode.FAILED}.get(verdict, SKIPPED)
