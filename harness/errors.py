@@ -26,3 +26,12 @@ class BuildError(UserError):
 
 class BootError(BuildError):
     """A kernel did not boot: the message says what of, and ends with its console's tail."""
+
+    final = False
+    """Whether another attempt would end the same way."""
+
+
+class HostError(BootError):
+    """A host cannot be reached, or is not fit for use; nothing about the kernel under test."""
+
+    final = True

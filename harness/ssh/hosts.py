@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The hosts that can be tested, as data: ci/hosts.toml, which explains every key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.report import sanitize
+from harness.runner import ROOT
+
+FILE = ROOT / "ci" / "hosts.toml"
+VARIABLE = "SNPTEST_HOSTS"
+"""Environment variable that names another file."""
+
+BOOT_TIMEOUT = 600.0
+"""Seconds in which a host is back after a reset, unless it says otherwise: servers are slow."""
+MAX_BOOT_TIMEOUT = 1800.0
+SILENCE = 20.0
+"""Seconds without a heartbeat after which a connection counts as lost, unless a host says."""
+LOCK = "/run/lock/snptest.lock"
+
+HOW = ("none", "kexec", "one-shot")
+"""Ways of booting a kernel on a host."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootWay:
+    """How a kernel that was built elsewhere is booted on a host."""
+
+    how: str = "none"
+    """One of HOW."""
+    command: str = ""
+    """one-shot: what makes the next boot, and only that one, take the kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One host: how it is reached, and what can be done to it."""
+
+    name: str
+    address: str
+    """Host name, IP address, or an alias of ~/.ssh/config."""
+    user: str | None = None
+    port: int | None = None
+    key: Path | None = None
+    """Private key; without one the SSH agent's and ~/.ssh's are tried."""
+    jump: str | None = None
+    """Host to go through: one of the file, or [USER@]ADDRESS[:PORT]."""
+    sudo: bool = False
+    """Whether the agent is started by `sudo -n`."""
+    boot: BootWay = BootWay()
+    power_cycle: str | None = None
+    """Command, run here, that switches the host off and on."""
+    console: str | None = None
+    """Command, run here, that prints the host's console for as long as it runs."""
+    has: frozenset[str] = frozenset()
+    """Words for what it has; known issues and schedules go by them."""
+    boot_timeout: float = BOOT_TIMEOUT
+    silence: float = SILENCE
+    lock: str = LOCK
+    """File on the host whose lock keeps two runs apart."""
+
+
+def load(path: Path | None = None) -> dict[str, Host]:
+    """Read the hosts by name; UsageError, naming file and key, where the file is wrong."""
+    path = path or Path(os.environ.get(VARIABLE) or FILE)
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        if VARIABLE in os.environ:
+            raise UsageError(f"{path} does not exist", f"{VARIABLE} names it") from None
+        return {}
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML: {error}", "ci/hosts.toml explains its form") from None
+    unknown = sorted(data.keys() - {"hosts"})
+    tables = data.get("hosts", {})
+    if unknown or not isinstance(tables, dict):
+        raise UsageError(
+            f"{path}: {unknown[0] if unknown else 'hosts'} is not understood",
+            "a host is a table [hosts.NAME]",
+        )
+    return {name: _host(path, name, table) for name, table in tables.items()}
+
+
+def get(name: str | None) -> Host:
+    """Find a host; one that is in no file may be written as USER@ADDRESS, ADDRESS:PORT or both.
+
+    UsageError where none is meant.
+    """
+    known = load()
+    if name in known:
+        return known[name]
+    names = ", ".join(known) or "no host yet"
+    where = f"{os.environ.get(VARIABLE) or 'ci/hosts.toml'} has {names}"
+    if not name:
+        raise UsageError("--backend ssh needs --host NAME", where)
+    if not any(sign in name for sign in "@:.") and name != "localhost":
+        raise UsageError(f"no host is called {sanitize.line(name)!r}", f"{where}; or USER@ADDRESS")
+    return parse(name)
+
+
+def parse(text: str) -> Host:
+    """Read [USER@]ADDRESS[:PORT]; an IPv6 address with a port stands in brackets."""
+    user, _, rest = text.rpartition("@")
+    address, port = rest, ""
+    if rest.startswith("["):
+        address, _, port = rest[1:].partition("]")
+        port = port.removeprefix(":")
+    elif rest.count(":") == 1:
+        address, _, port = rest.partition(":")
+    shown = sanitize.line(text)
+    if not address or address.startswith("-") or any(c.isspace() for c in text):
+        raise UsageError(f"{shown!r} is no host", "[USER@]ADDRESS[:PORT]")
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise UsageError(f"{shown!r}: {port!r} is no port", "1 to 65535")
+    return Host(shown, address, user=user or None, port=int(port) if port else None)
+
+
+_KEYS = (
+    "address",
+    "user",
+    "port",
+    "key",
+    "jump",
+    "sudo",
+    "boot",
+    "power-cycle",
+    "console",
+    "has",
+    "boot-timeout",
+    "silence",
+    "lock",
+)
+
+
+def _host(path: Path, name: str, table: Any) -> Host:
+    """Make a host of its table."""
+    values = _Values(path, f"hosts.{name}", table, _KEYS)
+    key = values.text("key")
+    return Host(
+        name=name,
+        address=values.text("address") or name,
+        user=values.text("user"),
+        port=values.whole("port", 1, 65535),
+        key=Path(key).expanduser() if key else None,
+        jump=values.text("jump"),
+        sudo=values.flag("sudo"),
+        boot=_boot(path, name, table.get("boot", {})),
+        power_cycle=values.text("power-cycle"),
+        console=values.text("console"),
+        has=frozenset(values.words("has")),
+        boot_timeout=values.seconds("boot-timeout", BOOT_TIMEOUT, MAX_BOOT_TIMEOUT),
+        silence=values.seconds("silence", SILENCE, 300.0),
+        lock=values.text("lock") or LOCK,
+    )
+
+
+def _boot(path: Path, name: str, table: Any) -> BootWay:
+    values = _Values(path, f"hosts.{name}.boot", table, ("how", "command"))
+    how, command = values.text("how") or "none", values.text("command") or ""
+    if how not in HOW:
+        raise values.wrong("how", f"is one of {', '.join(HOW)}")
+    if (how == "one-shot") != bool(command):
+        raise values.wrong("command", "goes with how = 'one-shot', and only with it")
+    return BootWay(how, command)
+
+
+class _Values:
+    """One table of the file, its values read by type."""
+
+    def __init__(self, path: Path, where: str, table: Any, keys: tuple[str, ...]) -> None:
+        self._path, self._where = path, where
+        if not isinstance(table, dict):
+            raise UsageError(f"{path}: {where} is no table", "ci/hosts.toml explains its form")
+        self._table: Mapping[str, Any] = table
+        for key in table.keys() - set(keys):
+            close = difflib.get_close_matches(key, keys, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(keys)}"
+            raise UsageError(f"{path}: {where} has an unknown key {sanitize.line(key)!r}", hint)
+
+    def wrong(self, key: str, what: str) -> UsageError:
+        """Make an error of one value; never with the value: it may hold a password."""
+        return UsageError(f"{self._path}: {self._where}.{key} {what}")
+
+    def text(self, key: str) -> str | None:
+        """Return a text that is not empty, or None where there is none."""
+        value = self._table.get(key)
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise self.wrong(key, "is a text that is not empty")
+        return value
+
+    def flag(self, key: str) -> bool:
+        """Return true or false."""
+        value = self._table.get(key, False)
+        if not isinstance(value, bool):
+            raise self.wrong(key, "is true or false")
+        return value
+
+    def whole(self, key: str, least: int, most: int) -> int | None:
+        """Return a whole number, or None where there is none."""
+        value = self._table.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise self.wrong(key, f"is a number from {least} to {most}")
+        return value
+
+    def seconds(self, key: str, default: float, most: float) -> float:
+        """Return a number of seconds from 1 on."""
+        value = self._table.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= most:
+            raise self.wrong(key, f"is a number of seconds from 1 to {most:g}")
+        return float(value)
+
+    def words(self, key: str) -> list[str]:
+        """Return a list of words."""
+        value = self._table.get(key, [])
+        if not isinstance(value, list) or not all(
+            isinstance(word, str) and word.isprintable() and word.split() == [word]
+            for word in value
+        ):
+            raise self.wrong(key, "is a list of words")
+        return value
