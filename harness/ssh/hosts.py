@@ -3,10 +3,7 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +11,13 @@ from typing import Any
 from harness.errors import UsageError
 from harness.report import sanitize
 from harness.runner import ROOT
+from harness.tables import Values, read
 
 FILE = ROOT / "ci" / "hosts.toml"
 VARIABLE = "SNPTEST_HOSTS"
 """Environment variable that names another file."""
+
+_HINT = "ci/hosts.toml explains its form"
 
 BOOT_TIMEOUT = 600.0
 """Seconds in which a host is back after a reset, unless it says otherwise: servers are slow."""
@@ -71,16 +71,9 @@ class Host:
 def load(path: Path | None = None) -> dict[str, Host]:
     """Read the hosts by name; UsageError, naming file and key, where the file is wrong."""
     path = path or Path(os.environ.get(VARIABLE) or FILE)
-    try:
-        data = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        if VARIABLE in os.environ:
-            raise UsageError(f"{path} does not exist", f"{VARIABLE} names it") from None
+    if not path.exists() and VARIABLE not in os.environ:
         return {}
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no TOML: {error}", "ci/hosts.toml explains its form") from None
+    data = read(path, _HINT if path.exists() else f"{VARIABLE} names it")
     unknown = sorted(data.keys() - {"hosts"})
     tables = data.get("hosts", {})
     if unknown or not isinstance(tables, dict):
@@ -144,7 +137,7 @@ _KEYS = (
 
 def _host(path: Path, name: str, table: Any) -> Host:
     """Make a host of its table."""
-    values = _Values(path, f"hosts.{name}", table, _KEYS)
+    values = Values(path, f"hosts.{name}", table, _KEYS, _HINT)
     key = values.text("key")
     return Host(
         name=name,
@@ -165,68 +158,10 @@ def _host(path: Path, name: str, table: Any) -> Host:
 
 
 def _boot(path: Path, name: str, table: Any) -> BootWay:
-    values = _Values(path, f"hosts.{name}.boot", table, ("how", "command"))
+    values = Values(path, f"hosts.{name}.boot", table, ("how", "command"), _HINT)
     how, command = values.text("how") or "none", values.text("command") or ""
     if how not in HOW:
         raise values.wrong("how", f"is one of {', '.join(HOW)}")
     if (how == "one-shot") != bool(command):
         raise values.wrong("command", "goes with how = 'one-shot', and only with it")
     return BootWay(how, command)
-
-
-class _Values:
-    """One table of the file, its values read by type."""
-
-    def __init__(self, path: Path, where: str, table: Any, keys: tuple[str, ...]) -> None:
-        self._path, self._where = path, where
-        if not isinstance(table, dict):
-            raise UsageError(f"{path}: {where} is no table", "ci/hosts.toml explains its form")
-        self._table: Mapping[str, Any] = table
-        for key in table.keys() - set(keys):
-            close = difflib.get_close_matches(key, keys, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(keys)}"
-            raise UsageError(f"{path}: {where} has an unknown key {sanitize.line(key)!r}", hint)
-
-    def wrong(self, key: str, what: str) -> UsageError:
-        """Make an error of one value; never with the value: it may hold a password."""
-        return UsageError(f"{self._path}: {self._where}.{key} {what}")
-
-    def text(self, key: str) -> str | None:
-        """Return a text that is not empty, or None where there is none."""
-        value = self._table.get(key)
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise self.wrong(key, "is a text that is not empty")
-        return value
-
-    def flag(self, key: str) -> bool:
-        """Return true or false."""
-        value = self._table.get(key, False)
-        if not isinstance(value, bool):
-            raise self.wrong(key, "is true or false")
-        return value
-
-    def whole(self, key: str, least: int, most: int) -> int | None:
-        """Return a whole number, or None where there is none."""
-        value = self._table.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise self.wrong(key, f"is a number from {least} to {most}")
-        return value
-
-    def seconds(self, key: str, default: float, most: float) -> float:
-        """Return a number of seconds from 1 on."""
-        value = self._table.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= most:
-            raise self.wrong(key, f"is a number of seconds from 1 to {most:g}")
-        return float(value)
-
-    def words(self, key: str) -> list[str]:
-        """Return a list of words."""
-        value = self._table.get(key, [])
-        if not isinstance(value, list) or not all(
-            isinstance(word, str) and word.isprintable() and word.split() == [word]
-            for word in value
-        ):
-            raise self.wrong(key, "is a list of words")
-        return value
