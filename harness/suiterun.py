@@ -58,12 +58,19 @@ def run(
     words: Sequence[str],
     listener: Callable[[Result], None] = lambda result: None,
     silence: float = SILENCE,
+    *,
+    history: bool = True,
 ) -> SuiteRun:
-    """Run `snptest run WORDS`; the listener gets each result as it ends."""
+    """Run `snptest run WORDS`; the listener gets each result as it ends.
+
+    history: keep it in the history, as a run that a user started.
+    """
     done = SuiteRun()
     reading, writing = os.pipe()
     command = [sys.executable, leash.__file__, "", sys.executable, "-m", "harness", "run"]
     command += [*words, "--json", f"/dev/fd/{writing}"]
+    if not history:
+        command.append("--no-history")
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(

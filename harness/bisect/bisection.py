@@ -22,6 +22,11 @@ HOPELESS = 3
 Judge = Callable[[Sequence[str], Callable[[Result], None]], suiterun.SuiteRun]
 
 
+def _judge(words: Sequence[str], listener: Callable[[Result], None]) -> suiterun.SuiteRun:
+    """Run; the history is of revisions that somebody wanted to know about, not of these."""
+    return suiterun.run(words, listener, history=False)
+
+
 @dataclass(frozen=True)
 class Asked:
     """What decides: the tests, and how they are run."""
@@ -72,7 +77,7 @@ class Bisection:
         asked: Asked,
         state: State,
         listener: Listener,
-        judge: Judge = suiterun.run,
+        judge: Judge = _judge,
     ) -> None:
         self.searched = searched
         self.asked = asked

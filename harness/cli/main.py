@@ -120,6 +120,12 @@ def run(
     junit: options.Junit = None,
     ktap: options.Ktap = None,
     json: options.JsonLines = None,
+    label: Annotated[
+        str, typer.Option(metavar="TEXT", help="what the history calls runs of this kind")
+    ] = "",
+    history: Annotated[
+        bool, typer.Option("--history/--no-history", help="keep the run in the history")
+    ] = True,
 ) -> None:
     """Run test suites."""
     from harness.cli.run import RunOptions, run_suites
@@ -142,6 +148,8 @@ def run(
         junit=junit,
         ktap=ktap,
         json=json,
+        label=label,
+        history=history,
     )
     raise typer.Exit(run_suites(wanted))
 

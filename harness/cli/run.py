@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import time
@@ -18,6 +19,8 @@ from harness.cli import kselftest
 from harness.cli.kernels import DEFAULT_BASE, build_kernel
 from harness.cli.machine import need_machine, suggest_machine
 from harness.errors import UsageError
+from harness.history import identity, store
+from harness.history.record import Recorder
 from harness.report import junit, ktap, live, sanitize, summary
 from harness.report.jsonl import JsonLines
 from harness.report.outcome import BOOT, exit_code
@@ -55,6 +58,8 @@ class RunOptions:
     junit: Path | None = None
     ktap: Path | None = None
     json: Path | None = None
+    label: str = ""
+    history: bool = True
 
 
 def run_suites(options: RunOptions) -> int:
@@ -97,16 +102,26 @@ def run_suites(options: RunOptions) -> int:
         "seed": options.seed,
     }
     files = [JsonLines(folder / "results.jsonl")]
+    fcntl.flock(files[0].file, fcntl.LOCK_EX)  # free again: nobody writes it any more
     if options.json:
         files.append(JsonLines(options.json))
     live.header(console, header)
+    header |= {"folder": str(folder)} | identity.describe(
+        backend=options.backend,
+        kernel=options.kernel,
+        label=options.label,
+        command=sys.argv[1:],
+    )
     for file in files:
-        file.write("start", {**header, "folder": str(folder)})
-    _execute(run, files, console)
+        file.write("start", header)
+    recorder = _recorder(options, folder, console)
+    _execute(run, files, console, recorder)
     run.broken += [file.error for file in files if file.error]
     code = _report(options, run, console)
     for file in files:
         file.finish({"exit": int(code), "seconds": round(run.seconds, 3), "broken": run.broken})
+    if recorder is not None:
+        recorder.end()
     console.print(Text(f"results: {_shown(folder)}", style="dim"), soft_wrap=True)
     return code
 
@@ -131,11 +146,28 @@ def _built(options: RunOptions) -> RunOptions:
     return replace(options, kernel=build.name)
 
 
-def _execute(run: Run, files: list[JsonLines], console: Console) -> None:
+def _recorder(options: RunOptions, folder: Path, console: Console) -> Recorder | None:
+    """Return what keeps this run in the history, if it is to be kept."""
+    path = store.default_path() if options.history else None
+    if path is None:
+        return None
+
+    def say(text: str) -> None:
+        console.print(Text(f"snptest: {text}", style="bold yellow"), soft_wrap=True)
+
+    return Recorder(path, folder / "results.jsonl", say)
+
+
+def _execute(run: Run, files: list[JsonLines], console: Console, recorder: Recorder | None) -> None:
     display = live.display(console)
 
     def listen(event: Event) -> None:
+        if recorder is not None and event["event"] not in ("start", "finish"):
+            recorder.tick()  # the first time when there is something to run
         match event["event"]:
+            case "about":
+                for file in files:
+                    file.write("about", {name: event[name] for name in event if name != "event"})
             case "result":
                 for file in files:
                     file.result(event["result"])

@@ -44,7 +44,7 @@ class Target:
         if not wanted:
             return
         words = wanted if len(wanted) <= MOST_NAMED else list(self.suites)
-        self._take(suiterun.run((*words, *self.options), listener))
+        self._take(suiterun.run((*words, *self.options), listener, history=False))
 
     def _take(self, done: suiterun.SuiteRun) -> None:
         self.side.results += done.results

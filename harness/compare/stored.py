@@ -13,7 +13,8 @@ from harness.errors import UserError
 from harness.report import sanitize
 from harness.report.outcome import Result
 
-_TEXTS = ("id", "suite", "revision", "description", "reason", "details", "console", "backend")
+_LINES = ("id", "suite", "revision", "description", "reason", "backend")
+_TEXTS = ("details", "console", "output")
 
 
 def find(text: str) -> Path | None:
@@ -38,7 +39,7 @@ def load(path: Path, suites: Sequence[str] = ()) -> Side:
             event = json.loads(line)
             kind = event.pop("event")
             if kind == "result":
-                side.results.append(_result(event))
+                side.results.append(result_of(event))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path}:{number} is no line of results: {sanitize.line(str(error), 100)}",
@@ -66,13 +67,20 @@ def _is_wanted(result: Result, wanted: set[str]) -> bool:
     return result.id in wanted or not wanted.isdisjoint(names)
 
 
-def _result(record: dict[str, Any]) -> Result:
-    """Make a result of what a file says; whoever wrote the file is not trusted."""
+def result_of(record: dict[str, Any]) -> Result:
+    """Make a result of what a file says; whoever wrote the file is not trusted.
+
+    ValueError, KeyError, TypeError: it is none.
+    """
+    for name in _LINES:
+        if name in record:
+            record[name] = sanitize.line(str(record[name]))
     for name in _TEXTS:
         if name in record:
-            clean = sanitize.text if name in ("details", "console") else sanitize.line
-            record[name] = clean(str(record[name]))
+            record[name] = sanitize.text(str(record[name]))
     record["seconds"] = float(record["seconds"])
+    if not 0 <= record["seconds"] < 2**31:
+        raise ValueError(f"a test does not take {record['seconds']} s")
     record["patches"] = [int(each) for each in record.get("patches", ())]
     record["areas"] = [sanitize.line(str(each)) for each in record.get("areas", ())]
     return Result.from_dict(record)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a run is of, as the first line of its results says: kernel, place, command, snptest itself.
+
+What only the running kernel can tell (its release, its build id, the firmware) comes later, in a
+line "about" (harness/report/about.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from harness.errors import UserError
+from harness.runner import ROOT
+
+
+def describe(
+    *, backend: str, kernel: str | None, label: str, command: Sequence[str]
+) -> dict[str, Any]:
+    """Return what a run's header says beside the options: run, started, command, built, ..."""
+    return {
+        "run": uuid.uuid4().hex,
+        "started": round(time.time(), 3),
+        "label": label,
+        "command": list(command),
+        "harness": harness_version(),
+        "built": built(kernel) if backend == "vng" and kernel else {},
+    }
+
+
+def built(name: str) -> dict[str, Any]:
+    """Return what a kernel was built from; {} where that is not known."""
+    from harness.kbuild.kernel import get
+
+    try:
+        kernel = get(name)
+    except UserError:
+        return {}  # the run itself tells what is wrong
+    return {
+        "release": kernel.release,
+        "base": kernel.base,
+        "tree": kernel.tree,
+        "commit": kernel.commit,
+        "series": list(kernel.series),
+        "config": list(kernel.fragments),
+        "compiler": kernel.compiler,
+    }
+
+
+@functools.cache
+def harness_version() -> str:
+    """Return snptest's own revision as `git describe` has it; "" outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
