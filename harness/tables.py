@@ -68,12 +68,19 @@ class Values:
             raise self.wrong(key, f"is a number from {least} to {most}")
         return value
 
+    def number(self, key: str, default: float, least: float, most: float, what: str = "") -> float:
+        """Return a number, of `what`."""
+        value = self._table.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            value = None
+        if value is None or not least <= value <= most:
+            of = f" of {what}" if what else ""
+            raise self.wrong(key, f"is a number{of} from {least:g} to {most:g}")
+        return float(value)
+
     def seconds(self, key: str, default: float, most: float) -> float:
         """Return a number of seconds from 1 on."""
-        value = self._table.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= most:
-            raise self.wrong(key, f"is a number of seconds from 1 to {most:g}")
-        return float(value)
+        return self.number(key, default, 1, most, "seconds")
 
     def words(self, key: str) -> list[str]:
         """Return a list of words."""
