@@ -25,7 +25,7 @@ from tests.runs import Finished, run
 
 BASE = "linux-source-6.12"
 RUN_TIMEOUT = 1800.0
-ENOUGH = 8
+ENOUGH = 2
 """After so many failures a suite is not run on: it has seen the bug."""
 
 _BAD = ("fail", "crash", "error")

@@ -12,6 +12,7 @@ from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
 from harness.vm.exits import InterruptedExit
 from harness.vm.guest import Guest
+from harness.vm.guest_commands import VmgExitResult
 from harness.vm.host import Host
 from harness.vm.layout import PAGE_SIZE as PAGE
 from harness.vm.mailbox import Command, Op
@@ -244,6 +245,37 @@ def test_reset_hold_ends_with_sipi(pair: Guest) -> None:
             break
     (results,) = pair.wait([held])
     assert results[0].check().value & 0xFFF == abi.GHCB_MSR_AP_RESET_HOLD_RESP
+
+
+HOLDS = {
+    "msr": Command(Op.VMGEXIT_MSR, (abi.GHCB_MSR_AP_RESET_HOLD_REQ,)),
+    "page": Command(Op.VMGEXIT, (abi.SVM_VMGEXIT_AP_HLT_LOOP, 0, 0)),
+}
+
+
+@pytest.mark.patches(7)
+@pytest.mark.parametrize("protocol", HOLDS)
+def test_reset_hold_says_that_it_was_a_sipi(pair: Guest, protocol: str) -> None:
+    """By either protocol the answer tells that a SIPI ended the hold: it is not zero.
+
+    A vCPU's very first SIPI is no answer: it starts what userspace has set up.
+    """
+    bring_up(pair, 1)
+    bsp, ap = pair.cpu(), pair.cpu(1)
+    bsp.wrmsr(APIC_BASE, bsp.rdmsr(APIC_BASE).check().value | X2APIC_ENABLE).check()
+    for _ in range(2):
+        held = ap.start(HOLDS[protocol])
+        settle(pair)
+        bsp.wrmsr(X2APIC_ICR, 1 << 32 | INIT).check()
+        bsp.wrmsr(X2APIC_ICR, 1 << 32 | SIPI).check()
+        [[result]] = pair.wait([held])
+    if protocol == "msr":
+        assert result.check().value & 0xFFF == abi.GHCB_MSR_AP_RESET_HOLD_RESP
+        assert result.value >> 12 != 0
+    else:
+        answer = VmgExitResult.of(result)
+        assert answer.info1 == 0
+        assert answer.info2 != 0
 
 
 @pytest.mark.patches(7)

@@ -20,6 +20,7 @@ from suites.launch.launching import (
     command_at,
     finish,
     launch_guest,
+    outcome,
     raw_finish,
     report_of,
     start,
@@ -91,6 +92,17 @@ def test_unreadable_structure(started: Vm) -> None:
     started.create_vcpu()
     command = started.revision.launch_finish.id
     assert command_at(started, command, BAD_ADDRESS) == (errno.EFAULT, 0)
+    assert finish(started) == (0, 0)
+
+
+def test_descriptor_that_is_not_dev_sev(started: Vm) -> None:
+    """Without /dev/sev no vCPU is measured and its VMSA stays the host's; then it is as before."""
+    vcpu = started.create_vcpu()
+    command = started.revision.launch_finish
+    for fd in (-1, started.fd):
+        refused = started.sev_call(command.id, command.struct(), sev_fd=fd)
+        assert outcome(refused) == (errno.EBADF, 0)
+        vcpu.set_regs(vcpu.get_regs())
     assert finish(started) == (0, 0)
 
 

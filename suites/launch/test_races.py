@@ -45,6 +45,8 @@ pytestmark = [
 SEEDS = range(1, 9)
 FEW_SEEDS = range(1, 5)
 WRITES = 6
+MANY = 64
+"""Pages that take long enough to load for something else to happen meanwhile."""
 
 
 @dataclass
@@ -336,6 +338,28 @@ def test_update_against_conversion(scheduled: Callable[[int], Host], seed: int) 
     ticket = vm.kernel.start([convert], thread=vm.thread_base + 2)
     assert racer.end().errno in (0, vm.revision.update_not_private_errno)
     assert vm.kernel.wait(ticket)[-1].ok
+    vm.close()
+    assert_nothing_left(host)
+
+
+@pytest.mark.needs("update_writes_progress")
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+def test_conversion_waits_for_an_update(scheduled: Callable[[int], Host], seed: int) -> None:
+    """A conversion comes before a LAUNCH_UPDATE of its range or after it, never in the middle."""
+    host = scheduled(seed)
+    vm = host.create_vm(uapi.KVM_X86_SNP_VM)
+    vm.sev_init2()
+    add_private(vm, MANY)
+    vm.launch_start()
+    struct: Any = vm.update_struct(BASE, 0, MANY * PAGE, ZERO)
+    racer = Racing.start(vm, 1, vm.revision.launch_update.id, struct)
+    convert = vm.attributes_op(BASE, MANY * PAGE, private=False)
+    ticket = vm.kernel.start([convert], thread=vm.thread_base + 2)
+    result = racer.end()
+    assert vm.kernel.wait(ticket)[-1].ok
+    left = type(struct).from_buffer_copy(result.data)
+    outcome = result.errno, left.len // PAGE
+    assert outcome in ((0, 0), (vm.revision.update_not_private_errno, MANY))
     vm.close()
     assert_nothing_left(host)
 

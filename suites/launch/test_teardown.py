@@ -302,6 +302,27 @@ def test_asids_are_flushed_before_they_are_used_again(boot: Callable[..., Host])
     assert flushes == [0, 0, 1, 0, 1, 0], "one flush for each pool of used ASIDs"
 
 
+@pytest.mark.needs("inspector")
+@pytest.mark.parametrize("vcpus", [0, 3])
+def test_end_flushes_caches(host: Host, vcpus: int) -> None:
+    """The end of a guest flushes all caches once, and each VMSA that it had."""
+    inspector = host.kernel.inspector
+    assert inspector is not None
+    vm = host.create_vm(uapi.KVM_X86_SNP_VM)
+    vm.sev_init2()
+    for _ in range(vcpus):
+        vm.create_vcpu()
+    vm.launch_start()
+    vm.launch_finish()
+    before = inspector.counters()
+    vm.close()
+    after = inspector.counters()
+    assert after["wbinvd"] > before["wbinvd"]
+    pages = [each.get("clflush", 0) + each.get("page_flush", 0) for each in (before, after)]
+    assert pages[1] - pages[0] >= vcpus
+    assert bool(vcpus) == (pages[1] > pages[0])
+
+
 def test_pages_of_many_guests(host: Host) -> None:
     """Guests that come and go in no order leave nothing behind, and disturb none that stays."""
     balance = Balance(host)

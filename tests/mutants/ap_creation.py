@@ -191,6 +191,13 @@ MUTANTS: Final = (
         _CREATE + "reset_hold_sleeps",
     ),
     _mutant(
+        "reset hold by the page ends without a word",
+        _AP,
+        "state.ghcb.set_info_2(1)",
+        "state.ghcb.set_info_2(0)",
+        _CREATE + "reset_hold_says_that_it_was_a_sipi",
+    ),
+    _mutant(
         "a refused request stops the target in no revision",
         _AP,
         "if vm.revision.ap_creation_error_stops_target:",

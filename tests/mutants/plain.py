@@ -202,17 +202,16 @@ _GUEST_MEMFD = (
         "gmem",
         "private pages stay mapped when shared",
         _KVM + "vm.py",
-        "    vm.mmu.zap(start, end)\n    vm.private.set(start, end, private)",
-        "    if private:\n        vm.mmu.zap(start, end)\n    vm.private.set(start, end, private)",
+        "            vm.mmu.zap(start, end)\n",
+        "            if private:\n                vm.mmu.zap(start, end)\n",
         "running.py::test_conversion_under_a_counter",
     ),
     _mutant(
         "gmem",
         "shared pages stay mapped when private",
         _KVM + "vm.py",
-        "    vm.mmu.zap(start, end)\n    vm.private.set(start, end, private)",
-        "    if not private:\n        vm.mmu.zap(start, end)\n"
-        "    vm.private.set(start, end, private)",
+        "            vm.mmu.zap(start, end)\n",
+        "            if not private:\n                vm.mmu.zap(start, end)\n",
         "running.py::test_conversion_under_a_counter",
     ),
     _mutant(

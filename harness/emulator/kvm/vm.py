@@ -125,8 +125,11 @@ def _set_region2(vm: Vm, call: Call, arg: int) -> int:
 
 
 @VM_IOCTLS(uapi.KVM_SET_MEMORY_ATTRIBUTES)
-def _set_attributes(vm: Vm, call: Call, arg: int) -> int:
-    """kvm_vm_ioctl_set_mem_attributes: a conversion unmaps; it does not touch the RMP."""
+def _set_attributes(vm: Vm, call: Call, arg: int) -> Steps:
+    """kvm_vm_ioctl_set_mem_attributes: a conversion unmaps; it does not touch the RMP.
+
+    It waits for a LAUNCH_UPDATE under way, which holds the same lock.
+    """
     wanted = get_struct(call, uapi.kvm_memory_attributes, arg)
     supported = uapi.KVM_MEMORY_ATTRIBUTE_PRIVATE if vm.has_private_memory else 0
     if wanted.flags or wanted.attributes & ~supported:
@@ -137,10 +140,13 @@ def _set_attributes(vm: Vm, call: Call, arg: int) -> int:
         raise KvmError(errno.EINVAL)
     start, end = wanted.address // PAGE_SIZE, (wanted.address + wanted.size) // PAGE_SIZE
     private = bool(wanted.attributes & uapi.KVM_MEMORY_ATTRIBUTE_PRIVATE)
-    if vm.private.covers(start, end) if private else vm.private.disjoint(start, end):
-        return 0
-    vm.mmu.zap(start, end)
-    vm.private.set(start, end, private)
+    yield from vm.slots_lock.lock(call.task)
+    try:
+        if not (vm.private.covers if private else vm.private.disjoint)(start, end):
+            vm.mmu.zap(start, end)
+            vm.private.set(start, end, private)
+    finally:
+        vm.slots_lock.unlock()
     return 0
 
 
