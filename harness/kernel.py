@@ -219,6 +219,8 @@ class Death:
     """One of harness/vng/autopsy.py's kinds: panic, oops, hang, ..."""
     summary: str
     """One line: what was seen.  Sanitised."""
+    blameless: bool = False
+    """Whether the kernel under test is as it was: the way to it was lost, nothing else."""
 
 
 class Inspector(abc.ABC):

@@ -265,6 +265,8 @@ class Session:
                 death = self._pool.autopsy()
                 if death is not None:
                     facts["reason"] = f"{death.kind}: {death.summary}"
+                    if death.blameless:
+                        facts["verdict"] = Outcome.ERROR.value
             if isinstance(error, UserError):
                 report.longrepr = str(error)
             if isinstance(error, BootError):

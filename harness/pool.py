@@ -91,6 +91,8 @@ class KernelPool:
             try:
                 return self.backend.open(revision, self.seed, **options)
             except BootError as error:
+                if error.final:
+                    raise
                 failure = error
         raise BootError(f"{failure.message}\n{ATTEMPTS} boots failed", failure.hint) from None
 

@@ -13,18 +13,14 @@ __all__ = ["BACKENDS", "Backend", "get"]
 BACKENDS = {
     "emulator": "harness.backends.emulator:EmulatorBackend",
     "local": "harness.backends.local:LocalBackend",
+    "ssh": "harness.backends.ssh:SshBackend",
     "vng": "harness.backends.vng:VngBackend",
 }
 """Name on the command line, and module:class that implements it."""
 
-PLANNED = {"ssh": "the ssh backend does not exist yet"}
-"""Names the command line already knows; each says in one line that it is not there."""
-
 
 def get(name: str) -> Backend:
     """Make the backend of that name; UsageError where there is none."""
-    if name in PLANNED:
-        raise UsageError(PLANNED[name], f"use one of: {', '.join(BACKENDS)}")
     if name not in BACKENDS:
         raise UsageError(f"no backend is called {name!r}", f"use one of: {', '.join(BACKENDS)}")
     module, _, attribute = BACKENDS[name].partition(":")

@@ -49,6 +49,10 @@ class Backend(abc.ABC):
         build or boot failed.
         """
 
+    def check(self, **options: Any) -> None:
+        """Raise UserError where no kernel can be opened with these options: before any test."""
+        return
+
     def unavailable(self) -> str | None:
         """Say in one line why this machine cannot offer it and what to do; None where it can."""
         return None

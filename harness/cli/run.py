@@ -80,6 +80,7 @@ def run_suites(options: RunOptions) -> int:
     if options.machine is None and options.kernel is not None and options.backend == "vng":
         options = replace(options, machine=suggest_machine(options.kernel))
     workers = _workers(options.workers, backend)
+    backend.check(kernel=options.kernel, host=options.host)
     outputs = [path for path in (options.junit, options.ktap, options.json) if path]
     for path in outputs:
         _check_writable(path)
@@ -239,6 +240,8 @@ def _workers(text: str, backend: Backend) -> int:
         return min(cores, backend.side_by_side or cores)
     if not text.isascii() or not text.isdigit() or int(text) > 1024:
         raise UsageError(f"-n takes a number or auto, not {text!r}")
+    if int(text) > 1 and backend.side_by_side == 1:
+        raise UsageError(f"backend {backend.name} drives one kernel at a time", "-n 1")
     return int(text)
 
 

@@ -1,0 +1,525 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The ssh backend against a real sshd on this machine, and everything that can break it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import backends
+from harness.backends.base import Unconfigurable
+from harness.errors import HostError, UsageError
+from harness.kernel import Open, ReadFile, TargetError, TargetTimeoutError
+from harness.report.outcome import Outcome, Result
+from harness.runner import ROOT, Run
+from harness.ssh import connection, hosts, link, session
+from harness.ssh.session import Session, SshKernel
+from harness.vng.autopsy import Kind
+from tests.sshd import Sshd, descendants, sshd
+
+__all__ = ["sshd"]
+
+needs_kvm = pytest.mark.skipif(
+    not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="this machine has no /dev/kvm to lend"
+)
+
+
+@pytest.fixture
+def opened(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    """A session with the box: 3 s without a sign of life are too many, 5 s make a reboot."""
+    sshd.write_hosts(silence="3", boot_timeout="5")
+    monkeypatch.setattr(Session, "_unfit", staticmethod(lambda facts: None))
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 2.0)
+    made = Session(hosts.get("box"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def kernel(opened: Session) -> Iterator[SshKernel]:
+    with opened.open() as kernel:
+        yield kernel
+
+
+def lost(kernel: SshKernel, timeout: float = 20.0) -> float:
+    """Wait until the kernel is lost; return the seconds that took."""
+    began = time.monotonic()
+    while time.monotonic() - began < timeout:
+        try:
+            kernel.call(ReadFile("/proc/uptime"), timeout=timeout)
+        except TargetTimeoutError:
+            continue
+        except TargetError:
+            return time.monotonic() - began
+        time.sleep(0.05)
+    pytest.fail("the kernel was not lost")
+
+
+def agent_of(kernel: SshKernel) -> int:
+    pid = kernel.hello["pid"]
+    assert isinstance(pid, int)
+    return pid
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def gone(pid: int, timeout: float = 10.0) -> bool:
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_the_running_kernel_is_driven(kernel: SshKernel, tmp_path: Path) -> None:
+    assert kernel.release == os.uname().release
+    assert kernel.hello["release"] == os.uname().release
+    address = kernel.mmap(8 << 20)
+    data = os.urandom(6 << 20)
+    kernel.write(address, data)
+    assert kernel.read(address, len(data)) == data
+    done = kernel.run_program(["sh", "-c", "echo out; exit 3"])
+    assert (done.status, done.output) == (3, b"out\n")
+    tickets = [kernel.start([Open("/dev/null")], thread=number) for number in range(8)]
+    assert all(kernel.wait(ticket)[0].ok for ticket in tickets)
+
+
+def test_shutdown_ends_the_agent_and_frees_the_host(opened: Session) -> None:
+    first = opened.open()
+    pid = agent_of(first)
+    first.shutdown()
+    assert gone(pid)
+    with opened.open() as second:
+        assert agent_of(second) != pid
+
+
+GARBAGE = """\
+printf 'Welcome to \\033[31mbox\\377\\0 ready\\n{"error": "no"}'
+head -c 100000 /dev/zero | tr '\\0' x
+echo 'and on stderr' >&2
+eval "$SSH_ORIGINAL_COMMAND"
+"""
+
+
+def test_what_login_scripts_print_does_not_matter(sshd: Sshd, opened: Session) -> None:
+    script = sshd.folder / "login.sh"
+    script.write_text(GARBAGE)
+    sshd.stop()
+    sshd.options = [f"ForceCommand sh {script}"]
+    sshd.start()
+    with opened.open() as kernel:
+        assert kernel.read_file("/proc/uptime")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo 'This account is \\033[1mnot available.'; exit 1", r"status 1; it said: This acc"),
+        ("exec sh -c 'PATH=/nowhere; python3' ", r"status 127.*needs python3"),
+        ("yes", "prints without end"),
+        ("sleep 60", "no word within 2 s.*login scripts"),
+        ('head -c 10 >/dev/null; eval "$SSH_ORIGINAL_COMMAND"', "no word within 2 s"),
+        ("kill -9 $PPID", "connection was closed|connection broke"),
+    ],
+)
+def test_hosts_that_do_not_start_the_agent(
+    sshd: Sshd, opened: Session, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    """Each is told in one line, none hangs, and no control character gets through."""
+    monkeypatch.setattr(link, "GREETING_TIMEOUT", 2.0)
+    (sshd.folder / "login.sh").write_text(script)
+    sshd.stop()
+    sshd.options = [f"ForceCommand sh {sshd.folder / 'login.sh'}"]
+    sshd.start()
+    began = time.monotonic()
+    with pytest.raises(HostError, match=said) as caught:
+        opened.open()
+    assert "\x1b" not in str(caught.value)
+    assert time.monotonic() - began < 25
+
+
+def test_two_runs_are_kept_apart_and_the_holder_is_named(
+    kernel: SshKernel, opened: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "PATIENCE", 0.5)
+    other = Session(hosts.get("box"))
+    with pytest.raises(HostError) as caught:
+        other.open()
+    other.close()
+    me = rf"in use by \w+@{re.escape(socket.gethostname())}, process {os.getpid()} since 20"
+    assert re.search(me, caught.value.message)
+    assert f"process {parent(agent_of(kernel))} there" in caught.value.message
+    assert kernel.read_file("/proc/uptime"), "the first run goes on"
+
+
+def test_a_run_waits_for_one_that_ends(kernel: SshKernel) -> None:
+    other = Session(hosts.get("box"))
+    threading.Timer(0.7, kernel.shutdown).start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "_unfit", staticmethod(lambda facts: None))
+        with other.open() as second:
+            assert second.read_file("/proc/uptime")
+    other.close()
+
+
+CONTROLLER = """
+import sys, time
+from harness.ssh import hosts, session
+session.Session._unfit = staticmethod(lambda facts: None)
+kernel = session.Session(hosts.get("box")).open()
+print(kernel.hello["pid"], flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_controller_leaves_the_host_free(sshd: Sshd, opened: Session) -> None:
+    controller = subprocess.Popen(
+        [sys.executable, "-c", CONTROLLER],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+    )
+    assert controller.stdout is not None
+    pid = int(controller.stdout.readline())
+    controller.kill()
+    controller.wait(10)
+    controller.stdout.close()
+    with opened.open() as kernel:
+        assert agent_of(kernel) != pid
+    assert gone(pid)
+
+
+def test_a_killed_agent_is_told_with_its_signal(kernel: SshKernel, opened: Session) -> None:
+    os.kill(agent_of(kernel), signal.SIGKILL)
+    assert lost(kernel) < 5
+    death = kernel.autopsy()
+    assert death.kind == Kind.AGENT_KILLED
+    assert "killed by signal 9" in death.summary
+    assert not death.blameless
+    kernel.shutdown()
+    opened.open().shutdown()
+
+
+def test_a_killed_keeper_takes_the_agent_with_it(kernel: SshKernel, opened: Session) -> None:
+    pid = agent_of(kernel)
+    os.kill(parent(pid), signal.SIGKILL)
+    assert lost(kernel) < 5
+    assert gone(pid)
+    assert kernel.autopsy().kind == Kind.AGENT_KILLED
+    kernel.shutdown()
+    opened.open().shutdown()
+
+
+def test_a_killed_connection_is_blameless_and_the_run_goes_on(
+    sshd: Sshd, kernel: SshKernel, opened: Session
+) -> None:
+    pid = agent_of(kernel)
+    for each in sshd.sessions():
+        if b"sshd" in Path(f"/proc/{each}/cmdline").read_bytes():
+            os.kill(each, signal.SIGKILL)
+    assert lost(kernel) < 5
+    death = kernel.autopsy()
+    assert death.kind == session.CONNECTION_LOST
+    assert death.blameless
+    assert "the host runs on" in death.summary
+    kernel.shutdown()
+    with opened.open() as again:
+        assert again.read_file("/proc/uptime")
+    assert gone(pid)
+
+
+def test_a_frozen_connection_is_noticed_and_replaced(
+    sshd: Sshd, kernel: SshKernel, opened: Session
+) -> None:
+    """Nothing closes it, and the agent behind it has the lock: it is one of this run's own."""
+    pid = agent_of(kernel)
+    frozen = [p for p in sshd.sessions() if b"sshd" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    for each in frozen:
+        os.kill(each, signal.SIGSTOP)
+    seconds = lost(kernel)
+    assert 1 < seconds < 10
+    death = kernel.autopsy()
+    assert death.kind == session.CONNECTION_LOST
+    assert "no sign of life from box for" in death.summary
+    assert death.blameless
+    kernel.shutdown()
+    with opened.open() as again:
+        assert again.read_file("/proc/uptime")
+        assert gone(pid)
+
+
+def test_a_frozen_agent_is_not_taken_for_a_lost_connection(
+    sshd: Sshd, kernel: SshKernel, opened: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "ANSWER_TIMEOUT", 1.0)
+    os.kill(agent_of(kernel), signal.SIGSTOP)
+    with pytest.raises(TargetTimeoutError):
+        kernel.call(ReadFile("/proc/uptime"), timeout=0.5)
+    assert kernel.autopsy().kind == session.AGENT_HANGS
+    kernel.shutdown()
+    with opened.open() as again:
+        assert again.read_file("/proc/uptime")
+
+
+def test_a_call_that_does_not_end_is_stuck(kernel: SshKernel, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    ticket = kernel.start([Open(str(tmp_path / "fifo"), os.O_RDONLY)])
+    with pytest.raises(TargetTimeoutError):
+        kernel.wait(ticket, 0.5)
+    assert kernel.autopsy().kind == Kind.STUCK
+
+
+def test_a_host_where_sshd_is_gone_is_lost_blameless(sshd: Sshd, kernel: SshKernel) -> None:
+    sshd.stop()
+    assert lost(kernel) < 5
+    death = kernel.autopsy()
+    assert death.kind == session.HOST_LOST
+    assert "connection refused" in death.summary
+    assert death.blameless
+
+
+def test_a_host_that_stays_silent_is_power_cycled(sshd: Sshd, opened: Session) -> None:
+    """It may have panicked: that is held against the kernel, and the power switch is used."""
+    proof = sshd.folder / "cycled"
+    sshd.write_hosts(silence="3", boot_timeout="2", power_cycle=f"\"echo geheim | tee '{proof}'\"")
+    mine = Session(hosts.get("box"))
+    kernel = mine.open()
+    assert sshd.process is not None
+    for each in [sshd.process.pid, *sshd.sessions()]:
+        os.kill(each, signal.SIGSTOP)
+    lost(kernel)
+    death = kernel.autopsy()
+    assert death.kind == session.HOST_SILENT
+    assert not death.blameless
+    assert death.summary.endswith("; power-cycled")
+    assert proof.read_text() == "geheim\n"
+    assert "geheim" not in death.summary
+    kernel.shutdown()
+
+
+def rebooted(opened: Session) -> None:
+    """Have the session believe that it met the host before its last boot."""
+    assert opened.boot is not None
+    opened.boot = dataclasses.replace(opened.boot, id="before")
+
+
+PANIC = """\
+Panic#1 Part1
+<6>[  100.0] snptest: a line before
+<4>[  100.1] BUG: kernel NULL pointer dereference, address: 0000000000000008
+<4>[  100.1] Oops: Oops: 0002 [#1] SMP
+<0>[  100.2] Kernel panic - not syncing: Fatal exception
+"""
+
+
+def test_a_reboot_is_a_crash_told_by_pstore(
+    sshd: Sshd, kernel: SshKernel, opened: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = sshd.folder / "pstore"
+    kept.mkdir()
+    (kept / "dmesg-ramoops-0").write_text("Kernel panic - not syncing: of last year\n")
+    os.utime(kept / "dmesg-ramoops-0", (1e9, 1e9))
+    (kept / "dmesg-ramoops-1").write_text(PANIC)
+    program = sshd.folder / "bootstrap.py"
+    source = link.BOOTSTRAP.read_text()
+    program.write_text(source.replace('"/sys/fs/pstore"', repr(str(kept))))
+    monkeypatch.setattr(link, "BOOTSTRAP", program)
+    rebooted(opened)
+    for each in sshd.sessions():
+        os.kill(each, signal.SIGKILL)
+    lost(kernel)
+    death = kernel.autopsy()
+    assert death.kind == Kind.OOPS
+    assert "NULL pointer dereference" in death.summary
+    assert "booted anew" in death.summary
+    assert not death.blameless
+    assert "Fatal exception" in kernel.log()
+    kernel.shutdown()
+    opened.open().shutdown()
+
+
+def test_a_reboot_without_a_word(sshd: Sshd, kernel: SshKernel, opened: Session) -> None:
+    rebooted(opened)
+    for each in sshd.sessions():
+        os.kill(each, signal.SIGKILL)
+    lost(kernel)
+    death = kernel.autopsy()
+    assert death.kind == Kind.RESET
+    assert "nothing in pstore" in death.summary
+
+
+def test_another_kernel_after_a_reboot_ends_the_run(opened: Session) -> None:
+    opened.open().shutdown()
+    assert opened.boot is not None
+    opened.boot = dataclasses.replace(opened.boot, id="before", version="#2 another")
+    with pytest.raises(HostError, match=r"came back with another kernel: .* not .*#2 another"):
+        opened.open()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system without room for a byte or a file."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=8", "none", str(folder)]
+    if subprocess.run(command, capture_output=True, timeout=30, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with pytest.raises(OSError):
+            for number in range(8):
+                (folder / str(number)).write_bytes(bytes(16384))
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=30)
+
+
+def test_a_full_disk_on_the_host(sshd: Sshd, opened: Session, full_disk: Path) -> None:
+    """A lock that is there is enough; one that cannot be made is told."""
+    lock = next(full_disk.iterdir())
+    sshd.write_hosts(lock=f'"{lock}"')
+    mine = Session(hosts.get("box"))
+    with mine.open() as kernel:
+        assert kernel.read_file("/proc/uptime")
+    mine.close()
+    with pytest.raises(OSError):
+        for number in range(20):
+            (full_disk / f"more{number}").touch()
+    sshd.write_hosts(lock=f'"{full_disk}/lock"')
+    with pytest.raises(HostError, match=r"lock.*cannot be opened: No space left on device"):
+        Session(hosts.get("box")).open()
+
+
+def test_a_host_without_kvm_is_not_fit(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = sshd.folder / "bootstrap.py"
+    source = link.BOOTSTRAP.read_text()
+    program.write_text(source.replace('"/dev/kvm"', '"/dev/kvm-not-there"'))
+    monkeypatch.setattr(link, "BOOTSTRAP", program)
+    with pytest.raises(HostError, match=r"there is no /dev/kvm.*doctor --host box"):
+        Session(hosts.get("box")).open()
+
+
+def test_what_the_backend_cannot_do(sshd: Sshd) -> None:
+    backend = backends.get("ssh")
+    assert backend.reusable
+    assert backend.side_by_side == 1
+    with pytest.raises(Unconfigurable):
+        backend.open(None, 0, host="box", parameters={"sev_snp": False})
+    with pytest.raises(UsageError, match="boots no kernels yet"):
+        backend.check(host="box", kernel="mine")
+    with pytest.raises(UsageError, match="needs --host"):
+        backend.check()
+    sshd.known_hosts.write_text("")
+    with pytest.raises(HostError, match="is not known"):
+        backend.check(host="box")
+
+
+SUITE = """
+import os, time
+import pytest
+
+def test_before(kernel):
+    assert kernel.read_file("/proc/sys/kernel/ostype") == "Linux\\n"
+
+def test_during(kernel):
+    open({mark!r}, "w").close()
+    while True:
+        kernel.read_file("/proc/uptime")
+        time.sleep(0.05)
+
+def test_after(kernel, boot):
+    assert kernel.read_file("/proc/sys/kernel/ostype") == "Linux\\n"
+
+def test_other_parameters(boot):
+    boot(sev_snp=False)
+"""
+
+
+def suite(sshd: Sshd, then: Callable[[], None], *more: str) -> tuple[dict[str, Result], Run]:
+    """Run a small suite on the box; do something while its second test runs."""
+    mark = sshd.folder / "mark"
+    path = sshd.folder / "test_small.py"
+    path.write_text(textwrap.dedent(SUITE).format(mark=str(mark)))
+    (sshd.folder / "conftest.py").write_text("pytest_plugins = ('harness.plugin',)\n")
+    (sshd.folder / "pytest.ini").write_text("[pytest]\n")
+    where = [f"--rootdir={sshd.folder}", f"--config-file={sshd.folder / 'pytest.ini'}", str(path)]
+    options = ["-p", "no:cacheprovider", "--backend=ssh", "--host=box", "-n1", "--dist=loadscope"]
+    run = Run([*where, *options, *more], sshd.folder / "run", silence=60)
+    stop = threading.Event()
+
+    def disturb() -> None:
+        while not mark.exists() and not stop.wait(0.05):
+            pass
+        then()
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        run.execute(lambda event: None)
+    finally:
+        stop.set()
+        thread.join()
+    return {result.id.rpartition("::")[2].partition("[")[0]: result for result in run.results}, run
+
+
+@needs_kvm
+def test_a_run_over_a_lost_connection_loses_one_test(sshd: Sshd) -> None:
+    def cut() -> None:
+        for each in sshd.sessions():
+            os.kill(each, signal.SIGKILL)
+
+    results, run = suite(sshd, cut)
+    assert not run.broken
+    assert results["test_before"].outcome is Outcome.PASS
+    assert results["test_during"].outcome is Outcome.ERROR
+    assert "connection lost" in results["test_during"].reason
+    assert results["test_after"].outcome is Outcome.PASS
+    assert results["test_other_parameters"].outcome is Outcome.SKIP
+
+
+@needs_kvm
+def test_a_run_over_a_dead_agent_has_a_crash(sshd: Sshd) -> None:
+    def kill() -> None:
+        for each in descendants(sshd.process.pid if sshd.process else 0)[-1:]:
+            os.kill(each, signal.SIGKILL)
+
+    results, run = suite(sshd, kill)
+    assert not run.broken
+    assert results["test_during"].outcome is Outcome.CRASH
+    assert "agent killed: " in results["test_during"].reason
+    assert results["test_after"].outcome is Outcome.PASS
+
+
+@needs_kvm
+def test_a_run_whose_host_goes_away_ends_with_what_it_has(sshd: Sshd) -> None:
+    sshd.write_hosts(boot_timeout="2")
+    results, run = suite(sshd, sshd.stop)
+    assert results["test_before"].outcome is Outcome.PASS
+    assert results["test_during"].outcome is Outcome.ERROR
+    assert "host lost" in results["test_during"].reason
+    assert any("connection refused" in reason for reason in run.broken)
+    assert "test_other_parameters" not in results
+
+
+def test_a_host_that_cannot_be_used_is_tried_once(sshd: Sshd) -> None:
+    sshd.known_hosts.write_text("")
+    _, run = suite(sshd, lambda: None)
+    assert any("is not known" in reason for reason in run.broken)
+    assert not any("3 boots failed" in reason for reason in run.broken)
+    assert len(run.results) == 1
