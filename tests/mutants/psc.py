@@ -295,6 +295,16 @@ _GHCB = (
         "ghcb.py::test_usage_other_than_zero",
     ),
     _mutant(
+        "RMP fault of a 4 KiB page splits",
+        "harness/emulator/kvm/mmu.py",
+        """            self._count("rmp_spurious")
+            return
+""",
+        """            self._count("rmp_spurious")
+""",
+        "attacks.py::test_remapped",
+    ),
+    _mutant(
         "CPUID by MSR gives EAX",
         _EXIT,
         "register = registers[value >> abi.GHCB_MSR_CPUID_REG_POS & 3]",
