@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import history as history_commands
 from harness.cli import machine as machine_commands
 from harness.cli import options
 from harness.cli.kernels import DEFAULT_BASE, complete_base, complete_config, complete_kernel
@@ -34,6 +35,7 @@ Examples:
   snptest kselftest --kernel mine     upstream's own KVM selftests, of the same tree
   snptest compare old new gmem        what broke, what was fixed, what is flaky
   snptest bisect --series ~/patches gmem   which patch broke it?
+  snptest history show last           what is new in the last run
   snptest machine build               QEMU with SEV-SNP, to run a kernel's SNP code on
   snptest doctor                      what this machine lacks, and how to get it
 
@@ -725,6 +727,7 @@ def known_issues(
 
 
 app.add_typer(machine_commands.app, name="machine")
+app.add_typer(history_commands.app, name="history")
 
 
 def main() -> int:

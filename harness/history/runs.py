@@ -7,7 +7,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,12 +198,12 @@ def results(history: History, run: StoredRun | int, *, texts: bool = True) -> li
     return [_result(row) for row in rows]
 
 
-def last_good(history: History, run: StoredRun, *, kernel: bool = True) -> StoredRun | None:
-    """Return the last good run before a run, of the same label and in the same place.
+def same_kind(run: StoredRun, *, kernel: bool = True) -> Filter:
+    """Return what runs before a run and of its kind have in common: label, place, kernel's name.
 
-    kernel: of a kernel of the same name, too.  None where there is none: then nothing is new.
+    kernel: False where each run names its own.
     """
-    which = Filter(
+    return Filter(
         label=run.label,
         backend=run.backend,
         revision=run.revision,
@@ -211,8 +211,15 @@ def last_good(history: History, run: StoredRun, *, kernel: bool = True) -> Store
         host=run.host,
         kernel=run.kernel.name if kernel else None,
         before=run.id,
-        good=True,
     )
+
+
+def last_good(history: History, run: StoredRun, *, kernel: bool = True) -> StoredRun | None:
+    """Return the last good run before a run, of the same label and in the same place.
+
+    kernel: of a kernel of the same name, too.  None where there is none: then nothing is new.
+    """
+    which = replace(same_kind(run, kernel=kernel), good=True)
     return next(iter(runs(history, 1, which)), None)
 
 

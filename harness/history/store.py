@@ -152,6 +152,12 @@ class History:
             finally:
                 self.db.execute(f"PRAGMA busy_timeout = {int(self.busy * 1000)}")
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Do what is no part of a transaction (VACUUM)."""
+        with told(self.path, self.busy):
+            yield
+
     def close(self) -> None:
         """Close it; what was begun and not ended is taken back."""
         self.db.close()
