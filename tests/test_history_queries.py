@@ -127,6 +127,25 @@ def test_what_a_run_that_was_cut_lacks_is_not_gone(story: Story) -> None:
     assert statuses(story, run) == {}
 
 
+def test_runs_of_a_few_tests_do_not_hide_what_was_before(story: Story) -> None:
+    story.add({"one": P, "two": P}, built=built("a"))
+    broke = story.add({"one": F, "two": P}, built=built("b"))
+    story.add({"two": P}, built=built("c"), command=["run", "-k", "two"])
+    run = story.add({"one": F, "two": P}, built=built("d"))
+    (found,) = judge(story.history, run).tests
+    assert (found.status, found.since and found.since.id) == (Status.FAILING, broke.id)
+    part = story.add({"two": P}, built=built("e"), command=["run", "-k", "two"])
+    assert statuses(story, part) == {}
+
+
+def test_repetitions_tell_flaky_from_broken(story: Story) -> None:
+    story.add({"one": P, "two": P}, built=built("a"))
+    run = story.add({"one": F, "two": F}, built=built("b"))
+    again = story.add({"one": P, "two": F, "three": F}, built=built("b"), label="again")
+    assert statuses(story, run) == {"one": Status.NEW, "two": Status.NEW}
+    assert statuses(story, run, again=[again]) == {"one": Status.FLAKY, "two": Status.NEW}
+
+
 def test_a_boot_that_is_silent_is_not_gone(story: Story) -> None:
     boot = result("boot", X, suite=BOOT, id="boot::mine", revision="")
     story.add([result("one"), boot])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.compare.diff import key_of
@@ -22,6 +22,8 @@ from harness.report.outcome import BOOT, Outcome, Result
 
 WINDOW = 60
 """Runs of the same kind, back from the one that is judged, that tell what is flaky."""
+FAR = 10
+"""Earlier runs of the same kind among which a test's last one is looked for: some run only part."""
 
 
 class Status(enum.StrEnum):
@@ -83,21 +85,27 @@ def judge(
     run: StoredRun,
     *,
     good: StoredRun | None = None,
+    again: Sequence[StoredRun] = (),
     kernel: bool = True,
+    host: bool = True,
 ) -> Judgement:
     """Judge a stored run against those before it.
 
     good: hold it against this one, instead of the last good one.
+    again: runs that repeated what failed in it.
     kernel: only runs of a kernel of the same name count; False where each run names its own.
+    host: only runs on the same host count; False where one is as good as another.
     """
-    good = good or stored.last_good(history, run, kernel=kernel)
+    good = good or stored.last_good(history, run, kernel=kernel, host=host)
     earlier = [
         each
-        for each in stored.runs(history, WINDOW, stored.same_kind(run, kernel=kernel))
+        for each in stored.runs(history, WINDOW, stored.same_kind(run, kernel=kernel, host=host))
         if not each.pruned and each.counts
     ]
     before = earlier[0] if earlier else None
-    now = _by_key(stored.results(history, run, texts=False))
+    now = _by_key(
+        result for each in (run, *again) for result in stored.results(history, each, texts=False)
+    )
     was = _by_key(stored.results(history, before, texts=False)) if before else {}
     had = _by_key(stored.results(history, good, texts=False)) if good else {}
     shaky = _shaky(history, run, earlier)
@@ -107,12 +115,35 @@ def judge(
         if status is not None:
             since = _since(history, run, earlier, results) if status is Status.FAILING else None
             found.append(Judged(key, status, _sample(results), since))
-    if run.whole:
+    if good and run.whole and _asked(run) == _asked(good):
         missing = [each for each in had if each not in now and each != BOOT]
         found += [Judged(key, Status.GONE, had[key][0]) for key in missing]
     order = list(Status)
     found.sort(key=lambda each: (order.index(each.status), each.key))
     return Judgement(run, good, before, tuple(found))
+
+
+def _asked(run: StoredRun) -> list[str]:
+    """Return the words of a run's command that say what is to be run."""
+    words = list(run.command)
+    for option in ("--json", "--junit", "--ktap"):
+        while option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+    return words
+
+
+def _before(
+    history: History, wanted: Collection[str], earlier: Sequence[StoredRun]
+) -> dict[str, list[Result]]:
+    """Return each test's results in the newest of some earlier runs that had it."""
+    found: dict[str, list[Result]] = {}
+    for run in earlier:
+        if all(key in found for key in wanted):
+            break
+        for key, results in _by_key(stored.results(history, run, texts=False)).items():
+            found.setdefault(key, results)
+    return found
 
 
 def _by_key(results: Iterable[Result]) -> dict[str, list[Result]]:
@@ -161,10 +192,13 @@ def _since(
 ) -> StoredRun:
     """Return the first of the runs, back without a gap from this one, in which a test failed."""
     ((test,),) = history.all("SELECT id FROM test WHERE name = ?", (results[0].id,))
-    bad = {point.run for point in trend.points(history, test) if point.outcome.bad}
+    points = trend.points(history, test, WINDOW * 10)
+    bad = {point.run for point in points if point.outcome.bad}
     first = run
+    seen = {point.run for point in points}
     for each in earlier:
-        if each.id not in bad:
+        if each.id in bad:
+            first = each
+        elif each.id in seen:
             break
-        first = each
     return first

@@ -198,28 +198,30 @@ def results(history: History, run: StoredRun | int, *, texts: bool = True) -> li
     return [_result(row) for row in rows]
 
 
-def same_kind(run: StoredRun, *, kernel: bool = True) -> Filter:
+def same_kind(run: StoredRun, *, kernel: bool = True, host: bool = True) -> Filter:
     """Return what runs before a run and of its kind have in common: label, place, kernel's name.
 
-    kernel: False where each run names its own.
+    kernel: False where each run names its own; host: False where one is as good as another.
     """
     return Filter(
         label=run.label,
         backend=run.backend,
         revision=run.revision,
         machine=run.machine,
-        host=run.host,
+        host=run.host if host else None,
         kernel=run.kernel.name if kernel else None,
         before=run.id,
     )
 
 
-def last_good(history: History, run: StoredRun, *, kernel: bool = True) -> StoredRun | None:
+def last_good(
+    history: History, run: StoredRun, *, kernel: bool = True, host: bool = True
+) -> StoredRun | None:
     """Return the last good run before a run, of the same label and in the same place.
 
-    kernel: of a kernel of the same name, too.  None where there is none: then nothing is new.
+    kernel, host: as for same_kind().  None where there is none: then nothing is new.
     """
-    which = replace(same_kind(run, kernel=kernel), good=True)
+    which = replace(same_kind(run, kernel=kernel, host=host), good=True)
     return next(iter(runs(history, 1, which)), None)
 
 
