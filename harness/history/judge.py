@@ -106,7 +106,7 @@ def judge(
     now = _by_key(
         result for each in (run, *again) for result in stored.results(history, each, texts=False)
     )
-    was = _by_key(stored.results(history, before, texts=False)) if before else {}
+    was = _before(history, now, earlier[:FAR])
     had = _by_key(stored.results(history, good, texts=False)) if good else {}
     shaky = _shaky(history, run, earlier)
     found = []
