@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`snptest doctor`: what this machine has, what it lacks, and how to get it."""
+"""`snptest doctor`: what this machine or a host has, what it lacks, and how to get it."""
 
 from __future__ import annotations
 
-import enum
 import importlib.metadata
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rich.table import Table
@@ -19,6 +17,9 @@ from rich.text import Text
 
 from harness.cli.run import make_console
 from harness.machine import installed
+from harness.preflight import examine
+from harness.preflight.finding import Finding, State
+from harness.preflight.judge import why_not
 from harness.report import sanitize
 from harness.report.outcome import ExitCode
 from harness.runner import ROOT
@@ -67,56 +68,60 @@ print("exit", struct.unpack_from("<I", run, 8)[0])
 """
 
 
-class State(enum.StrEnum):
-    """How a check came out."""
-
-    OK = "ok"
-    MISSING = "missing"
-    """Something the project can use is not there."""
-    BROKEN = "broken"
-    """Something that is there, or that everything needs, does not work."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the table."""
-
-    topic: str
-    state: State
-    found: str
-    remedy: str = ""
-    needed_for: str = ""
-
-
 def findings() -> Iterator[Finding]:
     """Examine this machine, piece by piece."""
-    for examine in (_python, _compiler, _kvm, _snp, _boot, _machine, _kernel_build, _space):
-        yield from examine()
+    for look_at in (_python, _compiler, _kvm, _snp, _boot, _machine, _kernel_build, _space):
+        yield from look_at()
 
 
-def show() -> int:
-    """Print the table; 3 where the emulator could not run, else 0."""
+def show(host: str | None = None) -> int:
+    """Print the table; 3 where the emulator could not run here, or SNP guests not on the host."""
+    if host is not None:
+        return _show_host(host)
     console = make_console()
+    found = list(findings())
+    console.print(_table(found))
+    if any(each.state is State.BROKEN for each in found):
+        console.print(Text("not everything the emulator needs is there", style="bold red"))
+        return ExitCode.BROKEN
+    console.print(Text("./snptest run works here", style="green"))
+    return ExitCode.PASSED
+
+
+def _show_host(name: str) -> int:
+    from harness.ssh import hosts
+    from harness.ssh.connection import Connection
+
+    connection = Connection(hosts.get(name))
+    try:
+        found, evidence = examine.there(connection)
+    finally:
+        connection.close()
+    who = f"{evidence.get('node')}, python {evidence.get('python')}, user {evidence.get('user')}"
+    console = make_console()
+    console.print(_table([Finding(connection.host.name, State.OK, who), *found]))
+    return ExitCode.BROKEN if why_not(found) else ExitCode.PASSED
+
+
+def _table(found: Iterable[Finding]) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in ("", "state", "found", "for", "remedy"):
         table.add_column(title, overflow="fold")
-    styles = {State.OK: "green", State.MISSING: "yellow", State.BROKEN: "bold red"}
-    broken = False
-    for finding in findings():
-        broken = broken or finding.state is State.BROKEN
+    styles = {
+        State.OK: "green",
+        State.MISSING: "yellow",
+        State.UNKNOWN: "yellow",
+        State.BROKEN: "bold red",
+    }
+    for finding in found:
         table.add_row(
             finding.topic,
             Text(finding.state.value, style=styles[finding.state]),
             Text(sanitize.line(finding.found)),
             finding.needed_for,
-            finding.remedy,
+            Text(finding.remedy),
         )
-    console.print(table)
-    if broken:
-        console.print(Text("not everything the emulator needs is there", style="bold red"))
-    else:
-        console.print(Text("./snptest run works here", style="green"))
-    return ExitCode.BROKEN if broken else ExitCode.PASSED
+    return table
 
 
 def _python() -> Iterator[Finding]:
@@ -198,34 +203,8 @@ def _read(path: str) -> str:
 
 
 def _snp() -> Iterator[Finding]:
-    purpose = "SNP on local"
-    flags = _cpu_flags()
-    present = [name for name in ("svm", "sev", "sev_es", "sev_snp") if name in flags]
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in _read("/proc/cpuinfo").splitlines()
-            if line.startswith("model name")
-        ),
-        "unknown CPU",
-    )
-    # The kernel clears the flag where it does not enable SNP for hosts (amd.c, 6.12).
-    state = State.OK if "sev_snp" in flags else State.MISSING
-    remedy = "" if state is State.OK else "EPYC 7003 or later; BIOS: SEV-SNP and RMP coverage on"
-    yield Finding("CPU", state, f"{model}: {' '.join(present) or 'no svm'}", remedy, purpose)
-    for name in ("sev", "sev_es", "sev_snp"):
-        value = _read(f"/sys/module/kvm_amd/parameters/{name}")
-        good = value in ("Y", "1")
-        remedy = "" if good else f"a kernel with the patches, and kvm_amd.{name}=1"
-        state = State.OK if good else State.MISSING
-        yield Finding(f"kvm_amd.{name}", state, value or "no such parameter", remedy, purpose)
-    device = Path("/dev/sev")
-    if not device.exists():
-        yield Finding(str(device), State.MISSING, "not there", "modprobe ccp; see dmesg", purpose)
-    elif not os.access(device, os.R_OK | os.W_OK):
-        yield Finding(str(device), State.MISSING, "no permission", "run as root", purpose)
-    else:
-        yield Finding(str(device), State.OK, "there", needed_for=purpose)
+    # _kvm() looks closer at /dev/kvm than what only asks for its types of VM.
+    yield from (each for each in examine.here() if each.topic != "/dev/kvm")
 
 
 def _boot() -> Iterator[Finding]:

@@ -10,6 +10,18 @@ import typer
 
 from harness.cli.machine import complete_machine
 
+
+def complete_host(incomplete: str) -> list[str]:
+    """Return the hosts that begin so, for shell completion."""
+    from harness.errors import UserError
+    from harness.ssh import hosts
+
+    try:
+        return [name for name in hosts.load() if name.startswith(incomplete)]
+    except UserError:
+        return []
+
+
 MachineAsRun = Annotated[
     str | None,
     typer.Option(
@@ -18,7 +30,14 @@ MachineAsRun = Annotated[
         autocompletion=complete_machine,
     ),
 ]
-Host = Annotated[str | None, typer.Option(metavar="HOST", help="host to test (ssh)")]
+Host = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST",
+        help="of ci/hosts.toml, or USER@ADDRESS[:PORT] (ssh)",
+        autocompletion=complete_host,
+    ),
+]
 Expression = Annotated[
     str | None, typer.Option("-k", metavar="EXPR", help="only tests that match, as in pytest")
 ]

@@ -16,6 +16,8 @@ from typing import Any
 
 from harness.errors import HostError, UserError
 from harness.kernel import Death, ReadFile, TargetError
+from harness.preflight import examine
+from harness.preflight.judge import why_not
 from harness.report import sanitize
 from harness.ssh.connection import RETRY, Connection, Unreachable, connect_again
 from harness.ssh.hosts import Host
@@ -67,6 +69,9 @@ class Session:
         self.host = host
         self.boot: Boot | None = None
         """What ran when the host was used first: results are of that kernel."""
+        self.snp_hint: str | None = None
+        """Why no SNP guests run there, in one line; None where they do, or before `open`."""
+        self._examined = False
         self._token = secrets.token_hex(16)
         self._connection: Connection | None = None
         self._met = 0.0
@@ -96,6 +101,8 @@ class Session:
                     f"{self.host.name}: {sanitize.line(why, 200)}",
                     f"snptest doctor --host {self.host.name}",
                 )
+            if not self._examined:
+                self._examine()
             return SshKernel(self, link)
         except TargetError as error:
             link.close()
@@ -119,6 +126,17 @@ class Session:
         else:
             self._connection = connect_again(self.host, deadline)
         return self._connection
+
+    def _examine(self) -> None:
+        """Find out, once, whether SNP guests can run there: tests that need it skip with that."""
+        self._examined = True
+        assert self._connection is not None
+        try:
+            findings, _ = examine.there(self._connection)
+        except HostError as error:
+            self.snp_hint = f"the host could not be examined: {error.message}"
+            return
+        self.snp_hint = why_not(findings)
 
     @staticmethod
     def _unfit(facts: dict[str, Any]) -> str | None:
@@ -234,7 +252,8 @@ class SshKernel(RemoteKernel):
             on_close=link.close,
             hello_timeout=30.0,
         )
-        self.environment = session.host.has
+        self.snp_hint = session.snp_hint
+        self.environment = session.host.has | ({"snp"} if self.snp_hint is None else set())
 
     def _last_seen_of_link(self) -> str:
         return self._link.loss.text if self._link.loss else ""
