@@ -90,7 +90,8 @@ def test_a_run_is_held_against_the_last_good_one_and_the_one_before(story: Story
     assert found.good is not None
     assert (found.good.id, found.before and found.before.id) == (first.id, again.id)
     assert statuses(story, last) == {
-        "fine": Status.FLAKY,  # the same kernel passed it an hour ago
+        # The same kernel passed it an hour ago, but never after a failure: its host may be broken.
+        "fine": Status.NEW,
         "breaks": Status.FAILING,
         "heals": Status.FLAKY,  # and this one it failed
         "known": Status.KNOWN,
@@ -103,8 +104,25 @@ def test_a_run_is_held_against_the_last_good_one_and_the_one_before(story: Story
     assert failing.since is not None
     assert failing.since.id == middle.id
     assert found.line == (
-        "1 new failure, 1 still failing, 4 flaky, 1 known issue, 1 gone; last good: run 1"
+        "2 new failures, 1 still failing, 3 flaky, 1 known issue, 1 gone; last good: run 1"
     )
+
+
+def test_a_host_that_broke_is_no_flake(story: Story) -> None:
+    """Nothing was changed, and from one night on a test fails: until it passes again."""
+    story.add({"one": P}, built=built("a"))
+    for status in (Status.NEW, Status.FAILING):
+        assert statuses(story, story.add({"one": F}, built=built("a"))) == {"one": status}
+    story.add({"one": P}, built=built("a"))
+    assert statuses(story, story.add({"one": F}, built=built("a"))) == {"one": Status.FLAKY}
+
+
+def test_what_passes_when_it_runs_again_is_flaky(story: Story) -> None:
+    story.add({"one": P, "two": P}, built=built("a"))
+    run = story.add({"one": F, "two": F}, built=built("b"))
+    again = story.add({"one": P, "two": F}, built=built("b"), label="again")
+    assert statuses(story, run) == {"one": Status.NEW, "two": Status.NEW}
+    assert statuses(story, run, again=[again]) == {"one": Status.FLAKY, "two": Status.NEW}
 
 
 def test_fixed_is_what_another_kernel_no_longer_fails(story: Story) -> None:

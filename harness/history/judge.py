@@ -175,16 +175,15 @@ def _sample(results: Sequence[Result]) -> Result:
 
 
 def _shaky(history: History, run: StoredRun, earlier: Sequence[StoredRun]) -> set[str]:
-    """Name the tests about which runs of one setting disagree, this run among them."""
+    """Name the tests that recovered: bad, then good, though nothing had been changed.
+
+    The other way round alone is no flake yet: a host may have broken since.
+    """
     window = [run.id, *(each.id for each in earlier)]
-    counts = trend.flakes(history, window)
-    if not counts:
-        return set()
-    marks = ", ".join("?" * len(counts))
-    sql = f"SELECT name, suite, revision, backend FROM test WHERE id IN ({marks})"
-    rows = history.all(sql, list(counts))
-    samples = (Result(row[0], row[1], row[2], Outcome.PASS, 0.0, backend=row[3]) for row in rows)
-    return {key_of(each, revision=True) for each in samples}
+    return {
+        key_of(Result(name, suite, revision, Outcome.PASS, 0.0, backend=backend), revision=True)
+        for name, suite, revision, backend in trend.recovered(history, window)
+    }
 
 
 def _since(

@@ -160,6 +160,24 @@ def flakes(history: History, window: Sequence[int]) -> dict[int, int]:
     return dict(found)
 
 
+def recovered(history: History, window: Sequence[int]) -> list[tuple[str, str, str, str]]:
+    """Return name, suite, revision and backend of the tests that a run of a setting found bad,
+    and the same or a later one of that setting good.
+    """
+    rows = history.all(
+        "SELECT DISTINCT test FROM (SELECT x.test AS test,"
+        f" min(CASE WHEN x.outcome IN {_BAD} THEN r.id END) AS bad,"
+        f" max(CASE WHEN x.outcome = {_PASS} THEN r.id END) AS good"
+        f" FROM run r CROSS JOIN result x ON x.run = r.id WHERE r.id IN ({_marks(window)})"
+        " GROUP BY x.test, r.setting) WHERE bad <= good",
+        window,
+    )
+    numbers = [test for (test,) in rows]
+    return history.all(
+        f"SELECT name, suite, revision, backend FROM test WHERE id IN ({_marks(numbers)})", numbers
+    )
+
+
 def trends(history: History, window: Sequence[int]) -> list[Trend]:
     """Return what some runs say about each test, by suite and name."""
     rows = history.all(
