@@ -3,9 +3,10 @@
 
 tests/data/bugs holds one patch each, against linux-source-6.12.  `python -m tests.bugs` builds
 the kernel without any and runs all suites on the SNP machine, then with each in turn (or with
-those that are named): the suites of its area, then the others until one sees it.  A test sees a
-bug if it fails or crashes with it and passes without.  What was found is kept, so that what was
-broken off goes on and bugs can be judged one by one; docs/bugs.md is written from all of it.
+those that are named): the file that the patch names, the suites of its area, then the others
+until one sees it.  A test sees a bug if it fails or crashes with it and passes without.  What
+was found is kept, so that what was broken off goes on and bugs can be judged one by one;
+docs/bugs.md is written from all of it.
 """
 
 from __future__ import annotations
@@ -63,9 +64,8 @@ def judge(bug: Bug, good: set[str], folder: Path) -> Record:
     except BuildError as error:
         record.trouble = str(error)
         return record
-    first = AREAS[bug.area]
-    for suites in (first, tuple(name for name in SUITES if name not in first)):
-        finished = suite_run(kernel.name, suites, folder / f"{bug.name}-{suites[0]}", stop=True)
+    for number, suites in enumerate(order(bug)):
+        finished = suite_run(kernel.name, suites, folder / f"{bug.name}-{number}", stop=True)
         bad = [each for each in finished.results if each["outcome"] in _BAD]
         record.seen = {
             each["id"]: how(each)
@@ -79,6 +79,13 @@ def judge(bug: Bug, good: set[str], folder: Path) -> Record:
     return record
 
 
+def order(bug: Bug) -> list[tuple[str, ...]]:
+    """Return what is asked one after the other: a file, the suites of the area, the rest."""
+    area = AREAS[bug.area]
+    rest = tuple(name for name in SUITES if name not in area)
+    return [(bug.first,), area, rest] if bug.first else [area, rest]
+
+
 def how(result: dict[str, str]) -> str:
     """Return in what way a test saw a bug: its outcome and the first line of the reason."""
     reason = sanitize.line(result.get("reason", "").partition("\n")[0])
@@ -90,7 +97,8 @@ def suite_run(
 ) -> Finished:
     """Run suites on the SNP machine, a kernel on each core."""
     folder.mkdir()
-    words = (*suites, "--backend", "vng", "--machine", "snp", "--kernel", kernel, "-n", "auto")
+    workers = "1" if suites[0].endswith(".py") else "auto"
+    words = (*suites, "--backend", "vng", "--machine", "snp", "--kernel", kernel, "-n", workers)
     more = {"PYTEST_ADDOPTS": f"--maxfail={ENOUGH}"} if stop else {}
     return run(*words, folder=folder, timeout=RUN_TIMEOUT, **more)
 
