@@ -44,7 +44,7 @@ def _still_waiting(guest: Guest) -> None:
     assert booted(guest, waiting).boots == 1
 
 
-@pytest.mark.parametrize("apic_id", [2, 7, 255, 0xFFFFFFFF])
+@pytest.mark.parametrize("apic_id", [2, 7, 255, 0x101, 0x10001, 0x80000001, 0xFFFFFFFF])
 def test_unknown_apic_id(pair: Guest, apic_id: int) -> None:
     """A request for a vCPU that does not exist is invalid input, and wakes nobody."""
     pair.cpu().build_vmsa(vmsa_page(1), 1).check()

@@ -43,6 +43,7 @@ NOWHERE = [
     pytest.param(BEYOND, id="beyond memory"),
     pytest.param(0xFEC00000, id="device"),
     pytest.param((1 << 51) - PAGE, id="end of the address space"),
+    pytest.param(1 << 32 | GOOD_RESPONSE + PAGE, id="above 4 GiB"),
 ]
 
 

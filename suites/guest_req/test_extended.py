@@ -223,7 +223,7 @@ def test_registers_not_given(guest: Guest, messenger: Messenger, fields: dict[st
 
 
 @empty_table
-@pytest.mark.parametrize("gpa", [DEFAULT_MEMORY, 0xFEC00000], ids=hex)
+@pytest.mark.parametrize("gpa", [DEFAULT_MEMORY, 0xFEC00000, 1 << 32 | DATA], ids=hex)
 def test_table_without_memory(guest: Guest, messenger: Messenger, gpa: int) -> None:
     """A buffer where there is no memory is not carried, and the next message is answered."""
     guest.vm.write_gpa(messenger.request, report_page(messenger))

@@ -14,6 +14,8 @@ from typing import Final
 
 import pytest
 
+from harness.kernel import Ioctl
+from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError
 from harness.uapi.sev_channel import sev_cert
@@ -31,6 +33,7 @@ pytestmark = [
 PAGE: Final = 4096
 CERT: Final = ctypes.sizeof(sev_cert)
 BAD_ADDRESS: Final = 0x1000
+STATUSES, LAUNCHES, FIRST_THREAD = 25, 8, 300
 GUARD: Final = b"\xa5" * 64
 
 
@@ -189,3 +192,26 @@ def test_many_statuses(host: Host, memory: int) -> None:
     """The status can be asked for any number of times, and no page of it stays away."""
     for _ in range(40):
         assert host.sev.platform_status().state == 1
+
+
+def test_commands_from_all_sides(host: Host, memory: int) -> None:
+    """Commands of several threads and of guests under launch wait for each other."""
+    request = [
+        sevapi.sev_issue_cmd(cmd=command, data=memory + PAGE * number)
+        for number, command in enumerate([sevapi.SNP_PLATFORM_STATUS, sevapi.SEV_PLATFORM_STATUS])
+    ]
+    batches = [
+        [Ioctl(host.sev.fd, sevapi.SEV_ISSUE_CMD, bytes(each))] * STATUSES for each in request * 2
+    ]
+    tickets = [
+        host.kernel.start(ops, thread=FIRST_THREAD + number) for number, ops in enumerate(batches)
+    ]
+    for _ in range(LAUNCHES):
+        with host.create_vm(uapi.KVM_X86_SNP_VM) as vm:
+            vm.sev_init2()
+            vm.launch_start()
+            vm.launch_finish()
+    for ticket in tickets:
+        results = host.kernel.wait(ticket)
+        assert [result.errno for result in results] == [0] * STATUSES
+    assert host.sev.platform_status().guest_count == 0

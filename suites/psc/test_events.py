@@ -177,6 +177,21 @@ def test_mmio_write(guest: Guest, length: int) -> None:
     assert exit.data[:length] == bytes(range(1, 1 + length))
 
 
+@pytest.mark.parametrize("gpa", [1 << 32 | 8, 1 << 40 | DEVICE, (1 << 51) - 8], ids=hex)
+def test_mmio_at_high_addresses(guest: Guest, gpa: int) -> None:
+    """All bits of the address reach userspace."""
+    seen: list[int] = []
+
+    def look(_: object, reason: exits.Exit) -> bool:
+        if isinstance(reason, MmioExit):
+            seen.append(reason.gpa)
+        return isinstance(reason, MmioExit)
+
+    guest.hooks.exit = look
+    assert guest.cpu().vmgexit(WRITE, gpa, 4, scratch=BUFFER).info1 == 0
+    assert seen == [gpa]
+
+
 @pytest.mark.parametrize("length", [1, 2, 4, 8])
 def test_mmio_read(guest: Guest, length: int) -> None:
     """A read puts the bytes that userspace gives into the scratch area, and no more."""
@@ -212,7 +227,17 @@ def test_mmio_too_long(guest: Guest, code: int, length: int) -> None:
     assert answer.malformed == abi.GHCB_ERR_INVALID_INPUT
 
 
-SCRATCHES = [0, GHCB, BUFFER - 1, BUFFER_END - 7, BUFFER_END, GHCB + 0xFFF, OUTSIDE, (1 << 64) - 8]
+SCRATCHES = [
+    0,
+    GHCB,
+    BUFFER - 1,
+    BUFFER_END - 7,
+    BUFFER_END,
+    GHCB + 0xFFF,
+    OUTSIDE,
+    1 << 32 | BUFFER,
+    (1 << 64) - 8,
+]
 
 
 @pytest.mark.parametrize("scratch", SCRATCHES, ids=hex)

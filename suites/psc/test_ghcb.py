@@ -103,7 +103,9 @@ def test_usage_other_than_zero(guest: Guest) -> None:
     assert answer.malformed == abi.GHCB_ERR_INVALID_USAGE
 
 
-@pytest.mark.parametrize("code", [0x8000_0014, 0x8000_FFF0, 0x400, (1 << 64) - 1])
+@pytest.mark.parametrize(
+    "code", [0x8000_0014, 0x8000_FFF0, 0x400, 1 << 32 | 0x72, 1 << 63 | 0x72, (1 << 64) - 1]
+)
 def test_unknown_event(guest: Guest, code: int) -> None:
     """An event that KVM does not know is malformed."""
     assert guest.cpu().vmgexit(code).malformed == abi.GHCB_ERR_INVALID_EVENT

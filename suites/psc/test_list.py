@@ -179,6 +179,15 @@ def test_reserved_bits(guest: Guest) -> None:
     assert asked(guest) == [PscRequest(A, PAGE, False)]
 
 
+@pytest.mark.parametrize("gpa", [1 << 32, 1 << 40 | A, (1 << 52) - PAGE], ids=hex)
+@pytest.mark.parametrize("op", [PRIVATE, SHARED], ids=["private", "shared"])
+def test_high_addresses(guest: Guest, gpa: int, op: PscOp) -> None:
+    """All 52 bits of an address reach userspace."""
+    guest.hooks.psc = lambda *_: 0
+    assert guest.cpu().psc([entry(gpa, op)]).ok
+    assert asked(guest) == [PscRequest(gpa, PAGE, op is PRIVATE)]
+
+
 def test_beyond_the_slot(guest: Guest) -> None:
     """Userspace decides about pages that no slot covers; its refusal reaches the guest."""
     entries = [entry(A, SHARED), entry(BEYOND, PRIVATE), entry(B, SHARED)]

@@ -45,6 +45,15 @@ def test_userspace_is_asked(guest: Guest, gpa: int, op: PscOp) -> None:
     assert asked(guest) == [PscRequest(gpa, PAGE, op is PscOp.PRIVATE)]
 
 
+@pytest.mark.parametrize("gpa", [1 << 32, 1 << 40 | A, (1 << 52) - PAGE], ids=hex)
+@pytest.mark.parametrize("op", [PscOp.PRIVATE, PscOp.SHARED])
+def test_high_addresses(guest: Guest, gpa: int, op: PscOp) -> None:
+    """All 52 bits of an address reach userspace."""
+    guest.hooks.psc = lambda *_: 0
+    assert _change(guest, msr(gpa, op)) == DONE
+    assert asked(guest) == [PscRequest(gpa, PAGE, op is PscOp.PRIVATE)]
+
+
 def test_page_of_no_slot(guest: Guest) -> None:
     """A page without memory behind it can be made private, but not be accessed."""
     assert _change(guest, msr(BEYOND, PscOp.PRIVATE)) == DONE

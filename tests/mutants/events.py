@@ -108,6 +108,13 @@ MUTANTS: Final = (
         "mmio_write",
     ),
     _mutant(
+        "MMIO address of 32 bits",
+        "nae.py",
+        "mmio.phys_addr, mmio.len, mmio.is_write = gpa, length",
+        "mmio.phys_addr, mmio.len, mmio.is_write = gpa & U32, length",
+        "mmio_at_high_addresses",
+    ),
+    _mutant(
         "MMIO read leaves the scratch area",
         "nae.py",
         "left[:length] = bytes(vcpu.run.mmio.data[:length])",

@@ -111,4 +111,11 @@ MUTANTS: Final = (
         "if not request:",
         "other_requests",
     ),
+    _mutant(
+        "guests that end stay with the firmware",
+        "sev.py",
+        "        if not snp.decommission(vm):\n",
+        "        if not vm:\n",
+        "commands_from_all_sides",
+    ),
 )

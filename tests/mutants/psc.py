@@ -305,6 +305,20 @@ _GHCB = (
         "attacks.py::test_remapped",
     ),
     _mutant(
+        "addresses of the MSR protocol are short",
+        "harness/emulator/kvm/psc.py",
+        "gpa = value & ((1 << 52) - 1)",
+        "gpa = value & ((1 << 44) - 1)",
+        "msr.py::test_high_addresses",
+    ),
+    _mutant(
+        "addresses of a list are short",
+        "harness/emulator/kvm/psc.py",
+        "_ask(self._vcpu, gfn << 12, npages, attributes)",
+        "_ask(self._vcpu, gfn << 12 & 0xFFFFFFFFFFF, npages, attributes)",
+        "list.py::test_high_addresses",
+    ),
+    _mutant(
         "CPUID by MSR gives EAX",
         _EXIT,
         "register = registers[value >> abi.GHCB_MSR_CPUID_REG_POS & 3]",

@@ -44,4 +44,11 @@ MUTANTS: Final = (
         "    if not vcpu.guest_state_protected:\n",
         "launch/test_teardown.py::test_end_flushes_caches",
     ),
+    _mutant(
+        "LAUNCH_UPDATE does not look at signals",
+        "launch.py",
+        "if self._call.task.signal_pending and vm.revision.update_writes_progress:",
+        "if False:",
+        "launch/test_update.py::test_signal_in_the_middle",
+    ),
 )
