@@ -12,6 +12,7 @@ import typer
 from harness.cli import history as history_commands
 from harness.cli import machine as machine_commands
 from harness.cli import options
+from harness.cli import report as report_command
 from harness.cli.kernels import DEFAULT_BASE, complete_base, complete_config, complete_kernel
 from harness.errors import UsageError, UserError
 from harness.report.outcome import ExitCode
@@ -36,6 +37,8 @@ Examples:
   snptest compare old new gmem        what broke, what was fixed, what is flaky
   snptest bisect --series ~/patches gmem   which patch broke it?
   snptest history show last           what is new in the last run
+  snptest report -o public            HTML pages of the newest runs, and an overview
+  snptest nightly --dry-run           unattended runs over several hosts
   snptest machine build               QEMU with SEV-SNP, to run a kernel's SNP code on
   snptest doctor                      what this machine lacks, and how to get it
 
@@ -501,6 +504,61 @@ def bisect_step(
     raise typer.Exit(command.step(wanted))
 
 
+NIGHTLY_HELP = """Run a whole night unattended: revisions times places times suites.
+
+FILE says what (ci/nightly.toml, which explains every key).  Each host works through its own
+jobs, all at once; kernels are built meanwhile.  A job that a host is lost with goes to its
+equals, and a host that is lost twice is left alone.  What fails runs again; in the end every
+job is held against the nights before it in the history: new failures, those that still fail,
+flaky ones, known issues, fixed ones.
+
+\b
+Examples:
+  snptest nightly --dry-run                what would run, and where
+  snptest nightly ~/farm.toml --markdown night.md --json night.json
+  snptest nightly --only gmem --only launch
+  snptest history test NAME                one test, night after night
+  systemctl enable --now snptest-nightly.timer     the units are in ci/systemd
+
+\b
+Killed at any moment, the same command goes on with the night; --restart begins a new one.
+Exit codes: 0 nothing fails but what is known or flaky, 1 something does, 2 usage,
+            3 jobs without an answer: a build, a boot or a host failed
+"""
+
+
+@app.command(help=NIGHTLY_HELP)
+def nightly(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="the schedule (ci/nightly.toml)")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD", help="only jobs of this revision, place or suite; again: or"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the jobs, run none")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="begin a new night, whatever was done")
+    ] = False,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write what is printed, as Markdown")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="write it as JSON")] = None,
+) -> None:
+    """Run a whole night."""
+    from harness.cli import nightly as command
+
+    wanted = command.NightlyOptions(
+        file=file or command.FILE,
+        only=tuple(only or ()),
+        dry_run=dry_run,
+        restart=restart,
+        markdown=markdown,
+        json=json,
+    )
+    raise typer.Exit(command.nightly(wanted))
+
+
 @app.command()
 def check(
     quick: Annotated[
@@ -745,6 +803,7 @@ def known_issues(
 
 app.add_typer(machine_commands.app, name="machine")
 app.add_typer(history_commands.app, name="history")
+app.command("report", help=report_command.HELP)(report_command.report)
 
 
 def main() -> int:

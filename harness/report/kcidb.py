@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""KCIDB: a stored run as kernelci.org's database takes it (I/O schema 5.3, package kcidb-io).
+
+A checkout and a build are what the run's kernel was made of, a test is a result.  Text that came
+from a target is an excerpt of at most 16 KiB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.history.runs import StoredRun
+from harness.report.outcome import Outcome, Result
+
+VERSION = {"major": 5, "minor": 3}
+ORIGIN = "snptest"
+EXCERPT = 16384
+"""Characters that the schema allows."""
+_STATUS = {
+    Outcome.PASS: "PASS",
+    Outcome.FAIL: "FAIL",
+    Outcome.CRASH: "FAIL",
+    Outcome.XFAIL: "FAIL",  # it failed; that it is known stands in misc
+    Outcome.ERROR: "ERROR",
+    Outcome.SKIP: "SKIP",
+}
+
+
+def write(path: Path, run: StoredRun, results: Sequence[Result], origin: str = ORIGIN) -> None:
+    """Write a run as one KCIDB report."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report(run, results, origin), indent=1) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def report(run: StoredRun, results: Sequence[Result], origin: str = ORIGIN) -> dict[str, Any]:
+    """Return the report; `origin` is the name under which the CI system is known there."""
+    kernel = run.kernel
+    source = [kernel.base, kernel.tree, kernel.commit, *kernel.series]
+    checkout = _id(origin, *(source if any(source) else [run.harness, kernel.release]))
+    build = _id(origin, checkout, *kernel.config, kernel.compiler, kernel.release, kernel.build_id)
+    return {
+        "version": VERSION,
+        "checkouts": [_checkout(run, checkout, origin)],
+        "builds": [_build(run, build, checkout, origin)],
+        "tests": [
+            _test(run, number, result, build, origin) for number, result in enumerate(results)
+        ],
+    }
+
+
+def _checkout(run: StoredRun, own: str, origin: str) -> dict[str, Any]:
+    kernel = run.kernel
+    comment = kernel.base
+    if kernel.series:
+        comment += f" with {len(kernel.series)} patches"
+    misc = {"tree": kernel.tree, "series": list(kernel.series), "commit": kernel.commit}
+    # The commit is one of our own cache, not one that anybody can fetch: no git_commit_hash.
+    return _filled(
+        {
+            "id": own,
+            "origin": origin,
+            "comment": comment or run.what,
+            "valid": True,
+            "misc": _filled(misc),
+        }
+    )
+
+
+def _build(run: StoredRun, own: str, checkout: str, origin: str) -> dict[str, Any]:
+    kernel = run.kernel
+    misc = {"name": kernel.name, "release": kernel.release, "build_id": kernel.build_id}
+    return _filled(
+        {
+            "id": own,
+            "checkout_id": checkout,
+            "origin": origin,
+            "architecture": "x86_64",
+            "compiler": kernel.compiler,
+            "config_name": "+".join(kernel.config),
+            "status": "PASS",
+            "misc": _filled(misc),
+        }
+    )
+
+
+def _test(run: StoredRun, number: int, result: Result, build: str, origin: str) -> dict[str, Any]:
+    place = {
+        "backend": run.backend,
+        "machine": run.machine,
+        "host": run.host,
+        "firmware": run.firmware,
+    }
+    texts = (result.reason, result.details, result.console)
+    excerpt = "\n".join(filter(None, texts)) if result.outcome.bad else result.reason
+    misc = {
+        "id": result.id,
+        "outcome": str(result.outcome),
+        "revision": result.revision,
+        "patches": list(result.patches),
+        "areas": list(result.areas),
+        "run": run.id,
+        "snptest": run.harness,
+    }
+    return _filled(
+        {
+            "id": _id(origin, build, run.file.as_posix(), str(run.started), str(number)),
+            "build_id": build,
+            "origin": origin,
+            "path": path_of(result),
+            "status": _STATUS[result.outcome],
+            "comment": result.description,
+            "log_excerpt": excerpt[-EXCERPT:],
+            "start_time": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(run.started)),
+            "duration": result.seconds,
+            "environment": _filled({"comment": run.where, "misc": _filled(place)}),
+            "misc": _filled(misc),
+        }
+    )
+
+
+def path_of(result: Result) -> str:
+    """Return a test's place in the tree of tests: snptest.SUITE.FILE.NAME.PARAMETERS."""
+    file, _, name = result.id.partition("::")
+    parts = [result.suite, file.rpartition("/")[2].removesuffix(".py").removeprefix("test_")]
+    name, _, parameters = name.partition("[")
+    parts += [name.removeprefix("test_"), parameters.removesuffix("]")]
+    clean = (re.sub(r"[^a-zA-Z0-9_-]+", "_", part).strip("_") for part in parts)
+    return ".".join(["snptest", *filter(None, clean)])
+
+
+def _id(origin: str, *parts: str) -> str:
+    return f"{origin}:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]}"
+
+
+def _filled(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is not known: the schema has no nulls."""
+    return {key: value for key, value in fields.items() if value not in ("", None, [], {})}
