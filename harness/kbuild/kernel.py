@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from harness.kbuild import cache
+from harness.kbuild import buildid, cache
 
 FORMAT = 2
 """Of kernel.json.  What an older snptest wrote is ignored, and built again when asked for."""
@@ -70,6 +70,11 @@ class KernelBuild:
     def vmlinux(self) -> Path:
         """The image with symbols and DWARF."""
         return self.directory / "vmlinux"
+
+    @property
+    def build_id(self) -> str:
+        """What the running kernel shows in /sys/kernel/notes, too; "" where vmlinux has none."""
+        return buildid.of_elf(self.vmlinux)
 
     @property
     def config(self) -> Path:
