@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
@@ -92,8 +93,10 @@ class Sshd:
         )
         until = time.monotonic() + START_TIMEOUT
         while time.monotonic() < until and self.process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
-                return
+            with contextlib.suppress(OSError):
+                with socket.create_connection(("127.0.0.1", self.port), 5.0) as sock:
+                    if sock.recv(4) == b"SSH-":
+                        return
             time.sleep(0.05)
         pytest.fail(f"sshd did not start: {self.log}")
 
@@ -141,11 +144,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-        assert isinstance(port, int)
-        return port
+    """Return a port below those that outgoing connections are given: it is free again later."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture

@@ -21,10 +21,11 @@ import pytest
 from harness import backends
 from harness.backends.base import Unconfigurable
 from harness.errors import HostError, UsageError
+from harness.kbuild import buildid
 from harness.kernel import Open, ReadFile, TargetError, TargetTimeoutError
 from harness.report.outcome import Outcome, Result
 from harness.runner import ROOT, Run
-from harness.ssh import connection, hosts, link, session
+from harness.ssh import connection, hosts, link, remote, session
 from harness.ssh.session import Session, SshKernel
 from harness.vng.autopsy import Kind
 from tests.sshd import Sshd, descendants, sshd
@@ -89,9 +90,12 @@ def gone(pid: int, timeout: float = 10.0) -> bool:
     return False
 
 
-def test_the_running_kernel_is_driven(kernel: SshKernel, tmp_path: Path) -> None:
+def test_the_running_kernel_is_driven(kernel: SshKernel, opened: Session) -> None:
     assert kernel.release == os.uname().release
     assert kernel.hello["release"] == os.uname().release
+    notes = Path("/sys/kernel/notes").read_bytes()
+    assert opened.boot is not None
+    assert opened.boot.build_id == buildid.of_notes(notes)
     address = kernel.mmap(8 << 20)
     data = os.urandom(6 << 20)
     kernel.write(address, data)
@@ -144,7 +148,7 @@ def test_hosts_that_do_not_start_the_agent(
     sshd: Sshd, opened: Session, monkeypatch: pytest.MonkeyPatch, script: str, said: str
 ) -> None:
     """Each is told in one line, none hangs, and no control character gets through."""
-    monkeypatch.setattr(link, "GREETING_TIMEOUT", 2.0)
+    monkeypatch.setattr(remote, "GREETING_TIMEOUT", 2.0)
     (sshd.folder / "login.sh").write_text(script)
     sshd.stop()
     sshd.options = [f"ForceCommand sh {sshd.folder / 'login.sh'}"]
@@ -338,9 +342,9 @@ def test_a_reboot_is_a_crash_told_by_pstore(
     os.utime(kept / "dmesg-ramoops-0", (1e9, 1e9))
     (kept / "dmesg-ramoops-1").write_text(PANIC)
     program = sshd.folder / "bootstrap.py"
-    source = link.BOOTSTRAP.read_text()
+    source = remote.BOOTSTRAP.read_text()
     program.write_text(source.replace('"/sys/fs/pstore"', repr(str(kept))))
-    monkeypatch.setattr(link, "BOOTSTRAP", program)
+    monkeypatch.setattr(remote, "BOOTSTRAP", program)
     rebooted(opened)
     for each in sshd.sessions():
         os.kill(each, signal.SIGKILL)
@@ -362,14 +366,84 @@ def test_a_reboot_without_a_word(sshd: Sshd, kernel: SshKernel, opened: Session)
     lost(kernel)
     death = kernel.autopsy()
     assert death.kind == Kind.RESET
-    assert "nothing in pstore" in death.summary
+    assert "neither pstore nor console says why" in death.summary
 
 
-def test_another_kernel_after_a_reboot_ends_the_run(opened: Session) -> None:
+def printer(sshd: Sshd) -> tuple[str, Path]:
+    """Return a console command, in TOML, and the file that it prints."""
+    path = sshd.folder / "console"
+    path.write_text("[    1.0] Kernel panic - not syncing: before the run\n")
+    return f"\"echo geheim >&2; exec tail -n +1 -f '{path}'\"", path
+
+
+def wait_until(true: Callable[[], bool], timeout: float = 10.0) -> None:
+    until = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < until, "it did not come true"
+        time.sleep(0.05)
+
+
+def test_a_panic_without_reboot_is_told_by_the_console(sshd: Sshd, opened: Session) -> None:
+    command, path = printer(sshd)
+    sshd.write_hosts(silence="3", boot_timeout="2", console=command)
+    mine = Session(hosts.get("box"))
+    mine.open().shutdown()
+    wait_until(lambda: "before the run" in mine.console.tail())
+    kernel = mine.open()
+    assert sshd.process is not None
+    for each in [sshd.process.pid, *sshd.sessions()]:
+        os.kill(each, signal.SIGSTOP)
+    with path.open("a") as file:
+        file.write("[   99.0] Kernel panic - not syncing: \x1b[31mhung_task: blocked tasks\r\n")
+    lost(kernel)
+    death = kernel.autopsy()
+    assert death.kind == Kind.HUNG_TASK
+    assert "did not come back" in death.summary
+    assert not death.blameless
+    assert "hung_task" in kernel.log()
+    assert "before the run" not in kernel.log()
+    kernel.shutdown()
+    mine.close()
+
+
+def test_a_console_is_ended_and_started_again(sshd: Sshd, opened: Session) -> None:
+    command, _ = printer(sshd)
+    sshd.write_hosts(console=command)
+    mine = Session(hosts.get("box"))
+    mine.open().shutdown()
+    process = mine.console._process
+    assert process is not None
+    wait_until(lambda: "before the run" in mine.console.tail())
+    for each in descendants(process.pid):
+        os.kill(each, signal.SIGKILL)
+    process.wait(10)
+    with mine.open() as kernel:
+        wait_until(lambda: "before the run" in mine.console.tail())
+        assert kernel.read_file("/proc/uptime")
+    process = mine.console._process
+    assert process is not None
+    below = descendants(process.pid)
+    mine.close()
+    assert all(gone(pid) for pid in below)
+
+
+def test_a_console_command_that_fails_does_not_matter(sshd: Sshd, opened: Session) -> None:
+    sshd.write_hosts(console='"exit 3"')
+    mine = Session(hosts.get("box"))
+    with mine.open() as kernel:
+        assert kernel.read_file("/proc/uptime")
+    mine.close()
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "#2 another"), (1, "build id feed")])
+def test_another_kernel_after_a_reboot_ends_the_run(
+    opened: Session, number: int, said: str
+) -> None:
     opened.open().shutdown()
     assert opened.boot is not None
-    opened.boot = dataclasses.replace(opened.boot, id="before", version="#2 another")
-    with pytest.raises(HostError, match=r"came back with another kernel: .* not .*#2 another"):
+    other = {"version": "#2 another"} if number == 0 else {"build_id": "feed"}
+    opened.boot = dataclasses.replace(opened.boot, id="before", **other)
+    with pytest.raises(HostError, match=rf"came back with another kernel: .* not .*{said}"):
         opened.open()
 
 
@@ -408,9 +482,9 @@ def test_a_full_disk_on_the_host(sshd: Sshd, opened: Session, full_disk: Path) -
 
 def test_a_host_without_kvm_is_not_fit(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     program = sshd.folder / "bootstrap.py"
-    source = link.BOOTSTRAP.read_text()
+    source = remote.BOOTSTRAP.read_text()
     program.write_text(source.replace('"/dev/kvm"', '"/dev/kvm-not-there"'))
-    monkeypatch.setattr(link, "BOOTSTRAP", program)
+    monkeypatch.setattr(remote, "BOOTSTRAP", program)
     with pytest.raises(HostError, match=r"there is no /dev/kvm.*doctor --host box"):
         Session(hosts.get("box")).open()
 

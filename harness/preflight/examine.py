@@ -43,7 +43,7 @@ def here() -> list[Finding]:
 
 def there(connection: Connection) -> tuple[list[Finding], dict[str, Any]]:
     """Examine a remote machine; the evidence, too.  HostError where python3 does not start."""
-    from harness.ssh.link import Remote
+    from harness.ssh.remote import Remote
 
     remote = Remote(connection, COLLECTOR, {})
     try:

@@ -66,13 +66,12 @@ def read_file(path: str, limit: int = 1 << 16) -> bytes:
 def facts(options: dict[str, Any]) -> dict[str, Any]:
     """Say which kernel runs, and since when."""
     uname = os.uname()
-    notes = read_file("/sys/kernel/notes")
     return {
         "boot_id": read_file("/proc/sys/kernel/random/boot_id").decode().strip(),
         "release": uname.release,
         "version": uname.version,
         "node": uname.nodename,
-        "notes": hashlib.sha256(notes).hexdigest() if notes else "",
+        "notes": read_file("/sys/kernel/notes").hex(),
         "kvm": why_no_kvm(),
         "now": time.time(),
         "pstore": pstore(options["since"]) if options.get("since") else "",

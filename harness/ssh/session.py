@@ -15,13 +15,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from harness.errors import HostError, UserError
+from harness.kbuild import buildid
 from harness.kernel import Death, ReadFile, TargetError
 from harness.preflight import examine
 from harness.preflight.judge import why_not
 from harness.report import sanitize
 from harness.ssh.connection import RETRY, Connection, Unreachable, connect_again
+from harness.ssh.console import Console
 from harness.ssh.hosts import Host
-from harness.ssh.link import AgentLink, Loss, LossKind, look
+from harness.ssh.link import AgentLink, Loss, LossKind
+from harness.ssh.remote import look
 from harness.vng.autopsy import Evidence, Kind, judge
 from harness.wire import RemoteKernel
 
@@ -44,22 +47,27 @@ class Boot:
     id: str
     release: str
     version: str
-    notes: str
-    """Digest of /sys/kernel/notes, which have the build id; "" where there are none."""
+    build_id: str
+    """From /sys/kernel/notes; "" where they have none."""
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Boot:
         """Read what the host said."""
-        names = ("boot_id", "release", "version", "notes")
-        return cls(*(sanitize.line(str(facts.get(name, "")), 200) for name in names))
+        names = ("boot_id", "release", "version")
+        try:
+            notes = bytes.fromhex(str(facts.get("notes", "")))
+        except ValueError:
+            notes = b""
+        boot, release, version = (sanitize.line(str(facts.get(name, "")), 200) for name in names)
+        return cls(boot, release, version, buildid.of_notes(notes))
 
     def same_kernel(self, other: Boot) -> bool:
         """Whether both are boots of the same build."""
-        return (self.release, self.version, self.notes) == (
-            other.release,
-            other.version,
-            other.notes,
-        )
+        mine, theirs = (self.release, self.version), (other.release, other.version)
+        return mine == theirs and self.build_id == other.build_id
+
+    def __str__(self) -> str:
+        return f"{self.release} {self.version} (build id {self.build_id[:12] or 'none'})"
 
 
 class Session:
@@ -72,6 +80,7 @@ class Session:
         self.snp_hint: str | None = None
         """Why no SNP guests run there, in one line; None where they do, or before `open`."""
         self._examined = False
+        self.console = Console(host)
         self._token = secrets.token_hex(16)
         self._connection: Connection | None = None
         self._met = 0.0
@@ -87,7 +96,7 @@ class Session:
             try:
                 return self._opened(deadline)
             except Unreachable:
-                self.close()
+                self._disconnect()
                 if self.boot is None or time.monotonic() + RETRY > deadline:
                     raise
             time.sleep(RETRY)
@@ -103,6 +112,8 @@ class Session:
                 )
             if not self._examined:
                 self._examine()
+            self.console.start()
+            self.console.mark()
             return SshKernel(self, link)
         except TargetError as error:
             link.close()
@@ -112,7 +123,11 @@ class Session:
             raise
 
     def close(self) -> None:
-        """Give the connection up."""
+        """Give the connection up, and the console."""
+        self._disconnect()
+        self.console.close()
+
+    def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -120,7 +135,7 @@ class Session:
     def _connected(self, deadline: float) -> Connection:
         if self._connection is not None and self._connection.active:
             return self._connection
-        self.close()
+        self._disconnect()
         if self.boot is None:
             self._connection = Connection(self.host)
         else:
@@ -147,8 +162,7 @@ class Session:
         found = Boot.of(facts)
         if self.boot is not None and not found.same_kernel(self.boot):
             raise HostError(
-                f"{self.host.name}: it came back with another kernel: {found.release} "
-                f"{found.version}, not {self.boot.release} {self.boot.version}",
+                f"{self.host.name}: it came back with another kernel: {found}, not {self.boot}",
                 "what has run so far was the latter; make it the default, or run again",
             )
         self.boot = found
@@ -159,23 +173,22 @@ class Session:
         """Find out, after the connection was lost, what became of the host; its last words too."""
         assert self.boot is not None
         began = time.monotonic()
-        self.close()
+        self._disconnect()
         try:
             facts = self._look_again(began + self.host.boot_timeout)
         except UserError as error:
-            return self._gone(loss, error, time.monotonic() - began), ""
-        waited = time.monotonic() - began
-        now = Boot.of(facts)
-        if now.id == self.boot.id:
-            summary = f"{loss.text}; the host runs on, found again after {waited:.0f} s"
+            return self._gone(loss, error, time.monotonic() - began)
+        waited = f"{time.monotonic() - began:.0f} s"
+        if Boot.of(facts).id == self.boot.id:
+            summary = f"{loss.text}; the host runs on, found again after {waited}"
             return Death(CONNECTION_LOST, summary, blameless=True), ""
         # pstore keeps the levels that dmesg leaves out.
-        words = re.sub(r"^<\d+>", "", str(facts.get("pstore", "")), flags=re.MULTILINE)
-        evidence = Evidence(console=words, exit_status=0, shutdown_reason="guest-reset")
-        death = judge(evidence)
-        back = f"the host was back, booted anew, after {waited:.0f} s"
-        if not words.strip():
-            return Death(Kind.RESET.value, f"{back}; nothing in pstore says why"), ""
+        kept = re.sub(r"^<\d+>", "", str(facts.get("pstore", "")), flags=re.MULTILINE)
+        words = kept if kept.strip() else self.console.said()
+        back = f"the host was back, booted anew, after {waited}"
+        death = _judged(words)
+        if death is None:
+            return Death(Kind.RESET.value, f"{back}; neither pstore nor console says why"), words
         return Death(death.kind, f"{death.summary}; {back}"), words
 
     def _look_again(self, deadline: float) -> dict[str, Any]:
@@ -185,23 +198,25 @@ class Session:
                 return look(self._connection, self._met)
             except Unreachable:
                 # It went down behind the connection: sshd is among the last to stop.
-                self.close()
+                self._disconnect()
                 if time.monotonic() > deadline:
                     raise
 
-    def _gone(self, loss: Loss, error: UserError, waited: float) -> Death:
+    def _gone(self, loss: Loss, error: UserError, waited: float) -> tuple[Death, str]:
         """Judge a host that did not come back."""
         said = sanitize.line(error.message, 200)
         if not isinstance(error, Unreachable) or error.refused:
             # Its kernel answers; that nobody can log in is not the kernel's doing.
             summary = f"{loss.text}; after {waited:.0f} s: {said}"
-            return Death(HOST_LOST, summary, blameless=True)
+            return Death(HOST_LOST, summary, blameless=True), ""
+        words = self.console.said()
+        away = f"it did not come back within {waited:.0f} s"
         cycled = self._power_cycle()
-        return Death(
-            HOST_SILENT,
-            f"{loss.text}; it did not come back within {waited:.0f} s: panic without "
-            f"reboot, hang, or network{cycled}",
-        )
+        death = _judged(words)
+        if death is not None:
+            return Death(death.kind, f"{death.summary}; {away}{cycled}"), words
+        what = "panic without reboot, hang, or network"
+        return Death(HOST_SILENT, f"{loss.text}; {away}: {what}{cycled}"), words
 
     def _power_cycle(self) -> str:
         """Switch the host off and on, where that is possible; say so."""
@@ -224,6 +239,12 @@ class Session:
         if done.returncode:
             return f"; power-cycle failed with status {done.returncode}"
         return "; power-cycled"
+
+
+def _judged(words: str) -> Death | None:
+    """Say what a kernel's last words tell of its death, None where nothing."""
+    death = judge(Evidence(console=words, exit_status=0, shutdown_reason="guest-reset"))
+    return death if death.kind != Kind.RESET else None
 
 
 def _who() -> dict[str, str]:
@@ -256,10 +277,11 @@ class SshKernel(RemoteKernel):
         self.environment = session.host.has | ({"snp"} if self.snp_hint is None else set())
 
     def _last_seen_of_link(self) -> str:
-        return self._link.loss.text if self._link.loss else ""
+        lines = [self._link.loss.text if self._link.loss else "", self._session.console.tail()]
+        return "\n".join(line for line in lines if line)
 
     def log(self) -> str:
-        """Return the kernel log; of a host that died, what it left in pstore."""
+        """Return the kernel log; of a host that died, what pstore or its console has."""
         return self._words or super().log()
 
     def autopsy(self) -> Death:
