@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +33,9 @@ from harness.vng.autopsy import Kind
 from tests.sshd import Sshd, descendants, sshd
 
 __all__ = ["sshd"]
+
+PYENV = Path("~/.pyenv/versions").expanduser()
+"""Where some machines have several Pythons."""
 
 needs_kvm = pytest.mark.skipif(
     not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="this machine has no /dev/kvm to lend"
@@ -124,11 +129,7 @@ eval "$SSH_ORIGINAL_COMMAND"
 
 
 def test_what_login_scripts_print_does_not_matter(sshd: Sshd, opened: Session) -> None:
-    script = sshd.folder / "login.sh"
-    script.write_text(GARBAGE)
-    sshd.stop()
-    sshd.options = [f"ForceCommand sh {script}"]
-    sshd.start()
+    login_script(sshd, GARBAGE)
     with opened.open() as kernel:
         assert kernel.read_file("/proc/uptime")
 
@@ -149,15 +150,82 @@ def test_hosts_that_do_not_start_the_agent(
 ) -> None:
     """Each is told in one line, none hangs, and no control character gets through."""
     monkeypatch.setattr(remote, "GREETING_TIMEOUT", 2.0)
-    (sshd.folder / "login.sh").write_text(script)
-    sshd.stop()
-    sshd.options = [f"ForceCommand sh {sshd.folder / 'login.sh'}"]
-    sshd.start()
+    login_script(sshd, script)
     began = time.monotonic()
     with pytest.raises(HostError, match=said) as caught:
         opened.open()
     assert "\x1b" not in str(caught.value)
     assert time.monotonic() - began < 25
+
+
+def login_script(sshd: Sshd, text: str) -> None:
+    """Have the box run a script in place of what it is asked for."""
+    (sshd.folder / "login.sh").write_text(text)
+    sshd.stop()
+    sshd.options = [f"ForceCommand sh {sshd.folder / 'login.sh'}"]
+    sshd.start()
+
+
+def program(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def test_the_agent_is_started_by_sudo(sshd: Sshd, opened: Session) -> None:
+    """Sudo itself is replaced by a program that notes how it was called."""
+    called = sshd.folder / "called"
+    bin_folder = sshd.folder / "bin"
+    program(bin_folder / "sudo", f'#!/bin/sh\necho "$1 $2" > {called}\nshift\nexec "$@"\n')
+    login_script(sshd, f'PATH={bin_folder}:$PATH; eval "$SSH_ORIGINAL_COMMAND"')
+    sshd.write_hosts(sudo="true")
+    mine = Session(hosts.get("box"))
+    with mine.open() as kernel:
+        assert kernel.read_file("/proc/uptime")
+    mine.close()
+    assert called.read_text() == "-n python3\n"
+    program(bin_folder / "sudo", "#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    with pytest.raises(HostError, match=r"a password is required.*does `sudo -n python3"):
+        Session(hosts.get("box")).open()
+
+
+def test_an_old_python_on_the_host_is_enough(sshd: Sshd, opened: Session) -> None:
+    """What is sent runs with Python 3.9: Debian 11 has it."""
+    old = next(map(str, PYENV.glob("3.9.*/bin/python3.9")), None) or shutil.which("python3.9")
+    if old is None:
+        pytest.skip("there is no Python 3.9 here")
+    program(sshd.folder / "bin/python3", f'#!/bin/sh\nexec {old} "$@"\n')
+    login_script(sshd, f'PATH={sshd.folder}/bin:$PATH; eval "$SSH_ORIGINAL_COMMAND"')
+    with opened.open() as kernel:
+        assert str(kernel.hello["python"]).startswith("3.9.")
+        assert kernel.run_program(["true"]).status == 0
+
+
+def test_tests_are_noted_in_the_hosts_log(kernel: SshKernel) -> None:
+    note = f"suites/psc/test_x.py::test_{os.getpid()}\x1b[31m"
+    kernel.mark(note)
+    kernel.mark("another")
+    assert kernel.read_file("/proc/uptime")
+    log = kernel.log()
+    if "may not read" in log or not os.access("/dev/kmsg", os.W_OK):
+        pytest.skip("the kernel log is not ours here")
+    assert f"snptest: suites/psc/test_x.py::test_{os.getpid()}" in log
+    assert "\x1b[31m" not in log
+
+
+def test_a_host_that_is_away_when_the_run_goes_on_is_waited_for(
+    sshd: Sshd, opened: Session
+) -> None:
+    sshd.write_hosts(boot_timeout="30")
+    mine = Session(hosts.get("box"))
+    mine.open().shutdown()
+    sshd.stop()
+    late = threading.Timer(2.0, sshd.start)
+    late.start()
+    with mine.open() as kernel:
+        assert kernel.read_file("/proc/uptime")
+    late.join()
+    mine.close()
 
 
 def test_two_runs_are_kept_apart_and_the_holder_is_named(
@@ -589,6 +657,47 @@ def test_a_run_whose_host_goes_away_ends_with_what_it_has(sshd: Sshd) -> None:
     assert "host lost" in results["test_during"].reason
     assert any("connection refused" in reason for reason in run.broken)
     assert "test_other_parameters" not in results
+
+
+def snptest(*words: str) -> tuple[int, str]:
+    """Run the command; return its status and all that it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *words],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_host_that_lets_nobody_in_is_told_before_any_test(
+    sshd: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SNPTEST_RESULTS", str(sshd.folder / "results"))
+    sshd.write_hosts(user='"nobody-at-all"')
+    code, said = snptest("run", "gmem", "--backend", "ssh", "--host", "box")
+    assert code == 3
+    assert said.startswith("snptest: box: user nobody-at-all is not let in")
+    assert "\n  hint: does `ssh nobody-at-all@127.0.0.1` work" in said
+    assert len(said.splitlines()) == 2
+    assert not (sshd.folder / "results").exists()
+
+
+@needs_kvm
+def test_the_second_of_two_runs_ends_with_the_name_of_the_first(
+    sshd: Sshd, kernel: SshKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SNPTEST_RESULTS", str(sshd.folder / "results"))
+    code, said = snptest("run", "gmem", "-k", "hole", "--backend", "ssh", "--host", "box")
+    assert code == 3
+    assert (
+        f"in use by {getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}"
+        in " ".join(said.split())
+    )
+    assert kernel.read_file("/proc/uptime")
 
 
 def test_a_host_that_cannot_be_used_is_tried_once(sshd: Sshd) -> None:

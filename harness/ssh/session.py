@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any
 
 from harness.errors import HostError, UserError
 from harness.kbuild import buildid
-from harness.kernel import Death, ReadFile, TargetError
+from harness.kernel import Death, ReadFile, TargetError, Ticket, WriteFile
 from harness.preflight import examine
 from harness.preflight.judge import why_not
 from harness.report import sanitize
@@ -262,6 +263,7 @@ class SshKernel(RemoteKernel):
         self._session = session
         self._link = link
         self._words = ""
+        self._marking: Ticket | None = None
         assert session.boot is not None
         self.release = session.boot.release
         fd = link.take_fd()
@@ -283,6 +285,16 @@ class SshKernel(RemoteKernel):
     def log(self) -> str:
         """Return the kernel log; of a host that died, what pstore or its console has."""
         return self._words or super().log()
+
+    def mark(self, text: str) -> None:
+        """Put a line into the kernel's log: pstore and console then say which test it was."""
+        line = f"snptest: {sanitize.line(text, 200)}\n"
+        marking, self._marking = self._marking, None
+        with contextlib.suppress(TargetError):
+            if marking is not None:
+                self.wait(marking, ANSWER_TIMEOUT)
+            # Without root it is refused, which does not matter.
+            self._marking = self.start([WriteFile("/dev/kmsg", line.encode())])
 
     def autopsy(self) -> Death:
         """Find out what became of the host, or of the connection to it."""
