@@ -284,6 +284,7 @@ class Session:
         where = known.Where(item.nodeid, revision, frozenset({self.options.backend}))
         if self._pool is not None:
             facts["troubles"] = self._pool.troubles()
+            facts["abouts"] = self._pool.new_abouts()
             facts["boots"] = reporting.boots_of(self._pool, self.known, self.options.backend)
             where = self._pool.where(item.nodeid, revision)
         reporting.apply(item, report, facts, self._pool, self.known, where)

@@ -10,6 +10,7 @@ from typing import Any
 from harness.backends.base import Backend
 from harness.errors import BootError
 from harness.kernel import Death, Kernel
+from harness.report.about import about
 from harness.splats import Splat
 from harness.splats.known import Where
 from harness.splats.symbols import Symbols
@@ -52,6 +53,7 @@ class KernelPool:
         self._open: dict[_Key, Kernel] = {}
         self._watches: dict[int, LogWatch] = {}
         self._boots: list[Boot] = []
+        self._abouts: list[dict[str, str]] = []
         self._late: list[Sighting] = []
         self._last_words = ""
         self._test = ""
@@ -139,6 +141,8 @@ class KernelPool:
         watch = self._watches[id(kernel)] = LogWatch(kernel)
         sightings = _sightings(watch)
         self._last, self._last_release = kernel, watch.release
+        if not self.backend.revisions:  # what runs decides: a real kernel
+            self._abouts.append(about(kernel, watch))
         if sightings:
             where = self.where(f"boot::{kernel.name}", revision)
             boot = Boot(kernel.name, revision or "", tuple(sightings), watch.last, where)
@@ -177,6 +181,11 @@ class KernelPool:
         """Return the boots that were not silent and not told yet."""
         boots, self._boots = self._boots, []
         return boots
+
+    def new_abouts(self) -> list[dict[str, str]]:
+        """Return what kernels said about themselves when they were opened, and was not told yet."""
+        abouts, self._abouts = self._abouts, []
+        return abouts
 
     def where(self, test: str, revision: str | None) -> Where:
         """Say where a test runs, for known issues: on the kernel that was opened last."""

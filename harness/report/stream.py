@@ -21,7 +21,10 @@ from harness.report.outcome import Outcome, Result
 
 
 class ResultStream:
-    """Writes what happens: start, collected, begin, result, broken, trouble, gave up, finish."""
+    """Writes what happens: start, collected, begin, result, finish, and what is told in between.
+
+    That is: about, broken, trouble, gave up.
+    """
 
     def __init__(self, path: Path, config: pytest.Config) -> None:
         self.lines = JsonLines(path)
@@ -33,6 +36,7 @@ class ResultStream:
         self.collected = False
         self.gave_up = ""
         self.troubles: set[str] = set()
+        self.abouts: list[dict[str, str]] = []
         self.broken_files: set[str] = set()
         self.boots: set[tuple[str, str, str]] = set()
         self.began = time.monotonic()
@@ -84,6 +88,8 @@ class ResultStream:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the phases of a test; the teardown is the last."""
         facts = getattr(report, "snptest", {})
+        for said in facts.get("abouts", ()):
+            self._about(said)
         for record in facts.get("boots", ()):
             self._booted(Result.from_dict(record))
         for trouble in facts.get("troubles", ()):
@@ -101,6 +107,13 @@ class ResultStream:
         if self.gave_up and report.when == "teardown":
             self.lines.write("gave up", {"reason": self.gave_up})
             self.gave_up = ""
+
+    def _about(self, said: dict[str, str]) -> None:
+        """Tell once what the kernel under test is, for all workers and boots."""
+        clean = {name: text for name, value in said.items() if (text := sanitize.line(value, 200))}
+        if clean and clean not in self.abouts:
+            self.abouts.append(clean)
+            self.lines.write("about", clean)
 
     def _trouble(self, reason: str) -> None:
         """Tell once what keeps the results from being whole."""

@@ -10,6 +10,7 @@ from harness.splats.extract import Splat, find_splats
 
 _ANCHOR_LINES = 30
 _RELEASE = re.compile(r"Linux version ([\w.+~-]{1,100}) ")
+_FIRMWARE = re.compile(r"ccp \S+: SEV-SNP API:([\d.]{1,20} build:\d{1,10})")
 
 
 class LogWatch:
@@ -23,6 +24,8 @@ class LogWatch:
         self.kernel = kernel
         self.release = ""
         """uname -r, from the log's first lines; empty where they do not say."""
+        self.firmware = ""
+        """API version and build of the PSP's SEV-SNP, as the ccp driver logs them at boot."""
         self._start = 0
         self._read = ""
         self._told = 0
@@ -48,6 +51,8 @@ class LogWatch:
             return self._last
         if not self.release and (match := _RELEASE.search(log, 0, 4096)):
             self.release = match[1]
+            if found := _FIRMWARE.search(log):
+                self.firmware = found[1]
         self._start = self._continuation(log)
         self._read = log
         self._last = log[self._start :]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only
 "use strict";
 for (const box of document.querySelectorAll("input[type=search]")) {
   box.closest(".hidden").classList.remove("hidden");
