@@ -24,9 +24,8 @@ from tests.sshd import Sshd, sshd
 
 __all__ = ["sshd"]
 
-READY: dict[str, Any] = json.loads(
-    (Path(__file__).parent / "data" / "preflight" / "ready.json").read_text()
-)
+DATA = Path(__file__).parent / "data" / "preflight"
+READY: dict[str, Any] = json.loads((DATA / "ready.json").read_text())
 """What an EPYC 7003 that runs SNP guests would give, after the manuals and the kernel's source."""
 
 
@@ -58,6 +57,20 @@ def test_a_machine_that_is_ready() -> None:
     findings = judge(READY)
     assert {each.state for each in findings} == {State.OK}, findings
     assert why_not(findings) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("machine-7.3", None),
+        ("machine-7.3-sev_snp-off", "kvm_amd.sev_snp: N, by kvm_amd.sev_snp=0: boot without"),
+    ],
+)
+def test_what_real_kernels_say(name: str, why: str | None) -> None:
+    """Evidence of kernels on the SNP machine, which has what the firmware sets up."""
+    evidence = json.loads((DATA / f"{name}.json").read_text())
+    found = why_not(judge(evidence))
+    assert found is None if why is None else (found or "").startswith(why), found
 
 
 LOG = READY["log"]

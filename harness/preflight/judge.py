@@ -32,7 +32,7 @@ ZEN3 = 0x19
 
 _SVM, _SEV, _SEV_ES, _SEV_SNP = 1 << 2, 1 << 1, 1 << 3, 1 << 4
 _SYSCFG_SMEE, _HWCR_SMMLOCK, _VM_CR_SVMDIS = 1 << 23, 1 << 0, 1 << 4
-_EFR_SNP = 1 << 43
+_EFR_SNP = 1 << 63
 
 
 def judge(evidence: dict[str, Any]) -> list[Finding]:
@@ -156,7 +156,7 @@ def _iommu(evidence: Evidence) -> Iterator[Finding]:
         yield _unknown("IOMMU", f"its features are not understood: {features[0]}", "see dmesg")
     elif not known & _EFR_SNP:
         remedy = "firmware: update, and enable SNP support there"
-        yield _missing("IOMMU", "it does not support SNP (EFR bit 43)", remedy)
+        yield _missing("IOMMU", "it does not support SNP (EFR bit 63)", remedy)
     elif (words := _passthrough(evidence)) is not None:
         remedy = f"boot without {words}" if words else "boot with iommu=nopt"
         yield _missing("IOMMU", "passthrough or v2 tables, which SNP forbids", remedy)
