@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
         description=HOSTILE,
         areas=(HOSTILE,),
     )
-    b = {"built": {"release": f"6.13 {HOSTILE}", "tree": "b"}}
+    b: dict[str, Any] = {"built": {"release": f"6.13 {HOSTILE}", "tree": "b"}}
     results = tmp_path / "results"
     write(results / "a0", [*plain, result("evil<b>"), result("shaky")], 0)
     write(results / "a1", [*plain, result("evil<b>"), result("shaky", "fail")], 1)
