@@ -60,10 +60,12 @@ def run(
     silence: float = SILENCE,
     *,
     history: bool = True,
+    within: float | None = None,
 ) -> SuiteRun:
     """Run `snptest run WORDS`; the listener gets each result as it ends.
 
     history: keep it in the history, as a run that a user started.
+    within: seconds after which it is ended, with the results that it has.
     """
     done = SuiteRun()
     reading, writing = os.pipe()
@@ -84,7 +86,7 @@ def run(
         os.close(writing)
         finished = True
         try:
-            finished = _listen(reading, done, listener, silence)
+            finished = _listen(reading, done, listener, silence, within)
             done.code = _status(process, done)
         finally:
             os.close(reading)
@@ -107,13 +109,22 @@ def last_line(said: str) -> str:
 
 
 def _listen(
-    reading: int, done: SuiteRun, listener: Callable[[Result], None], silence: float
+    reading: int,
+    done: SuiteRun,
+    listener: Callable[[Result], None],
+    silence: float,
+    within: float | None,
 ) -> bool:
     """Take in events until the run closes them; tell whether it came to its end."""
+    end = None if within is None else time.monotonic() + within
     pending = b""
     finished = False
     while True:
-        ready, _, _ = select.select([reading], [], [], silence)
+        left = silence if end is None else max(0.0, min(silence, end - time.monotonic()))
+        ready, _, _ = select.select([reading], [], [], left)
+        if end is not None and time.monotonic() >= end:
+            done.broken.append(f"it was not done after {within:.0f} s; the run was ended")
+            return False
         if not ready:
             done.broken.append(f"nothing happened for {silence:.0f} s; the run was ended")
             return False

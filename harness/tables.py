@@ -91,3 +91,12 @@ class Values:
         ):
             raise self.wrong(key, "is a list of words")
         return value
+
+    def texts(self, key: str) -> list[str]:
+        """Return a list of texts of one line that are not empty."""
+        value = self._table.get(key, [])
+        if not isinstance(value, list) or not all(
+            isinstance(text, str) and text.strip() and text.isprintable() for text in value
+        ):
+            raise self.wrong(key, "is a list of texts")
+        return value
