@@ -29,8 +29,6 @@ LISTED = 100
 """Newest runs that are listed."""
 DAYS = 120
 COLUMNS = 10
-SHORT = 60
-"""Characters of a patch's subject."""
 
 
 def run_page(history: History, run: StoredRun, pages: Collection[int]) -> str:
@@ -46,30 +44,33 @@ def run_page(history: History, run: StoredRun, pages: Collection[int]) -> str:
         statuses={each: found for each in Status if (found := judgement.of(each))},
         full={each.id: each for each in results if each.outcome.bad},
         facts=words.facts(run),
-        tables=_tables(results),
+        areas=_areas(results),
+        patches=_patches(results),
         skips=skips.most_common(),
         suites=_suites(results),
         made=time.time(),
     )
 
 
-def _tables(results: Sequence[Result]) -> dict[str, dict[str, Counter[Outcome]]]:
-    """Count by area, and by patch of the v12 series."""
+def _areas(results: Iterable[Result]) -> dict[str, Counter[Outcome]]:
+    """Count by area."""
     areas: defaultdict[str, Counter[Outcome]] = defaultdict(Counter)
-    patches: defaultdict[int, Counter[Outcome]] = defaultdict(Counter)
     for result in results:
         for area in result.areas:
             areas[area][result.outcome] += 1
+    return {name: areas[name] for name in sorted(areas)}
+
+
+def _patches(results: Iterable[Result]) -> dict[str, Counter[Outcome]]:
+    """Count by patch of the v12 series, number and subject."""
+    patches: defaultdict[int, Counter[Outcome]] = defaultdict(Counter)
+    for result in results:
         for patch in result.patches:
             patches[patch][result.outcome] += 1
     subjects = patch_subjects()
-    named = {
-        f"{number:02d} {subjects.get(str(number), '')[:SHORT]}".strip(): patches[number]
-        for number in sorted(patches)
-    }
     return {
-        "areas": {name: areas[name] for name in sorted(areas)},
-        "patches of the v12 series": named,
+        f"{number:02d} {subjects.get(str(number), '')}".strip(): patches[number]
+        for number in sorted(patches)
     }
 
 

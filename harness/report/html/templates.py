@@ -41,7 +41,7 @@ def environment() -> jinja2.Environment:
         line=charts.line,
         day_bars=charts.day_bars,
     )
-    made.filters.update(took=took, when=when, iso=_iso, percent=_percent)
+    made.filters.update(took=took, when=when, iso=_iso, percent=_percent, short=_short)
     return made
 
 
@@ -61,6 +61,11 @@ def _hash(text: str) -> str:
 
 def _iso(started: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
+
+
+def _short(name: str) -> str:
+    """Return a test's id without what all of them begin with."""
+    return name.removeprefix("suites/")
 
 
 def _percent(share: float) -> str:
