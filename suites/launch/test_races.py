@@ -45,7 +45,7 @@ pytestmark = [
 SEEDS = range(1, 9)
 FEW_SEEDS = range(1, 5)
 WRITES = 6
-MANY = 64
+MANY = 256
 """Pages that take long enough to load for something else to happen meanwhile."""
 
 
@@ -353,6 +353,8 @@ def test_conversion_waits_for_an_update(scheduled: Callable[[int], Host], seed: 
     vm.launch_start()
     struct: Any = vm.update_struct(BASE, 0, MANY * PAGE, ZERO)
     racer = Racing.start(vm, 1, vm.revision.launch_update.id, struct)
+    for _ in range(seed):
+        vm.kernel.ioctl(host.fd, uapi.KVM_GET_API_VERSION)  # some time for the first pages
     convert = vm.attributes_op(BASE, MANY * PAGE, private=False)
     ticket = vm.kernel.start([convert], thread=vm.thread_base + 2)
     result = racer.end()

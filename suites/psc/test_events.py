@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -18,6 +19,7 @@ from harness.vm.exits import IoExit, MmioExit, RunError
 from harness.vm.guest import Guest
 from harness.vm.guest_commands import VmgExitResult
 from harness.vm.guest_result import GuestResult
+from harness.vm.host import Host
 from harness.vm.mailbox import Command, Op, VmgExit
 from suites.psc.changing import BEYOND
 
@@ -34,6 +36,7 @@ BUFFER_END: Final = GHCB + 0xFF0
 OUTSIDE: Final = layout.SHARED_FREE_GPA
 MISSING: Final = abi.GHCB_ERR_MISSING_INPUT
 PORT: Final = 0x5A0
+SCRATCH_LIMIT: Final = 16 * layout.PAGE_SIZE
 DEVICE: Final = BEYOND
 """Where no memory is: what lies there is userspace's."""
 
@@ -312,6 +315,76 @@ def test_port_access_of_no_size(guest: Guest) -> None:
     guest.hooks.io = lambda *_: pytest.fail("userspace was asked")
     answer = guest.cpu().vmgexit(abi.SVM_EXIT_IOIO, PORT << 16, rax=1)
     assert (answer.info1, answer.info2) == (0, 0)
+
+
+# -- version 1 of the protocol -------------------------------------------------------------
+
+
+OLD = pytest.mark.needs("init2_ghcb_version")
+
+
+@pytest.fixture(scope="module")
+def old_guest(host: Host) -> Iterator[Guest]:
+    """A guest to which version 1 is offered: its scratch areas may lie anywhere."""
+    with Guest.launch(host, ghcb_version=1) as launched:
+        yield launched
+        launched.hooks.exit = launched.hooks.io = None
+
+
+@OLD
+@pytest.mark.parametrize("offset", [0, 8, layout.PAGE_SIZE - 8])
+def test_mmio_of_version_1(old_guest: Guest, offset: int) -> None:
+    """Under version 1 an MMIO read may use memory outside the GHCB; all of it is written back."""
+    cpu, scratch = old_guest.cpu(), OUTSIDE + offset
+    data = bytes(range(0xC0, 0xD0))
+
+    def give(_: object, reason: exits.Exit) -> bool:
+        if isinstance(reason, MmioExit):
+            at = reason.gpa - DEVICE
+            cpu.vcpu.set_mmio_data(data[at : at + reason.length])
+        return isinstance(reason, MmioExit)
+
+    old_guest.hooks.exit = give
+    old_guest.vm.write_gpa(scratch - 8, b"\xee" * 40)
+    assert cpu.vmgexit(READ, DEVICE, 16, scratch=scratch).info1 == 0
+    assert old_guest.vm.read_gpa(scratch - 8, 40) == b"\xee" * 8 + data + b"\xee" * 16
+
+
+@OLD
+def test_string_out_of_version_1(old_guest: Guest) -> None:
+    """Under version 1 a string may be longer than the GHCB; it is read once, never written."""
+    seen: list[IoExit] = []
+
+    def look(_: object, exit: IoExit) -> bytes:
+        seen.append(exit)
+        return b""
+
+    old_guest.hooks.io = look
+    data = bytes(n % 253 for n in range(2 * layout.PAGE_SIZE))
+    old_guest.vm.write_gpa(OUTSIDE, data)
+    assert strings(old_guest, OUTS4, len(data) // 4, OUTSIDE).info1 == 0
+    assert sum(each.count for each in seen) == len(data) // 4
+    assert b"".join(each.data[:256] for each in seen[:1]) == data[:256]
+    assert old_guest.vm.read_gpa(OUTSIDE, len(data)) == data
+
+
+@OLD
+@pytest.mark.parametrize(
+    ("scratch", "length"),
+    [(GHCB, 8), (BUFFER_END - 4, 8), (OUTSIDE, SCRATCH_LIMIT + 4)],
+    ids=["in the GHCB's fields", "across the buffer's end", "too long"],
+)
+def test_scratch_area_of_version_1(old_guest: Guest, scratch: int, length: int) -> None:
+    """Under version 1, too, an area in the GHCB is in its buffer, and none is over 64 KiB."""
+    answer = strings(old_guest, OUTS4, length // 4, scratch)
+    assert answer.malformed == abi.GHCB_ERR_INVALID_SCRATCH_AREA
+
+
+@OLD
+def test_version_1_is_offered(old_guest: Guest) -> None:
+    """SEV information names the version that the VM was made with as the highest."""
+    answer = old_guest.cpu().vmgexit_msr(abi.GHCB_MSR_SEV_INFO_REQ).check().value
+    assert (answer >> 48, answer >> 32 & 0xFFFF) == (1, 1)
 
 
 # -- the rest ------------------------------------------------------------------------------

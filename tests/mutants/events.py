@@ -222,4 +222,33 @@ MUTANTS: Final = (
         '_unimplemented(vcpu, "vmgexit: GHCB gpa is not set")\n        return LEAVE',
         "no_ghcb",
     ),
+    _mutant(
+        "version 1 has its scratch areas in the GHCB",
+        "nae.py",
+        "vcpu.vm.sev.ghcb_version < 2 and",
+        "vcpu.vm.sev.ghcb_version < 1 and",
+        "mmio_of_version_1",
+        "string_out_of_version_1",
+    ),
+    _mutant(
+        "strings of version 1 are cut",
+        "nae.py",
+        "area[: count * size], port, size, is_in)",
+        "area[: min(count * size, PAGE_SIZE)], port, size, is_in)",
+        "string_out_of_version_1",
+    ),
+    _mutant(
+        "scratch areas of version 1 have no limit",
+        "nae.py",
+        "ghcb_version < 2 and length <= SCRATCH_LIMIT:",
+        "ghcb_version < 2 and length <= 2 * SCRATCH_LIMIT:",
+        "scratch_area_of_version_1",
+    ),
+    _mutant(
+        "version 2 is offered to all",
+        "vmgexit.py",
+        "version = vm.sev.ghcb_version",
+        "version = 2",
+        "version_1_is_offered",
+    ),
 )
