@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from harness.cli.run import make_console
@@ -54,7 +55,8 @@ def nightly(options: NightlyOptions, tools: Tools | None = None) -> int:
             if night.resumed:
                 done = sum(each.done for each in night.records.values())
                 console.print(f"going on: {done} of {len(schedule.jobs)} jobs are done (--restart)")
-            Operation(schedule, night, _Display(console, schedule), tools or Tools()).run()
+            with _Display(console, schedule) as display:
+                Operation(schedule, night, display, tools or Tools()).run()
             found = verdicts(history, schedule, night)
             render.show(console, schedule, night, found)
             _write(options.markdown, render.markdown(schedule, night, found))
@@ -98,32 +100,58 @@ def _write(path: Path | None, text: str) -> None:
 
 
 class _Display(Listener):
-    """A line for whatever happens: a night is read in a journal, by somebody who was asleep."""
+    """A line for whatever happens: a night is read in a journal, by somebody who was asleep.
+
+    On a terminal, a bar below them says what is under way.
+    """
 
     def __init__(self, console: Console, schedule: Schedule) -> None:
         self._console = console
         self._total = len(schedule.jobs)
         self._done = 0
+        self._running: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._bar = Progress(
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} jobs  {task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=self._total)
+
+    def __enter__(self) -> _Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._bar.stop()
 
     def _say(self, text: str, style: str = "") -> None:
         with self._lock:
             self._console.print(Text(text, style=style), soft_wrap=True)
+            running = ", ".join(self._running.values())
+            self._bar.update(self._task, completed=self._done, description=running)
 
     def building(self, revision: Revision) -> None:
+        self._running["build"] = f"building {revision.name}"
         self._say(f"building {revision.name}", "dim")
 
     def built(self, revision: Revision, error: str) -> None:
+        self._running.pop("build", None)
         if error:
             self._say(f"{revision.name} was not built: {error}", "yellow")
         else:
             self._say(f"built {revision.name}", "dim")
 
     def began(self, job: Job, worker: str) -> None:
+        self._running[worker] = job.name
         self._say(f"{job.name} on {worker}", "dim")
 
     def ended(self, job: Job, record: Record, run: SuiteRun | None) -> None:
         self._done += record.done
+        self._running.pop(record.worker, None)
         where = f"{self._done}/{self._total}" if record.done else "again"
         results = run.results if run else []
         counts = [

@@ -35,7 +35,11 @@ _STYLES = {
 def headline(night: Night, found: Sequence[Verdict]) -> str:
     """Say all of it in one line."""
     counts = {status: sum(len(each.of(status)) for each in found) for status in Status}
-    said = [f"{count} {status}" for status, count in counts.items() if count]
+    said = [
+        f"{count} {status}{'s' * (count > 1 and status in (Status.NEW, Status.KNOWN))}"
+        for status, count in counts.items()
+        if count
+    ]
     unanswered = sum(bool(each.problem) for each in found)
     if unanswered:
         said.append(f"{unanswered} of {len(found)} jobs not answered")
