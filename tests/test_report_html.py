@@ -71,7 +71,8 @@ def folder(tmp_path: Path) -> Path:
     b: dict[str, Any] = {"built": {"release": f"6.13 {HOSTILE}", "tree": "b"}}
     results = tmp_path / "results"
     write(results / "a0", [*plain, result("evil<b>"), result("shaky")], 0)
-    write(results / "a1", [*plain, result("evil<b>"), result("shaky", "fail")], 1)
+    twice = [result("shaky", "fail"), result("shaky")]
+    write(results / "a1", [*plain, result("evil<b>"), *twice], 1)
     write(results / "b0", [*plain, bad, result("shaky")], 2, **b)
     write(results / "b1", [*plain, bad, result("dies", "crash", console="oops")], 3, **b)
     last = [bad, result("k", "xfail"), result("s", "skip")]
@@ -142,7 +143,7 @@ def test_a_page_says_what_is_new_flaky_known_and_cut(history: History, tmp_path:
     site.write(history, runs.runs(history), tmp_path / "out")
     text = {n: " ".join(Page(tmp_path / "out" / f"run-{n}.html").text.split()) for n in range(1, 6)}
     assert "nothing failed; no good run before it" in text[1]
-    assert "1 new failure; last good: run 1" in text[2]
+    assert "1 flaky; last good: run 1" in text[2]
     assert "1 new failure" in text[3]
     assert "still failing 1" in text[4]
     assert "it was cut short" in text[5]
@@ -160,7 +161,7 @@ def test_the_overview_shows_trends_flakes_and_both_matrices(
     assert "By revision" in text
     assert "By host" in text
     row = text[text.index("test_psc.py::test_shaky[v12]") :]
-    assert row.split("test_psc.py::")[1].startswith("test_shaky[v12] passed 2/3 flakes 33.3%")
+    assert row.split("test_psc.py::")[1].startswith("test_shaky[v12] passed 3/4 flakes 25%")
     assert text.index("test_psc.py::test_evil<b>[v12]") < text.index("test_psc.py::test_shaky[v12]")
 
 

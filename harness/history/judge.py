@@ -75,6 +75,8 @@ class Judgement:
             if count
         ]
         text = ", ".join(said) or "nothing failed"
+        if not self.run.whole:
+            text += " as far as it went"
         if self.good is not None:
             return f"{text}; last good: run {self.good.id}"
         return f"{text}; no good run before it"

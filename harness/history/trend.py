@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Tests over time: one test's results, flake rates, the matrix, durations.
 
-A test is flaky where runs of one setting (the same kernel, place and snptest) disagree about it:
-some good, some bad.  Its flakes are the results of the minority there, its flake rate is their
-share in all results that were good or bad.
+A test is flaky where it recovers: a run of a setting (the same kernel, place and snptest) finds it
+bad, and the same or a later run of that setting good.  The other way round alone may be a host
+that broke.  Its flakes are the results of the minority in such settings; its flake rate is their
+share in all its results that were good or bad.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _WORST = (
 """Which of several outcomes of a test in one run stands for them."""
 _BAD = f"({', '.join(map(str, schema.BAD))})"
 _PASS = schema.OUTCOMES.index(Outcome.PASS)
+_FIRST_BAD = f"min(CASE WHEN x.outcome IN {_BAD} THEN x.run END)"
+_LAST_GOOD = f"max(CASE WHEN x.outcome = {_PASS} THEN x.run END)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +153,12 @@ def flakes(history: History, window: Sequence[int]) -> dict[int, int]:
     rows = history.all(
         f"SELECT x.test, sum(x.outcome = {_PASS}), sum(x.outcome IN {_BAD})"
         f" FROM run r CROSS JOIN result x ON x.run = r.id WHERE r.id IN ({_marks(window)})"
-        " GROUP BY x.test, r.setting HAVING min(x.outcome) <> max(x.outcome)",
+        f" GROUP BY x.test, r.setting HAVING {_FIRST_BAD} <= {_LAST_GOOD}",
         window,
     )
     found: defaultdict[int, int] = defaultdict(int)
     for test, good, bad in rows:
-        if good and bad:
-            found[test] += min(good, bad)
+        found[test] += min(good, bad)
     return dict(found)
 
 
@@ -164,15 +166,7 @@ def recovered(history: History, window: Sequence[int]) -> list[tuple[str, str, s
     """Return name, suite, revision and backend of the tests that a run of a setting found bad,
     and the same or a later one of that setting good.
     """
-    rows = history.all(
-        "SELECT DISTINCT test FROM (SELECT x.test AS test,"
-        f" min(CASE WHEN x.outcome IN {_BAD} THEN r.id END) AS bad,"
-        f" max(CASE WHEN x.outcome = {_PASS} THEN r.id END) AS good"
-        f" FROM run r CROSS JOIN result x ON x.run = r.id WHERE r.id IN ({_marks(window)})"
-        " GROUP BY x.test, r.setting) WHERE bad <= good",
-        window,
-    )
-    numbers = [test for (test,) in rows]
+    numbers = list(flakes(history, window))
     return history.all(
         f"SELECT name, suite, revision, backend FROM test WHERE id IN ({_marks(numbers)})", numbers
     )
