@@ -18,7 +18,17 @@ from harness.cli.main import main
 from harness.errors import UsageError
 from harness.runner import ROOT
 
-COMMANDS = ("run", "check", "bench", "doctor", "build", "kernels", "known-issues")
+COMMANDS = (
+    "run",
+    "check",
+    "bench",
+    "doctor",
+    "build",
+    "kernels",
+    "known-issues",
+    "history",
+    "report",
+)
 
 
 def snptest(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

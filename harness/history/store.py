@@ -75,10 +75,10 @@ class History:
 
     def _prepare(self) -> None:
         self._check()
-        # A crash of the machine may take the last moments' transactions, never the file; the
-        # runs' folders still have what they held.
         self.db.execute("PRAGMA journal_mode = WAL")
-        self.db.execute("PRAGMA synchronous = NORMAL")
+        # One sync a second and run costs nothing, and a crash of the machine then takes no
+        # transaction, NORMAL those since the last checkpoint, and with them whole runs.
+        self.db.execute("PRAGMA synchronous = FULL")
         self.db.execute("PRAGMA cache_size = -65536")
         if self._version() < len(schema.MIGRATIONS):
             self._migrate()
