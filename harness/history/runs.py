@@ -49,6 +49,8 @@ class StoredRun:
     firmware: str
     harness: str
     kernel: Kernel
+    key: str
+    """The same wherever its results lie."""
 
     @property
     def whole(self) -> bool:
@@ -132,7 +134,7 @@ _COLUMNS = (
     "r.id, r.state, r.started, r.seconds, r.exit, r.setting, r.label, r.seed, r.command,"
     f" r.broken, r.file, r.pruned, {', '.join(f'r.{name}' for name in schema.COUNTS)},"
     " s.backend, s.revision, s.machine, s.host, s.firmware, s.harness,"
-    f" {_KERNEL}, k.build_id"
+    f" {_KERNEL}, k.build_id, r.key"
 )
 _FROM = "run r JOIN setting s ON s.id = r.setting JOIN kernel k ON k.id = s.kernel"
 
@@ -238,7 +240,7 @@ def _run(row: Sequence[Any]) -> StoredRun:
     """Make a run of a row of _COLUMNS: the fields, in their order."""
     after = 12 + len(schema.COUNTS)
     counts = zip(schema.OUTCOMES, row[12:after], strict=True)
-    kernel: list[Any] = list(row[after + 6 :])
+    kernel: list[Any] = list(row[after + 6 : -1])
     for number in (5, 6):  # series, config
         kernel[number] = tuple(json.loads(kernel[number]))
     values: list[Any] = [*row[:8], tuple(json.loads(row[8])), tuple(json.loads(row[9]))]
@@ -247,6 +249,7 @@ def _run(row: Sequence[Any]) -> StoredRun:
         Counter({each: n for each, n in counts if n}),
         *row[after : after + 6],
         Kernel(*kernel),
+        row[-1],
     ]
     return StoredRun(*values)
 

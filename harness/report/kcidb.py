@@ -110,7 +110,7 @@ def _test(run: StoredRun, number: int, result: Result, build: str, origin: str) 
     }
     return _filled(
         {
-            "id": _id(origin, build, run.file.as_posix(), str(run.started), str(number)),
+            "id": _id(origin, run.key, str(number)),
             "build_id": build,
             "origin": origin,
             "path": path_of(result),
