@@ -28,7 +28,7 @@ def describe(
         "label": label,
         "command": list(command),
         "harness": harness_version(),
-        "built": built(kernel) if backend == "vng" and kernel else {},
+        "built": built(kernel) if backend in ("vng", "ssh") and kernel else {},
     }
 
 
