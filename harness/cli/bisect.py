@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from harness import backends, kbuild, suiterun
@@ -23,6 +22,7 @@ from harness.bisect.revisions import Range, Revision
 from harness.bisect.state import State
 from harness.bisect.verdicts import Trial, Verdict, findings, trial_of
 from harness.cli.kernels import DEFAULT_BASE
+from harness.cli.output import ResultsBar, write_text
 from harness.cli.run import make_console
 from harness.errors import BuildError, UsageError, UserError
 from harness.kbuild.progress import ConsoleProgress
@@ -93,7 +93,8 @@ def bisect(options: BisectOptions) -> int:
             answer = bisection.run()
         render.show(console, bisection, answer)
         if options.json is not None:
-            _write(options.json, render.record(bisection, answer))
+            record = render.record(bisection, answer)
+            write_text(options.json, json.dumps(record, indent=2) + "\n")
     return _code(answer)
 
 
@@ -142,14 +143,6 @@ def _greet(console: Console, searched: Range, asked: Asked, state: State) -> Non
         console.print(render.line_of(searched.revisions[trial.number], trial, verdict))
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-
-
 class _Display(Listener):
     """A line a step, and on a terminal a bar of its build, then of its tests."""
 
@@ -158,17 +151,7 @@ class _Display(Listener):
         self._console = console
         self._searched = searched
         self._count = 0
-        self._bad = 0
-        self._tests = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed} results, {task.fields[bad]} bad"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._tests.add_task("", total=None, bad=0)
+        self._tests = ResultsBar(console)
         self._building = False
 
     def step(self, step: Step, revision: Revision) -> None:
@@ -183,17 +166,13 @@ class _Display(Listener):
     def running(self, step: Step) -> None:
         """Go from the bar of a build to that of tests."""
         self._close()
-        self._bad = 0
         tests = f"{len(step.only)} tests" if step.only else "all that was asked for"
         times = f", {step.repeat} times" if step.repeat > 1 else ""
-        self._tests.reset(self._task, description=f"running {tests}{times}", bad=0)
-        if self._console.is_terminal:
-            self._tests.start()
+        self._tests.begin(f"running {tests}{times}")
 
     def result(self, result: Result) -> None:
         """Count a result."""
-        self._bad += result.outcome.bad
-        self._tests.update(self._task, advance=1, bad=self._bad)
+        self._tests.result(result)
 
     def judged(self, trial: Trial, verdict: Verdict) -> None:
         """Say what came out."""

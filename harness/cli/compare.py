@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness import backends
 from harness.cli.kernels import DEFAULT_BASE, build_kernel
+from harness.cli.output import ResultsBar, write_text
 from harness.cli.run import make_console
 from harness.compare import diff, render, stored
 from harness.compare.diff import Side
@@ -69,7 +69,7 @@ def compare(options: CompareOptions) -> int:
         if to_stdout:
             sys.stdout.write(text)
         else:
-            _write(options.markdown, text)
+            write_text(options.markdown, text)
     return diff.exit_code(found, sides[0], sides[1])
 
 
@@ -112,47 +112,25 @@ def _side(options: CompareOptions, word: str) -> Target | Side:
     return Target(label, tuple(chosen), tuple(words))
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-
-
 class _Display:
     """How far the runs are: a bar on a terminal, a line a run elsewhere."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed} results, {task.fields[bad]} bad"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._live.add_task("", total=None, bad=0)
-        self._count = self._bad = 0
+        self._bar = ResultsBar(console)
 
     def begin(self, what: str) -> None:
         """Name what runs now."""
         if not self._console.is_terminal:
             self._console.print(f"running {what}", soft_wrap=True)
-        self._count = self._bad = 0
-        self._live.reset(self._task, description=what, bad=0)
+        self._bar.begin(what)
 
     def result(self, result: Result) -> None:
         """Count a result."""
-        self._count += 1
-        self._bad += result.outcome.bad
-        self._live.update(self._task, completed=self._count, bad=self._bad)
+        self._bar.result(result)
 
     def __enter__(self) -> _Display:
-        self._live.start()
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._live.stop()
+        self._bar.stop()

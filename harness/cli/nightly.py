@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from harness.cli.output import write_text
 from harness.cli.run import make_console
-from harness.errors import UsageError, UserError
+from harness.errors import UsageError
 from harness.history.store import History
 from harness.nightly import render
 from harness.nightly.night import Listener, Operation, Tools
@@ -59,9 +60,9 @@ def nightly(options: NightlyOptions, tools: Tools | None = None) -> int:
                 Operation(schedule, night, display, tools or Tools()).run()
             found = verdicts(history, schedule, night)
             render.show(console, schedule, night, found)
-            _write(options.markdown, render.markdown(schedule, night, found))
+            write_text(options.markdown, render.markdown(schedule, night, found))
             text = json.dumps(render.record(schedule, night, found), indent=2)
-            _write(options.json, text + "\n")
+            write_text(options.json, text + "\n")
     return exit_code(found)
 
 
@@ -87,16 +88,6 @@ def _tell(console: Console, schedule: Schedule) -> None:
         workers = ", ".join(schedule.places[job.place].workers)
         console.print(Text(f"{job.name}  on {workers}"), soft_wrap=True)
     console.print(f"{len(schedule.jobs)} jobs, {schedule.hours:g} hours at most")
-
-
-def _write(path: Path | None, text: str) -> None:
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 class _Display(Listener):

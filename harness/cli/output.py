@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What commands made of runs have in common: files that they write, a bar of results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from harness.errors import UsageError
+from harness.report.outcome import Result
+
+
+def write_text(path: Path | None, text: str) -> None:
+    """Write a file that the user asked for, if so; UsageError where that is not possible."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+class ResultsBar:
+    """Counts results as they come: on terminals a bar, elsewhere nothing.
+
+    How many there will be is not known: a run of a run says so only in the end.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._live = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed} results, {task.fields[bad]} bad"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._live.add_task("", total=None, bad=0)
+        self._bad = 0
+
+    def begin(self, what: str) -> None:
+        """Begin anew, and show it."""
+        self._bad = 0
+        self._live.reset(self._task, description=what, bad=0)
+        self._live.start()
+
+    def result(self, result: Result) -> None:
+        """Count a result."""
+        self._bad += result.outcome.bad
+        self._live.update(self._task, advance=1, bad=self._bad)
+
+    def stop(self) -> None:
+        """Take it off the screen."""
+        self._live.stop()
