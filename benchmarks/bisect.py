@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,24 +63,46 @@ def run() -> list[dict[str, Any]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Bare:
+    """The other side, ready to begin."""
+
+    folder: Path
+    commits: list[str]
+    """Of the base, and after each patch."""
+
+    @property
+    def git(self) -> list[str]:
+        """Git in its clone."""
+        return ["git", "-C", str(self.folder / "linux")]
+
+    @property
+    def image(self) -> Path:
+        """What is booted."""
+        return self.folder / "objects/arch/x86/boot/bzImage"
+
+
 def _measured(folder: Path) -> list[dict[str, Any]]:
     salt = str(time.time_ns())
     mine = bisect_series.write(folder / "mine", BAD, f"a{salt}_")
     theirs = bisect_series.write(folder / "theirs", BAD, f"b{salt}_")
     _bare.snptest("build", NAME, "--base", bisect_series.BASE)
+    return _figures(folder, mine, _prepared(folder, theirs))
+
+
+def _figures(folder: Path, mine: Path, bare: Bare) -> list[dict[str, Any]]:
     ours = _ours(folder, mine)
-    # The same objects are there for them as were for us.
-    _bare.snptest("build", NAME, "--base", bisect_series.BASE)
-    bare, steps, make, vng, true = _bare_bisection(folder, theirs)
+    theirs, steps, make = _theirs(bare)
+    vng = theirs / steps - make
+    true = _bare.run(_bare.vng_words(bare.image, "true")).seconds
     answer = json.loads((folder / "answer.json").read_text())
-    builds = answer["revisions"]
     return [
         {
-            "name": f"bisect 16 patches ({builds} builds, {answer['trials']} boots), against "
-            "git bisect run with make and vng",
-            "ratio": round(ours / bare, 2),
+            "name": f"bisect 16 patches ({answer['revisions']} builds, {answer['trials']} boots), "
+            "against git bisect run with make and vng",
+            "ratio": round(ours / theirs, 2),
             "bar": BAR,
-            "detail": f"{ours:.0f} s, {bare:.0f} s",
+            "detail": f"{ours:.0f} s, {theirs:.0f} s",
         },
         {
             "name": "the same, as a multiple of one make and one vng there",
@@ -105,14 +128,14 @@ def _ours(folder: Path, series: Path) -> float:
     return ran.seconds
 
 
-def _bare_bisection(folder: Path, series: Path) -> tuple[float, int, float, float, float]:
-    """Return the seconds of `git bisect run`, its steps, seconds of make, vng, vng -- true."""
+def _prepared(folder: Path, series: Path) -> Bare:
+    """Clone, build the base, and write the script."""
     commits = [commit for commit, _ in kbuild.applied(bisect_series.BASE, [str(series)])]
+    bare = Bare(folder, commits)
     source, objects = folder / "linux", folder / "objects"
     store = str(cache.root() / "linux")
     _bare.run(["git", "clone", "-q", "--shared", "--no-checkout", store, str(source)])
-    git = ["git", "-C", str(source)]
-    _bare.run([*git, "checkout", "-q", commits[0]])
+    _bare.run([*bare.git, "checkout", "-q", commits[0]])
     objects.mkdir()
     shutil.copy(kbuild.get(NAME).config, objects / ".config")
     make = _bare.make_words(source, objects)
@@ -121,21 +144,23 @@ def _bare_bisection(folder: Path, series: Path) -> tuple[float, int, float, floa
     inside.write_text(
         _INSIDE.format(root=ROOT, python=sys.executable, test=TEST, folder=folder, objects=objects)
     )
-    image = objects / "arch/x86/boot/bzImage"
-    vng = _bare.vng_words(image, "sh", str(inside), writable=folder)
+    vng = _bare.vng_words(bare.image, "sh", str(inside), writable=folder)
     texts = [" ".join(f"'{word}'" for word in words) for words in (make, vng)]
     script.write_text(_SCRIPT.format(folder=folder, make=texts[0], vng=texts[1]))
     for path in (inside, script):
         path.chmod(0o755)
-    _bare.run([*git, "bisect", "start", commits[-1], commits[0]])
-    ran = _bare.run([*git, "bisect", "run", str(script)])
+    _bare.run([*bare.git, "bisect", "start", commits[-1], commits[0]])
+    return bare
+
+
+def _theirs(bare: Bare) -> tuple[float, int, float]:
+    """Return the seconds of `git bisect run`, its steps, and the seconds of a make (median)."""
+    ran = _bare.run([*bare.git, "bisect", "run", str(bare.folder / "script")])
     found = re.search(r"^(\w{40}) is the first bad commit", ran.output, re.MULTILINE)
-    if not found or found[1] != commits[BAD]:
-        log = (folder / "run.log").read_text()[-1000:] if (folder / "run.log").exists() else ""
-        raise RuntimeError(f"git bisect run found another:\n{ran.output[-2000:]}\n{log}")
-    times = [float(line) for line in (folder / "times").read_text().split()]
+    if not found or found[1] != bare.commits[BAD]:
+        log = bare.folder / "run.log"
+        said = log.read_text()[-1000:] if log.exists() else ""
+        raise RuntimeError(f"git bisect run found another:\n{ran.output[-2000:]}\n{said}")
+    times = [float(line) for line in (bare.folder / "times").read_text().split()]
     makes = [after - before for before, after in zip(times[::2], times[1::2], strict=True)]
-    each = ran.seconds / len(makes)
-    make_seconds = statistics.median(makes)
-    true = _bare.run(_bare.vng_words(image, "true")).seconds
-    return ran.seconds, len(makes), make_seconds, each - make_seconds, true
+    return ran.seconds, len(makes), statistics.median(makes)
