@@ -227,6 +227,17 @@ def test_flakes_are_disagreements_of_one_setting(story: Story) -> None:
     assert len(found["x[v12]"].outcomes) == 11
 
 
+def test_runs_of_an_unknown_snptest_agree_with_themselves_only(story: Story) -> None:
+    for each in (F, P, F):
+        story.add({"x": each, "twice": "pass fail"}, harness="", command=[])
+    window = [run.id for run in runs.runs(story.history)]
+    found = trend.trends(story.history, window)
+    assert [each.flakes for each in found if "test_x" in each.name] == [0]
+    assert [each.flakes for each in found if "twice" in each.name] == [3]
+    part = story.add({"x": P}, harness="", command=[])
+    assert Status.GONE not in statuses(story, part).values()
+
+
 def test_a_test_over_time(story: Story) -> None:
     for number in range(30):
         story.add({"x": F if number == 3 else P, "x_more": P})

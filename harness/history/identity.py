@@ -17,6 +17,8 @@ from typing import Any
 from harness.errors import UserError
 from harness.runner import ROOT
 
+UNKNOWN = "unknown"
+
 
 def describe(
     *, backend: str, kernel: str | None, label: str, command: Sequence[str]
@@ -53,7 +55,7 @@ def built(name: str) -> dict[str, Any]:
 
 @functools.cache
 def harness_version() -> str:
-    """Return snptest's own revision as `git describe` has it; "" outside a repository."""
+    """Return snptest's own revision as `git describe` has it; UNKNOWN outside a repository."""
     try:
         done = subprocess.run(
             ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
@@ -64,5 +66,5 @@ def harness_version() -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return UNKNOWN
+    return (done.stdout.strip() if done.returncode == 0 else "") or UNKNOWN

@@ -117,7 +117,7 @@ def judge(
         if status is not None:
             since = _since(history, run, earlier, results) if status is Status.FAILING else None
             found.append(Judged(key, status, _sample(results), since))
-    if good and run.whole and _asked(run) == _asked(good):
+    if good and run.whole and run.command and _asked(run) == _asked(good):
         missing = [each for each in had if each not in now and each != BOOT]
         found += [Judged(key, Status.GONE, had[key][0]) for key in missing]
     order = list(Status)

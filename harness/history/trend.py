@@ -32,6 +32,8 @@ _WORST = (
 """Which of several outcomes of a test in one run stands for them."""
 _BAD = f"({', '.join(map(str, schema.BAD))})"
 _PASS = schema.OUTCOMES.index(Outcome.PASS)
+_SETTING = "r.setting, CASE WHEN s.harness = '' THEN r.id END"
+"""Runs that do not say which snptest they are of agree with nothing but themselves."""
 _FIRST_BAD = f"min(CASE WHEN x.outcome IN {_BAD} THEN x.run END)"
 _LAST_GOOD = f"max(CASE WHEN x.outcome = {_PASS} THEN x.run END)"
 
@@ -152,8 +154,9 @@ def flakes(history: History, window: Sequence[int]) -> dict[int, int]:
     """Count the flakes of each test in some runs; of those that have any."""
     rows = history.all(
         f"SELECT x.test, sum(x.outcome = {_PASS}), sum(x.outcome IN {_BAD})"
-        f" FROM run r CROSS JOIN result x ON x.run = r.id WHERE r.id IN ({_marks(window)})"
-        f" GROUP BY x.test, r.setting HAVING {_FIRST_BAD} <= {_LAST_GOOD}",
+        " FROM run r JOIN setting s ON s.id = r.setting CROSS JOIN result x ON x.run = r.id"
+        f" WHERE r.id IN ({_marks(window)})"
+        f" GROUP BY x.test, {_SETTING} HAVING {_FIRST_BAD} <= {_LAST_GOOD}",
         window,
     )
     found: defaultdict[int, int] = defaultdict(int)

@@ -27,6 +27,8 @@ WINDOW = 40
 """Newest runs whose tests are shown one by one."""
 LISTED = 100
 """Newest runs that are listed."""
+SHOWN = 20
+"""Of these, how many without a click."""
 DAYS = 120
 COLUMNS = 10
 
@@ -111,6 +113,7 @@ def overview_page(history: History, pages: Collection[int]) -> str:
         "overview.html",
         total=history.one("SELECT count(*) FROM run")[0],
         runs=runs,
+        shown=SHOWN,
         window=window,
         pages=pages,
         tiles=_tiles(runs, window, rows),
