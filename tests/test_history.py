@@ -21,6 +21,7 @@ import pytest
 from harness.errors import UserError
 from harness.history import record, runs, schema, store
 from harness.history.store import History, Locked
+from harness.history.take import Taker
 from harness.report.outcome import Outcome
 from tests.history_runs import HOSTILE, START, result, write
 from tests.mutants.mutant import ROOT
@@ -315,6 +316,32 @@ def test_a_run_goes_on_while_the_history_is_locked(tmp_path: Path) -> None:
     assert recorder.run == 1
     assert len(said) == 1
     other.close()
+
+
+def test_a_full_disk_takes_nothing_away(tmp_path: Path, history: History) -> None:
+    file = write(tmp_path / "r", [result("one")]) / "results.jsonl"
+    taker = Taker(history, file)
+    ended = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(ended[:-1]))
+    taker.step()
+    noise = random.Random(1)
+    more = [result(str(n), console=noise.randbytes(9000).hex()) for n in range(50)]
+    lines = [json.dumps({"event": "result", **each.as_dict()}) for each in more]
+    file.write_bytes(b"".join(ended[:-1]) + "".join(f"{each}\n" for each in lines).encode())
+    pages = history.one("PRAGMA page_count")[0]
+    history.db.execute(f"PRAGMA max_page_count = {pages + 20}")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"no space left for .*h\.db"):
+            taker.step()
+    assert runs.get(history, 1).counts == {Outcome.PASS: 1}
+    history.db.execute(f"PRAGMA max_page_count = {pages + 2000}")
+    with file.open("ab") as out:
+        out.write(ended[-1])
+    taker.step()
+    run = runs.get(history, 1)
+    assert run.good
+    assert runs.results(history, run) == [result("one"), *more]
+    assert sums(history) == [(51, 0, 0)]
 
 
 @pytest.mark.parametrize(
