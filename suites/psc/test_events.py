@@ -381,6 +381,15 @@ def test_scratch_area_of_version_1(old_guest: Guest, scratch: int, length: int) 
 
 
 @OLD
+@pytest.mark.parametrize("code", [READ, WRITE], ids=["read", "write"])
+def test_scratch_area_without_memory(host: Host, code: int) -> None:
+    """Under version 1 a scratch area where no memory is fails KVM_RUN with EFAULT."""
+    with Guest.launch(host, ghcb_version=1) as guest:
+        guest.cpu().vmgexit_raw(code, DEVICE, 8, scratch=BEYOND)
+        assert guest.cpu().stopped == RunError(errno.EFAULT)
+
+
+@OLD
 def test_version_1_is_offered(old_guest: Guest) -> None:
     """SEV information names the version that the VM was made with as the highest."""
     answer = old_guest.cpu().vmgexit_msr(abi.GHCB_MSR_SEV_INFO_REQ).check().value

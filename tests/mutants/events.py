@@ -245,6 +245,13 @@ MUTANTS: Final = (
         "scratch_area_of_version_1",
     ),
     _mutant(
+        "a scratch area without memory is malformed",
+        "nae.py",
+        "            raise KvmError(errno.EFAULT)\n        pa = vcpu",
+        "            return None\n        pa = vcpu",
+        "scratch_area_without_memory",
+    ),
+    _mutant(
         "version 2 is offered to all",
         "vmgexit.py",
         "version = vm.sev.ghcb_version",
