@@ -63,6 +63,14 @@ def test_a_machine_that_is_ready() -> None:
     ("name", "why"),
     [
         ("machine-7.3", None),
+        (
+            "machine-7.3-iommu-off",
+            "IOMMU: switched off by amd_iommu=off: boot without amd_iommu=off",
+        ),
+        (
+            "machine-7.3-iommu-pt",
+            "IOMMU: passthrough or v2 tables, which SNP forbids: boot without",
+        ),
         ("machine-7.3-sev_snp-off", "kvm_amd.sev_snp: N, by kvm_amd.sev_snp=0: boot without"),
     ],
 )
