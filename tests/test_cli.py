@@ -66,6 +66,8 @@ def test_help_teaches_with_examples_and_exit_codes(capsys: pytest.CaptureFixture
         (["run", "no_such_suite"], "no suite is called 'no_such_suite'"),
         (["run", "--backend", "ssh"], "--backend ssh needs --host NAME"),
         (["run", "--backend", "ssh", "--host", "a"], "no host is called 'a'"),
+        (["run", "--host", "a"], "no host is called 'a'"),
+        (["kselftest", "--backend", "ssh"], "they are not copied to hosts yet"),
         (["run", "--backend", "ssh", "--host", "a@b", "-n", "2"], "one kernel at a time"),
         (["run", "--backend", "qemu"], "no backend is called 'qemu'"),
         (["run", "--revision", "v9"], "does not offer revision 'v9'"),

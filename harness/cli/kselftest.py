@@ -46,6 +46,11 @@ def prepare(backend: str, kernel: str | None, *, again: bool = False) -> None:
             "selftests are programs, and the emulated host runs none",
             "--backend vng --kernel NAME",
         )
+    if backend == "ssh":
+        raise UsageError(
+            "selftests are programs, and they are not copied to hosts yet",
+            "--backend vng --kernel NAME",
+        )
     _check_kernel(kernel)
     if backend == "vng":
         build.check_visible()

@@ -60,6 +60,7 @@ Examples:
   snptest run --backend local              this machine's own /dev/kvm and /dev/sev
   snptest run gmem psc --kernel mine       in a kernel that was built, booted by virtme-ng
   snptest run gmem --series ~/patches      built first, on linux-source-6.12
+  snptest run --host milan1                on a host of ci/hosts.toml, in the kernel it runs
   snptest run gmem -k hole --repeat 50     is it flaky?
   snptest run --junit out/junit.xml        for CI
   snptest run psc --ktap - | tee psc.ktap  KTAP to stdout, everything else to stderr
@@ -72,7 +73,8 @@ def run(
     backend: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="emulator (vng where a kernel is named or built), local, vng, ssh"
+            metavar="NAME",
+            help="emulator (ssh where a host is named, vng where a kernel is), local, vng, ssh",
         ),
     ] = None,
     revision: Annotated[
@@ -137,7 +139,7 @@ def run(
 
     wanted = RunOptions(
         suites=tuple(suites or ()),
-        backend=backend or ("vng" if kernel or base or series else "emulator"),
+        backend=backend or ("ssh" if host else "vng" if kernel or base or series else "emulator"),
         revision=revision,
         kernel=kernel,
         base=base,
@@ -181,7 +183,7 @@ def kselftest(
     kernel: Annotated[
         str | None, typer.Option(metavar="NAME", help="kernel made by `snptest build`")
     ] = None,
-    backend: Annotated[str, typer.Option(metavar="NAME", help="vng, local or ssh")] = "vng",
+    backend: Annotated[str, typer.Option(metavar="NAME", help="vng or local")] = "vng",
     machine: options.MachineAsRun = None,
     memory: Annotated[
         str | None, typer.Option(metavar="SIZE", help="of the machine: 1G, the default (vng)")
