@@ -164,3 +164,25 @@ def test_revisions_on_the_emulator_are_run_and_compared() -> None:
     done = compare("merged", "merged", "suites/psc/test_smash.py", "-n", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no difference" in done.stdout
+
+
+def test_parameters_of_one_test_stand_together() -> None:
+    def parametrised(outcome: Outcome, number: int) -> Result:
+        name = f"suites/psc/test_psc.py::test_x[{number}]"
+        return Result(name, "psc", "", outcome, 0.1, reason="because" if outcome is F else "")
+
+    a = Side("a", [parametrised(P, n) for n in range(12)])
+    b = Side("b", [parametrised(F if n < 10 else P, n) for n in range(12)])
+    changes = diff.compare(a, b).of(Kind.BROKEN)
+    [family] = render.families(changes)
+    assert family.name == "suites/psc/test_psc.py::test_x"
+    assert len(family.parameters) == len(family.changes) == 10
+    text = render.mail(diff.compare(a, b), a, b, {})
+    assert text.count("test_x\n") == 1
+    assert "    [0] [1] [2] [3] [4] [5] [6] [7] and 2 more\n    pass -> fail: because\n" in text
+    # What happened otherwise stands for itself.
+    b.results.append(parametrised(F, 3))
+    found = render.families(diff.compare(a, b).of(Kind.BROKEN))
+    assert [each.name for each in found if not each.parameters] == [
+        "suites/psc/test_psc.py::test_x[3]"
+    ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +23,8 @@ from harness.report.outcome import Outcome, Result
 WIDTH = 72
 LISTED = 40
 """Tests that are listed of a kind; the rest is counted."""
+PARAMETERS = 8
+"""Of a test that are listed."""
 COLOURS = {
     Kind.BROKEN: "bold red",
     Kind.FIXED: "green",
@@ -54,9 +57,53 @@ def line_of(change: Change) -> str:
     """Say what happened to a test, on one line."""
     if change.kind is Kind.SLOWER:
         return f"{_usual(change.before):.2f} s -> {_usual(change.after):.2f} s"
-    said = f"{runs(change.before)} -> {runs(change.after)}"
     reason = change.sample.reason
-    return f"{said}: {reason}" if reason else said
+    return f"{_said(change)}: {reason}" if reason else _said(change)
+
+
+def _said(change: Change) -> str:
+    return f"{runs(change.before)} -> {runs(change.after)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Changes of one test that differ in its parameters alone."""
+
+    name: str
+    """The test's id; without parameters where they are several."""
+    parameters: tuple[str, ...]
+    """Of each, where they are several."""
+    changes: tuple[Change, ...]
+
+    @property
+    def first(self) -> Change:
+        """The one that stands for all."""
+        return self.changes[0]
+
+
+def families(changes: Iterable[Change]) -> list[Family]:
+    """Put together what happened alike to one test with several parameters."""
+    found: defaultdict[tuple[str, str], list[Change]] = defaultdict(list)
+    for change in changes:
+        name = change.key.partition("[")[0]
+        # How slow each has become is its own.
+        said = change.key if change.kind is Kind.SLOWER else _said(change)
+        found[name, said].append(change)
+    made = []
+    for (name, _), alike in found.items():
+        if len(alike) == 1:
+            made.append(Family(alike[0].key, (), tuple(alike)))
+        else:
+            parameters = tuple(each.key.removeprefix(name) or "[]" for each in alike)
+            made.append(Family(name, parameters, tuple(alike)))
+    return made
+
+
+def _listed(family: Family) -> str:
+    """List the parameters of a family, some of them if they are many."""
+    more = len(family.parameters) - PARAMETERS
+    shown = family.parameters[: PARAMETERS if more > 0 else None]
+    return " ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def groups(changes: Iterable[Change], subjects: Mapping[str, str]) -> dict[str, list[Change]]:
@@ -86,14 +133,18 @@ def show(
     for kind in kinds:
         changes = comparison.of(kind)
         console.print(Text(f"{kind} ({len(changes)})", style=COLOURS[kind]))
-        for change in changes[:LISTED]:
-            console.print(Text(f"  {change.key}", style="bold"), soft_wrap=True)
+        made = families(changes)
+        for family in made[:LISTED]:
+            change = family.first
+            console.print(Text(f"  {family.name}", style="bold"), soft_wrap=True)
+            if family.parameters:
+                console.print(Text(f"      {_listed(family)}"), soft_wrap=True)
             console.print(Text(f"      {line_of(change)}"), soft_wrap=True)
             if change.kind is Kind.BROKEN and change.sample.description:
                 text = f"      must hold: {change.sample.description}"
                 console.print(Text(text, style="dim"), soft_wrap=True)
-        if len(changes) > LISTED:
-            console.print(f"  ... and {len(changes) - LISTED} more")
+        if len(made) > LISTED:
+            console.print(f"  ... and {len(made) - LISTED} more")
     found = groups(comparison.changes, subjects)
     if found:
         console.print(_table(found, kinds))
@@ -123,13 +174,17 @@ def mail(comparison: Comparison, a: Side, b: Side, subjects: Mapping[str, str]) 
         if not changes:
             continue
         lines += ["", f"{str(kind).capitalize()}:"]
-        for change in changes[:LISTED]:
-            lines += ["", f"  {change.key}"]
+        made = families(changes)
+        for family in made[:LISTED]:
+            change = family.first
+            lines += ["", f"  {family.name}"]
+            if family.parameters:
+                lines += _wrapped(_listed(family), "    ")
             lines += _wrapped(line_of(change), "    ")
             if change.kind is Kind.BROKEN and change.sample.description:
                 lines += _wrapped(f"Must hold: {change.sample.description}", "    ")
-        if len(changes) > LISTED:
-            lines += ["", f"  ... and {len(changes) - LISTED} more"]
+        if len(made) > LISTED:
+            lines += ["", f"  ... and {len(made) - LISTED} more"]
     found = groups(comparison.changes, subjects)
     if found:
         lines += ["", "By area and patch of the series:", ""]
