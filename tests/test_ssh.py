@@ -27,8 +27,10 @@ from harness.kbuild import buildid
 from harness.kernel import Open, ReadFile, TargetError, TargetTimeoutError
 from harness.report.outcome import Outcome, Result
 from harness.runner import ROOT, Run
-from harness.ssh import connection, hosts, link, remote, session
-from harness.ssh.session import Session, SshKernel
+from harness.ssh import connection, fate, hosts, link, remote
+from harness.ssh import kernel as ssh_kernel
+from harness.ssh.kernel import SshKernel
+from harness.ssh.session import Session
 from harness.vng.autopsy import Kind
 from tests.sshd import Sshd, descendants, sshd
 
@@ -308,7 +310,7 @@ def test_a_killed_connection_is_blameless_and_the_run_goes_on(
             os.kill(each, signal.SIGKILL)
     assert lost(kernel) < 5
     death = kernel.autopsy()
-    assert death.kind == session.CONNECTION_LOST
+    assert death.kind == fate.CONNECTION_LOST
     assert death.blameless
     assert "the host runs on" in death.summary
     kernel.shutdown()
@@ -328,7 +330,7 @@ def test_a_frozen_connection_is_noticed_and_replaced(
     seconds = lost(kernel)
     assert 1 < seconds < 10
     death = kernel.autopsy()
-    assert death.kind == session.CONNECTION_LOST
+    assert death.kind == fate.CONNECTION_LOST
     assert "no sign of life from box for" in death.summary
     assert death.blameless
     kernel.shutdown()
@@ -340,11 +342,11 @@ def test_a_frozen_connection_is_noticed_and_replaced(
 def test_a_frozen_agent_is_not_taken_for_a_lost_connection(
     sshd: Sshd, kernel: SshKernel, opened: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "ANSWER_TIMEOUT", 1.0)
+    monkeypatch.setattr(ssh_kernel, "ANSWER_TIMEOUT", 1.0)
     os.kill(agent_of(kernel), signal.SIGSTOP)
     with pytest.raises(TargetTimeoutError):
         kernel.call(ReadFile("/proc/uptime"), timeout=0.5)
-    assert kernel.autopsy().kind == session.AGENT_HANGS
+    assert kernel.autopsy().kind == fate.AGENT_HANGS
     kernel.shutdown()
     with opened.open() as again:
         assert again.read_file("/proc/uptime")
@@ -362,7 +364,7 @@ def test_a_host_where_sshd_is_gone_is_lost_blameless(sshd: Sshd, kernel: SshKern
     sshd.stop()
     assert lost(kernel) < 5
     death = kernel.autopsy()
-    assert death.kind == session.HOST_LOST
+    assert death.kind == fate.HOST_LOST
     assert "connection refused" in death.summary
     assert death.blameless
 
@@ -378,7 +380,7 @@ def test_a_host_that_stays_silent_is_power_cycled(sshd: Sshd, opened: Session) -
         os.kill(each, signal.SIGSTOP)
     lost(kernel)
     death = kernel.autopsy()
-    assert death.kind == session.HOST_SILENT
+    assert death.kind == fate.HOST_SILENT
     assert not death.blameless
     assert death.summary.endswith("; power-cycled")
     assert proof.read_text() == "geheim\n"
@@ -563,7 +565,7 @@ def test_what_the_backend_cannot_do(sshd: Sshd) -> None:
     assert backend.side_by_side == 1
     with pytest.raises(Unconfigurable):
         backend.open(None, 0, host="box", parameters={"sev_snp": False})
-    with pytest.raises(UsageError, match="boots no kernels yet"):
+    with pytest.raises(UsageError, match="is not said to boot kernels"):
         backend.check(host="box", kernel="mine")
     with pytest.raises(UsageError, match="needs --host"):
         backend.check()

@@ -36,7 +36,7 @@ def example() -> str:
 
 def test_the_example_shows_every_key() -> None:
     assert hosts.load(hosts.FILE) == {}
-    for key in hosts._KEYS:
+    for key in (*hosts._KEYS, *hosts._BOOT_KEYS):
         assert f"{key} = " in example() or f".{key}]" in example(), key
 
 
@@ -45,7 +45,8 @@ def test_every_key_of_the_example_is_taken(tmp_path: Path) -> None:
     milan = read["milan1"]
     assert milan.jump == "gate"
     assert milan.sudo
-    assert milan.boot == hosts.BootWay("one-shot", "grub-reboot snptest")
+    assert (milan.boot.how, milan.boot.command) == ("one-shot", "grub-reboot snptest")
+    assert milan.folder == hosts.FOLDER
     assert milan.has == {"genoa", "2-socket"}
     assert milan.boot_timeout == 600
     assert read["gate"].address == "gate.lab.example.org"

@@ -5,48 +5,62 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from harness import kbuild
 from harness.backends.base import Backend, Unconfigurable
 from harness.errors import UsageError
+from harness.kbuild import KernelBuild
 from harness.kernel import Kernel
+from harness.pool import ATTEMPTS
 from harness.ssh import hosts
 
 
 class SshBackend(Backend):
-    """Drives the kernel that runs on a host."""
+    """Drives the kernel that runs on a host, or boots one there."""
 
     name: ClassVar[str] = "ssh"
     reusable: ClassVar[bool] = True
     side_by_side: ClassVar[int | None] = 1  # a host has one kernel, and a lock
-    open_deadline: ClassVar[float] = hosts.MAX_BOOT_TIMEOUT + 120
+    open_deadline: ClassVar[float] = ATTEMPTS * (hosts.MAX_BOOT_TIMEOUT + 300)
 
     def __init__(self) -> None:
         self._session: Any = None
 
     def check(self, **options: Any) -> None:
-        """Find the host, log in, and let go: what is wrong there is told before any test runs."""
+        """Find host and kernel, log in, let go: what is wrong there is told before any test."""
         from harness.ssh.connection import Connection
 
-        Connection(_host(options)).close()
+        host, _ = _chosen(options)
+        Connection(host).close()
 
     def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:
-        """Start an agent on the host that `--host` names; its kernel decides the revision."""
+        """Start an agent on the host that `--host` names, in the kernel that `--kernel` names.
+
+        Without `--kernel`, it is the kernel that runs there.  The code decides the revision.
+        """
         # The command line asks for names only; it need not load paramiko for that.
         from harness.ssh.session import Session
 
         if "parameters" in options:
             raise Unconfigurable("a remote host's kernel is taken as it runs")
-        host = _host(options)
+        host, build = _chosen(options)
         if self._session is None:
-            self._session = Session(host)
+            self._session = Session(host, build)
         kernel = self._session.open()
         assert isinstance(kernel, Kernel)
         return kernel
 
 
-def _host(options: dict[str, Any]) -> hosts.Host:
-    if options.get("kernel"):
+def _chosen(options: dict[str, Any]) -> tuple[hosts.Host, KernelBuild | None]:
+    host = hosts.get(options.get("host"))
+    name = options.get("kernel")
+    if name is None:
+        return host, None
+    if host.boot.how == "none":
         raise UsageError(
-            "backend ssh boots no kernels yet: it drives the one that runs on the host",
-            "without --kernel; or boot it there first",
+            f"host {host.name} is not said to boot kernels",
+            "see boot in ci/hosts.toml; without --kernel, the one that runs is tested",
         )
-    return hosts.get(options.get("host"))
+    build = kbuild.get(str(name))
+    if not build.build_id:
+        raise UsageError(f"kernel {build.name} has no build id to know it by", "build it again")
+    return host, build

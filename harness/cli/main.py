@@ -61,6 +61,7 @@ Examples:
   snptest run gmem psc --kernel mine       in a kernel that was built, booted by virtme-ng
   snptest run gmem --series ~/patches      built first, on linux-source-6.12
   snptest run --host milan1                on a host of ci/hosts.toml, in the kernel it runs
+  snptest run --host milan1 --kernel mine  in one that was built, booted there first
   snptest run gmem -k hole --repeat 50     is it flaky?
   snptest run --junit out/junit.xml        for CI
   snptest run psc --ktap - | tee psc.ktap  KTAP to stdout, everything else to stderr
@@ -84,7 +85,7 @@ def run(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="kernel made by `snptest build` (vng)",
+            help="kernel made by `snptest build` (vng, ssh)",
             autocompletion=complete_kernel,
         ),
     ] = None,

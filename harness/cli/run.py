@@ -131,7 +131,7 @@ def _built(options: RunOptions) -> RunOptions:
     """Build the kernel that is asked for by its sources; it is known by a name afterwards."""
     if not options.base and not options.series and not options.config:
         return options
-    if options.backend != "vng":
+    if options.backend not in ("vng", "ssh"):
         raise UsageError(
             f"backend {options.backend} boots no kernel that was built here", "--backend vng"
         )

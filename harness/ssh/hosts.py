@@ -26,6 +26,9 @@ SILENCE = 20.0
 """Seconds without a heartbeat after which a connection counts as lost, unless a host says."""
 LOCK = "/run/lock/snptest.lock"
 
+FOLDER = "/var/lib/snptest"
+REBOOT = "systemctl reboot || reboot"
+
 HOW = ("none", "kexec", "one-shot")
 """Ways of booting a kernel on a host."""
 
@@ -38,6 +41,12 @@ class BootWay:
     """One of HOW."""
     command: str = ""
     """one-shot: what makes the next boot, and only that one, take the kernel."""
+    prepare: str = ""
+    """Command that runs on the host before: it may make an initrd."""
+    parameters: str = ""
+    """For the kernel's command line."""
+    reboot: str = REBOOT
+    """one-shot: how the host is rebooted then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,8 @@ class Host:
     silence: float = SILENCE
     lock: str = LOCK
     """File on the host whose lock keeps two runs apart."""
+    folder: str = FOLDER
+    """Folder on the host for kernels that were built elsewhere."""
 
 
 def load(path: Path | None = None) -> dict[str, Host]:
@@ -132,7 +143,9 @@ _KEYS = (
     "boot-timeout",
     "silence",
     "lock",
+    "folder",
 )
+_BOOT_KEYS = ("how", "command", "prepare", "parameters", "reboot")
 
 
 def _host(path: Path, name: str, table: Any) -> Host:
@@ -154,14 +167,21 @@ def _host(path: Path, name: str, table: Any) -> Host:
         boot_timeout=values.seconds("boot-timeout", BOOT_TIMEOUT, MAX_BOOT_TIMEOUT),
         silence=values.seconds("silence", SILENCE, 300.0),
         lock=values.text("lock") or LOCK,
+        folder=values.text("folder") or FOLDER,
     )
 
 
 def _boot(path: Path, name: str, table: Any) -> BootWay:
-    values = Values(path, f"hosts.{name}.boot", table, ("how", "command"), _HINT)
+    values = Values(path, f"hosts.{name}.boot", table, _BOOT_KEYS, _HINT)
     how, command = values.text("how") or "none", values.text("command") or ""
     if how not in HOW:
         raise values.wrong("how", f"is one of {', '.join(HOW)}")
     if (how == "one-shot") != bool(command):
         raise values.wrong("command", "goes with how = 'one-shot', and only with it")
-    return BootWay(how, command)
+    return BootWay(
+        how,
+        command,
+        prepare=values.text("prepare") or "",
+        parameters=values.text("parameters") or "",
+        reboot=values.text("reboot") or REBOOT,
+    )

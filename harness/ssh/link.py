@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import getpass
 import hashlib
+import os
 import re
 import socket
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import paramiko
@@ -196,3 +199,11 @@ class AgentLink:
         if not self._closing and loss.kind is not LossKind.AGENT:
             # A connection that has frozen lets nothing through that would end it in order.
             threading.Thread(target=self._connection.close, daemon=True).start()
+
+
+def who() -> dict[str, str]:
+    """Name this run to others who want the host, wherever they are."""
+    return {
+        "who": f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}",
+        "began": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Getting a kernel that was built here to run on a host, and making sure that it does."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from harness.errors import BootError, HostError
+from harness.kbuild import KernelBuild
+from harness.kernel import TargetError
+from harness.ssh.boot import leave, power_cycle
+from harness.ssh.connection import RETRY, NotLetIn, Unreachable
+from harness.ssh.fate import Boot, judged
+from harness.ssh.install import Installed, install
+from harness.ssh.link import AgentLink, who
+from harness.ssh.remote import look
+from harness.wire import RemoteKernel
+
+if TYPE_CHECKING:
+    from harness.ssh.session import Session
+
+
+def bring_up(session: Session, build: KernelBuild, deadline: float) -> Installed:
+    """Boot the kernel unless it runs, and say where its files are.
+
+    BootError where another attempt may succeed; HostError where it would not.
+    """
+    connection = session.connected(deadline)
+    before = Boot.of(look(connection))
+    if before.build_id == session.build_id and session.installed is not None:
+        return session.installed
+    link = AgentLink(connection, session.token, who())
+    try:
+        with RemoteKernel(session.host.name, fd := link.take_fd(), fd, on_close=link.close) as old:
+            installed = install(connection, old, build)
+            if before.build_id == session.build_id:
+                return installed
+            session.console.start()
+            session.console.mark()
+            leave(old, session.host, build, installed)
+    except TargetError as error:
+        raise Unreachable(
+            f"{session.host.name}: it was lost while {build.name} was installed: {error}"
+        ) from None
+    session.disconnect()
+    found = _after_reboot(session, before, build)
+    if found.build_id == session.build_id and found.release == build.release:
+        return installed
+    if not found.same_kernel(before):
+        raise HostError(
+            f"{session.host.name}: the wrong kernel came up: {found}, not {build.name}, "
+            f"{build.release} (build id {session.build_id[:12]})"
+        )
+    death = judged(session.console.said())
+    why = f"{death.kind}: {death.summary}" if death else "nothing says why"
+    raise BootError(
+        f"kernel {build.name} did not boot on {session.host.name}, which came back with the one "
+        f"before, {found.release}: {why}",
+    )
+
+
+def _after_reboot(session: Session, before: Boot, build: KernelBuild) -> Boot:
+    """Wait for another boot; BootError where none comes, after a power-cycle if possible."""
+    began = time.monotonic()
+    deadline = began + session.host.boot_timeout
+    while True:
+        try:
+            found = Boot.of(session.look_again(deadline))
+        except (Unreachable, NotLetIn) as error:
+            away = f"it did not come up within {time.monotonic() - began:.0f} s"
+            death = judged(session.console.said())
+            why = f"{death.kind}: {death.summary}; " if death else ""
+            cycled = power_cycle(session.host)
+            raise BootError(
+                f"kernel {build.name} did not boot on {session.host.name}: {why}{away}{cycled}"
+                f": {error.message}"
+            ) from None
+        if found.id != before.id:
+            return found
+        if time.monotonic() > deadline:
+            raise BootError(
+                f"{session.host.name} did not leave its kernel, {found.release}, "
+                f"within {session.host.boot_timeout:.0f} s",
+                "see boot in ci/hosts.toml",
+            )
+        session.disconnect()
+        time.sleep(RETRY)

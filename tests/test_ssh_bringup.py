@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Kernels booted on a host that only pretends: sshd is this machine's, a reset changes its names.
+
+What it runs and since when is read from files (boot_id, notes); a reset kills every login and
+exchanges them.  tests/test_ssh_box.py does the same with a machine that really boots.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import struct
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.errors import BootError, HostError
+from harness.kbuild import KernelBuild
+from harness.kernel import TargetError
+from harness.ssh import bringup, connection, hosts, remote
+from harness.ssh import install as ssh_install
+from harness.ssh import session as ssh_session
+from harness.ssh.session import Session
+from harness.vng.autopsy import Kind
+from tests.sshd import Sshd, sshd
+from tests.test_ssh import lost, program
+from tests.test_ssh_install import made
+
+__all__ = ["sshd"]
+
+OLD, NEW, OTHER = "0d" * 20, "ee" * 20, "0f" * 20
+ONE_SHOT = 'how = "one-shot", command = "{command}", reboot = "reboot"'
+KEXEC = 'how = "kexec", parameters = "mark=1"'
+
+
+def notes(build_id: str) -> bytes:
+    return struct.pack("<III", 4, 20, 3) + b"GNU\0" + bytes.fromhex(build_id)
+
+
+class Pretender:
+    """The host: what runs on it, and what a reset does."""
+
+    def __init__(self, keys: Sshd) -> None:
+        self.keys = keys
+        self.state = keys.folder / "state"
+        self.state.mkdir()
+        self.console = keys.folder / "console"
+        self.console.touch()
+        self.stays_away = False
+        self.boots: list[str] = []
+        self._stop = threading.Event()
+        self._boot(OLD)
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _boot(self, build_id: str) -> None:
+        self.boots.append(build_id)
+        (self.state / "notes").write_bytes(notes(build_id))
+        (self.state / "boot_id").write_text(f"{uuid.uuid4()}\n")
+
+    def _watch(self) -> None:
+        reset, chosen = self.state / "reset", self.state / "next"
+        while not self._stop.wait(0.05):
+            if reset.exists():
+                self.reset(chosen.read_text().strip() if chosen.exists() else OLD)
+                reset.unlink()
+                chosen.unlink(missing_ok=True)
+
+    def reset(self, build_id: str) -> None:
+        """Come up with that kernel, or not at all."""
+        self.keys.stop()
+        if not self.stays_away:
+            self._boot(build_id)
+            self.keys.start()
+
+    def die(self, words: str) -> None:
+        """Panic: the firmware boots what is always there."""
+        with self.console.open("a") as file:
+            file.write(words)
+        self.reset(OLD)
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+    def write_hosts(self, boot: str, **values: str) -> None:
+        """Write the hosts file, with an inline table of how it boots."""
+        self.keys.write_hosts(
+            folder=f'"{self.keys.folder / "kernels"}"',
+            console=f"\"tail -n +1 -F '{self.console}'\"",
+            boot=f"{{ {boot} }}",
+            **({"boot_timeout": "20", "silence": "5"} | values),
+        )
+
+    def one_shot(self, build_id: str) -> str:
+        """Return a way to boot that makes the next boot that of a build."""
+        return ONE_SHOT.format(
+            command=f"test -s $SNPTEST_KERNEL && echo {build_id} > {self.state}/next"
+        )
+
+
+@pytest.fixture
+def host(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretender]:
+    """The host; insmod, kexec and reboot are ours."""
+    pretender = Pretender(sshd)
+    source = remote.BOOTSTRAP.read_text()
+    changed = source.replace("/proc/sys/kernel/random/boot_id", f"{pretender.state}/boot_id")
+    changed = changed.replace("/sys/kernel/notes", f"{pretender.state}/notes")
+    (sshd.folder / "bootstrap.py").write_text(changed)
+    monkeypatch.setattr(remote, "BOOTSTRAP", sshd.folder / "bootstrap.py")
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 3.0)
+    monkeypatch.setattr(ssh_session, "_why_no_kvm", lambda kernel: None)
+    bin_folder = sshd.folder / "bin"
+    go = f"touch {pretender.state}/reset; sleep 30"
+    program(bin_folder / "reboot", f"#!/bin/sh\n{go}\n")
+    program(bin_folder / "insmod", f'#!/bin/sh\necho "$1" >> {pretender.state}/loaded\n')
+    load = f'echo "$@" > {pretender.state}/kexec; echo {NEW} > {pretender.state}/next'
+    script = f"#!/bin/sh\ncase $1 in --load) {load};; -e) {go};; esac\n"
+    program(bin_folder / "kexec", script)
+    program(bin_folder / "systemctl", f"#!/bin/sh\n{go}\n")
+    sshd.stop()
+    sshd.options = [f"SetEnv PATH={bin_folder}:/usr/sbin:/usr/bin:/sbin:/bin"]
+    sshd.start()
+    yield pretender
+    pretender.stop()
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> KernelBuild:
+    """A kernel whose build id is NEW."""
+    made_build = dataclasses.replace(made(tmp_path), release=os.uname().release)
+    command = ["gcc", "-x", "c", "-", "-nostdlib", "-shared", f"-Wl,--build-id=0x{NEW}"]
+    vmlinux = made_build.vmlinux
+    subprocess.run([*command, "-o", str(vmlinux)], input=b"int x;", check=True, timeout=60)
+    assert made_build.build_id == NEW
+    return made_build
+
+
+def test_a_kernel_is_installed_booted_and_verified(host: Pretender, build: KernelBuild) -> None:
+    host.write_hosts(host.one_shot(NEW))
+    session = Session(hosts.get("box"), build)
+    with session.open() as kernel:
+        assert kernel.read_file("/proc/uptime")
+        assert kernel.release == build.release
+        assert kernel.symbols is not None
+    assert host.boots == [OLD, NEW]
+    loaded = (host.state / "loaded").read_text().split()
+    assert Path(loaded[-1]).name == "kvm-amd.ko"  # kvm.ko, only where it is not loaded yet
+    with session.open():
+        assert host.boots == [OLD, NEW], "it runs already"
+    session.close()
+    again = Session(hosts.get("box"), build)
+    with again.open():
+        assert host.boots == [OLD, NEW], "for another run, too"
+    again.close()
+
+
+def test_kexec_is_given_image_and_command_line(host: Pretender, build: KernelBuild) -> None:
+    host.write_hosts(KEXEC + ', prepare = "echo initrd > $SNPTEST_INITRD"')
+    session = Session(hosts.get("box"), build)
+    session.open().shutdown()
+    session.close()
+    assert host.boots == [OLD, NEW]
+    words = (host.state / "kexec").read_text()
+    assert words.startswith(f"--load {host.keys.folder}/kernels/kernel-")
+    assert "/bzImage --initrd=" in words
+    assert "panic=10 oops=panic" in words
+    assert "mark=1" in words
+
+
+def test_a_kernel_that_died_is_booted_again(host: Pretender, build: KernelBuild) -> None:
+    host.write_hosts(host.one_shot(NEW))
+    session = Session(hosts.get("box"), build)
+    kernel = session.open()
+    host.die("[    9.0] Kernel panic - not syncing: sysrq triggered crash\n")
+    lost(kernel)
+    death = kernel.autopsy()
+    assert death.kind == Kind.PANIC
+    assert not death.blameless
+    assert "sysrq triggered crash" in kernel.log()
+    kernel.shutdown()
+    assert host.boots == [OLD, NEW, OLD]
+    with session.open() as kernel:
+        assert kernel.read_file("/proc/uptime")
+    assert host.boots == [OLD, NEW, OLD, NEW]
+    session.close()
+
+
+def test_a_lost_connection_is_no_reboot(host: Pretender, build: KernelBuild) -> None:
+    host.write_hosts(host.one_shot(NEW))
+    session = Session(hosts.get("box"), build)
+    kernel = session.open()
+    for each in host.keys.sessions():
+        os.kill(each, signal.SIGKILL)
+    lost(kernel)
+    assert kernel.autopsy().blameless
+    kernel.shutdown()
+    with session.open():
+        assert host.boots == [OLD, NEW]
+    session.close()
+
+
+def test_what_comes_back_as_before_did_not_boot(host: Pretender, build: KernelBuild) -> None:
+    host.write_hosts(host.one_shot(OLD))
+    with host.console.open("a") as file:
+        file.write("[ 1.0] Kernel panic - not syncing: of another day\n")
+    session = Session(hosts.get("box"), build)
+    with pytest.raises(
+        BootError, match=r"kernel made did not boot on box, which came back"
+    ) as caught:
+        session.open()
+    assert not caught.value.final
+    session.close()
+
+
+def test_the_wrong_kernel_ends_it(host: Pretender, build: KernelBuild) -> None:
+    host.write_hosts(host.one_shot(OTHER))
+    session = Session(hosts.get("box"), build)
+    with pytest.raises(HostError, match=r"the wrong kernel came up: .*build id 0f0f0f.*not made"):
+        session.open()
+    session.close()
+
+
+def test_a_host_that_stays_away_is_power_cycled(host: Pretender, build: KernelBuild) -> None:
+    host.stays_away = True
+    cycled = host.keys.folder / "cycled"
+    host.write_hosts(host.one_shot(NEW), boot_timeout="3", power_cycle=f"\"touch '{cycled}'\"")
+    session = Session(hosts.get("box"), build)
+    with pytest.raises(BootError, match=r"did not come up within \d+ s; power-cycled"):
+        session.open()
+    assert cycled.exists()
+    # The next attempt waits for it, though it was never in the kernel asked for.
+    host.stays_away = False
+    threading.Timer(1.0, host.reset, [OLD]).start()
+    host.write_hosts(host.one_shot(NEW), boot_timeout="20")
+    session.host = hosts.get("box")
+    with session.open():
+        assert host.boots[-1] == NEW
+    session.close()
+
+
+@pytest.mark.parametrize(
+    ("boot", "said"),
+    [
+        (
+            'how = "one-shot", command = "echo no entry; exit 4"',
+            "boot.command fails: status 4: no en",
+        ),
+        ('how = "kexec", prepare = "exit 5"', "boot.prepare fails: status 5"),
+    ],
+)
+def test_commands_that_fail_are_told(
+    host: Pretender, build: KernelBuild, boot: str, said: str
+) -> None:
+    host.write_hosts(boot)
+    session = Session(hosts.get("box"), build)
+    with pytest.raises(HostError, match=said):
+        session.open()
+    session.close()
+    assert host.boots == [OLD]
+
+
+def test_kexec_that_loads_nothing(host: Pretender, build: KernelBuild) -> None:
+    host.write_hosts(KEXEC)
+    program(
+        host.keys.folder / "bin/kexec", "#!/bin/sh\necho 'syscall is not available' >&2\nexit 255\n"
+    )
+    session = Session(hosts.get("box"), build)
+    with pytest.raises(HostError, match=r"kexec does not load made: status 255: syscall is not"):
+        session.open()
+    session.close()
+
+
+def test_a_module_that_does_not_load(host: Pretender, build: KernelBuild) -> None:
+    host.write_hosts(host.one_shot(NEW))
+    program(host.keys.folder / "bin/insmod", "#!/bin/sh\necho 'Unknown symbol'\nexit 1\n")
+    session = Session(hosts.get("box"), build)
+    with pytest.raises(HostError, match=r"module kvm\w* does not load: status 1: Unknown symbol"):
+        session.open()
+    session.close()
+
+
+def test_a_host_lost_while_it_is_installed(
+    host: Pretender, build: KernelBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks in the middle of the copying: it is done again, and goes on."""
+    host.write_hosts(host.one_shot(NEW))
+    calls = []
+
+    def install(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            raise TargetError("lost")
+        return ssh_install.install(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(bringup, "install", install)
+    session = Session(hosts.get("box"), build)
+    with session.open():
+        assert host.boots == [OLD, NEW]
+    session.close()
