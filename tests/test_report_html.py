@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness.cli.main import main
-from harness.history import record, runs
+from harness.history import record, runs, trend
 from harness.history.store import History
 from harness.history.trend import Day
 from harness.report import kcidb, ktap
@@ -163,6 +163,23 @@ def test_the_overview_shows_trends_flakes_and_both_matrices(
     row = text[text.index("test_psc.py::test_shaky[v12]") :]
     assert row.split("test_psc.py::")[1].startswith("test_shaky[v12] passed 3/4 flakes 25%")
     assert text.index("test_psc.py::test_evil<b>[v12]") < text.index("test_psc.py::test_shaky[v12]")
+
+
+def test_no_question_reads_all_results(history: History, tmp_path: Path) -> None:
+    """What it takes 10,000 runs to feel, the plans of the queries tell of five."""
+    asked: list[str] = []
+    history.db.set_trace_callback(asked.append)
+    site.write(history, runs.runs(history), tmp_path / "out")
+    trend.points(history, 1)
+    record.take(history, write(tmp_path / "new", [result(), result("y", "fail")], 9))
+    history.db.set_trace_callback(None)
+    seen = 0
+    for sql in set(asked):
+        if sql.startswith(("SELECT", "INSERT INTO result", "UPDATE", "DELETE")):
+            plan = [row[3] for row in history.all(f"EXPLAIN QUERY PLAN {sql}")]
+            assert not [line for line in plan if re.match(r"SCAN (x|y|e|result|evidence)\b", line)]
+            seen += any("result" in sql for line in plan)
+    assert seen > 5
 
 
 def test_an_empty_history_has_an_overview(tmp_path: Path) -> None:

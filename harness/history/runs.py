@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections import Counter
@@ -254,6 +255,12 @@ def _run(row: Sequence[Any]) -> StoredRun:
     return StoredRun(*values)
 
 
+@functools.lru_cache(maxsize=4096)
+def _listed(text: str) -> tuple[Any, ...]:
+    """Read a list that many tests share."""
+    return tuple(json.loads(text))
+
+
 def _result(row: Sequence[Any]) -> Result:
     name, suite, revision, outcome, us, description, reason, patches, areas, backend, packed = row
     texts: dict[str, str] = {}
@@ -267,8 +274,8 @@ def _result(row: Sequence[Any]) -> Result:
         seconds=us / 1e6,
         description=description,
         reason=reason or "",
-        patches=tuple(json.loads(patches)),
-        areas=tuple(json.loads(areas)),
+        patches=_listed(patches),
+        areas=_listed(areas),
         backend=backend,
         **texts,
     )
