@@ -339,6 +339,24 @@ def test_a_frozen_connection_is_noticed_and_replaced(
         assert gone(pid)
 
 
+def test_a_connection_that_freezes_under_load_hangs_nobody(
+    sshd: Sshd, kernel: SshKernel, opened: Session
+) -> None:
+    """Every buffer on the way is full: what sends, and what ends the kernel, does so in time."""
+    address = kernel.mmap(64 << 20)
+    for each in sshd.sessions():
+        if b"sshd" in Path(f"/proc/{each}/cmdline").read_bytes():
+            os.kill(each, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.raises(TargetError):
+        for _ in range(20):
+            kernel.write(address, bytes(16 << 20))
+    kernel.shutdown()
+    assert time.monotonic() - began < 45
+    with opened.open() as again:
+        assert again.read_file("/proc/uptime")
+
+
 def test_a_frozen_agent_is_not_taken_for_a_lost_connection(
     sshd: Sshd, kernel: SshKernel, opened: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

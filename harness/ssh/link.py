@@ -88,7 +88,6 @@ class AgentLink:
         self._heard = time.monotonic()
         self._beat = threading.Condition()
         self._beats = 0
-        self._closing = False
         self._words = bytearray()
         self._channel.settimeout(min(self._host.silence / 4, 1.0))
         self._threads = [
@@ -111,7 +110,6 @@ class AgentLink:
 
     def close(self) -> None:
         """Wait a while for the agent to end, as it does when its stream does; let go."""
-        self._closing = True
         self._outer.close()  # where nobody took it
         for thread in self._threads[:2]:
             thread.join(END_TIMEOUT / 2)
@@ -196,8 +194,9 @@ class AgentLink:
         with self._beat:
             self.loss = loss
             self._beat.notify_all()
-        if not self._closing and loss.kind is not LossKind.AGENT:
-            # A connection that has frozen lets nothing through that would end it in order.
+        if loss.kind is not LossKind.AGENT:
+            # A connection that has frozen lets nothing through that would end it in order, and
+            # whoever sends into it waits for ever.
             threading.Thread(target=self._connection.close, daemon=True).start()
 
 
