@@ -136,7 +136,8 @@ def keep_plain(suite: str, passed: list[str]) -> None:
 
 def table(verdicts: Sequence[tuple[Bug, Record | None]]) -> str:
     """Return the table of who sees what, as Markdown."""
-    judged = [record for _, record in verdicts if record]
+    judged = [record for _, record in verdicts if record and not record.trouble]
+    seen = sum(bool(record.seen) for record in judged)
     lines = [
         "<!-- SPDX-License-Identifier: GPL-2.0-only -->",
         "# Seeded bugs of the kernel",
@@ -146,7 +147,7 @@ def table(verdicts: Sequence[tuple[Bug, Record | None]]) -> str:
         "machine, and makes this table.  A test sees a bug that goes wrong with it and passes",
         "without.  A suite is stopped after some failures, so others may see it, too.",
         "",
-        f"Seen: {sum(bool(record.seen) for record in judged)} of {len(verdicts)}.",
+        f"Judged: {len(judged)} of {len(verdicts)}.  Seen: {seen} of those {len(judged)}.",
         "",
         "| bug | area | breaks | seen by | how |",
         "|---|---|---|---|---|",

@@ -56,15 +56,18 @@ def good_tests(folder: Path) -> set[str]:
     return good
 
 
-def judge(bug: Bug, good: set[str], folder: Path) -> Record:
-    """Build the kernel with a bug and ask the suites; `good` are the tests that pass without."""
+def judge(bug: Bug, good: set[str], folder: Path, *, area: bool = False) -> Record | None:
+    """Build the kernel with a bug and ask the suites; `good` are the tests that pass without.
+
+    area: ask only those of its area, and return None where they do not see it.
+    """
     record = Record(bug.digest, records.suites_digest())
     try:
         kernel = kbuild.build("bug", BASE, bug.patch)
     except BuildError as error:
         record.trouble = str(error)
         return record
-    for number, suites in enumerate(order(bug)):
+    for number, suites in enumerate(order(bug)[: -1 if area else None]):
         finished = suite_run(kernel.name, suites, folder / f"{bug.name}-{number}", stop=True)
         bad = [each for each in finished.results if each["outcome"] in _BAD]
         record.seen = {
@@ -75,8 +78,8 @@ def judge(bug: Bug, good: set[str], folder: Path) -> Record:
         if not finished.results and not record.seen:
             record.trouble = sanitize.line(finished.text[-_TAIL:])
         if record.seen or record.trouble:
-            break
-    return record
+            return record
+    return None if area else record
 
 
 def order(bug: Bug) -> list[tuple[str, ...]]:
@@ -108,6 +111,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bugs", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="BUG", help="only these")
     parser.add_argument("--again", action="store_true", help="also those that are judged already")
+    parser.add_argument("--area", action="store_true", help="ask only the suites of its area")
     parser.add_argument("--plain", action="store_true", help="only the kernel without any bug")
     parser.add_argument("--table", action="store_true", help="only write docs/bugs.md")
     parser.add_argument("--left", action="store_true", help="only name those that are not judged")
@@ -123,7 +127,10 @@ def main(arguments: list[str]) -> int:
             for bug in bugs if not options.plain else []:
                 if records.is_judged(bug) and not options.again:
                     continue
-                record = judge(bug, good, folder)
+                record = judge(bug, good, folder, area=options.area)
+                if record is None:
+                    print(f"{bug.name}: not seen by the suites of its area", flush=True)
+                    continue
                 records.keep(bug, record)
                 seen = f"seen by {len(record.seen)}" if record.seen else "NOT SEEN"
                 print(f"{bug.name}: {record.trouble or seen}", flush=True)
