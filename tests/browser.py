@@ -31,7 +31,7 @@ def program() -> str:
     for name in PROGRAMS:
         if found := shutil.which(name):
             return found
-    ensure_packages([PACKAGE], "to look at pages")
+    ensure_packages([PACKAGE, "fonts-dejavu-core"], "to look at pages")
     found = shutil.which(PACKAGE)
     assert found is not None
     return found

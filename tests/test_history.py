@@ -234,23 +234,44 @@ WRITER = """
         out.write(json.dumps(header(number)).encode() + b"\\n")
         recorder.tick()
         print("ready", flush=True)
-        for each in range(100_000):
+        for each in range(int(sys.argv[3])):
             line = {"event": "result", **result(str(each % 50), console="x" * 500).as_dict()}
             out.write(json.dumps(line).encode() + b"\\n")
             recorder.tick()
+        out.write(b'{"event": "finish", "exit": 0, "seconds": 1, "broken": []}\\n')
+        recorder.end()
 """
+
+
+def writer(folder: Path, number: int, results: int) -> subprocess.Popen[bytes]:
+    """Start a process that records a run; it says ready when the run is known."""
+    arguments = [str(folder), str(number), str(results)]
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WRITER), *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def test_several_runs_are_recorded_at_once(tmp_path: Path) -> None:
+    processes = [writer(tmp_path, number, 150) for number in range(4)]
+    for process in processes:
+        out, _ = process.communicate(timeout=100)
+        assert (process.returncode, out) == (0, b"ready\n")
+    with History.open(tmp_path / "h.db") as history:
+        found = runs.runs(history)
+        assert [(run.good, run.counts.total()) for run in found] == [(True, 150)] * 4
+        assert all(len(runs.results(history, run)) == 150 for run in found)
+        assert sums(history) == [(600, 0, 0)]
+        assert history.one("SELECT count(*) FROM test") == (50,)
 
 
 def test_killed_in_the_middle_of_writes_nothing_is_lost(tmp_path: Path) -> None:
     """SIGKILL at random moments: the file is sound, every whole line is there exactly once."""
     chance = random.Random(1)
     for number in range(8):
-        process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path), str(number)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-        )
+        process = writer(tmp_path, number, 100_000)
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         time.sleep(chance.uniform(0.0, 0.4))
