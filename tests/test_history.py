@@ -95,6 +95,14 @@ def test_what_the_kernel_said_about_itself_is_part_of_its_identity(
     assert run.kernel.compiler == "gcc 12"
 
 
+def test_the_host_of_the_local_backend_is_this_machine(tmp_path: Path, history: History) -> None:
+    for number, backend in enumerate(("local", "emulator")):
+        write(tmp_path / str(number), [result()], number, backend=backend, node="box", machine=None)
+    record.take(history, tmp_path / "0")
+    record.take(history, tmp_path / "1")
+    assert [run.where for run in runs.runs(history)] == ["emulator", "local box"]
+
+
 def test_a_folder_of_runs_stands_for_all_and_what_is_none_is_told(
     tmp_path: Path, history: History
 ) -> None:

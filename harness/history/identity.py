@@ -8,6 +8,7 @@ line "about" (harness/report/about.py).
 from __future__ import annotations
 
 import functools
+import platform
 import subprocess
 import time
 import uuid
@@ -30,6 +31,7 @@ def describe(
         "label": label,
         "command": list(command),
         "harness": harness_version(),
+        "node": platform.node(),
         "built": built(kernel) if backend in ("vng", "ssh") and kernel else {},
     }
 

@@ -128,6 +128,8 @@ def header(path: Path) -> Header:
     if event is None or event["event"] != "start":
         raise UserError(f"{path} is no file of results: its first line does not say what ran")
     own = str(event.get("run", ""))
+    # The host of the local backend is the machine that snptest itself runs on.
+    here = event.get("node") if event.get("backend") == "local" else None
     built = event.get("built")
     return Header(
         # Files of an older snptest have no key; they are whole, and their content is one.
@@ -136,7 +138,7 @@ def header(path: Path) -> Header:
         backend=_text(event.get("backend")),
         revision=_text(event.get("revision")),
         machine=_text(event.get("machine")),
-        host=_text(event.get("host")),
+        host=_text(event.get("host") or here),
         firmware=_text(event.get("firmware")),
         harness=_text(event.get("harness")),
         label=_text(event.get("label")),
