@@ -62,7 +62,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A site of 14 runs: eleven nights of two kernels, a hostile one, one cut, one empty."""
     folder = tmp_path_factory.mktemp("site")
     for number in range(12):
-        kernel = {"release": f"6.{12 + number // 6}.{number // 3}-snptest", "tree": str(number // 3)}
+        tree = number // 3
+        kernel = {"release": f"6.{12 + number // 6}.{tree}-snptest", "tree": str(tree)}
         host = ("milan1", "genoa-with-a-long-name.lab.example.org")[number % 4 == 3]
         write(folder / f"r{number}", night(number), number, built=kernel, host=host)
     evil = [
