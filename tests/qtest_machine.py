@@ -31,7 +31,7 @@ def find_qemu() -> str | None:
     return shutil.which(named) if named else None
 
 
-def _firmware() -> list[Path]:
+def firmware_folders() -> list[Path]:
     """Where QEMU finds SeaBIOS: beside what was built, else in the distribution's packages."""
     built = installed.find()
     return [built.firmware] if built is not None else list(_FIRMWARE)
@@ -85,7 +85,7 @@ class QtestMachine:
         command += ["-device", f"snp-psp,id=psp,chardev=psp,addr={_SLOT},timeout-ms=2000"]
         command += ["-qtest", f"unix:{directory / 'qtest'}", "-qtest-log", "none"]
         command += ["-qmp", f"unix:{directory / 'qmp'}", *extra]
-        for where in _firmware():
+        for where in firmware_folders():
             command += ["-L", str(where)]
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
