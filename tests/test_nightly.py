@@ -292,6 +292,31 @@ def test_a_night_ends_at_its_hour(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("jump", [-1e6, 1e6])
+def test_a_clock_that_jumps_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    def answer(host: str, words: list[str]) -> SuiteRun:
+        monkeypatch.setattr(time, "time", lambda: 1.7e9 + jump)
+        return passed()
+
+    monkeypatch.setattr(time, "time", lambda: 1.7e9)
+    wanted, farm = schedule(tmp_path), Farm(answer)
+    night = done(wanted, farm)
+    assert len(farm.asked) == len(wanted.jobs)
+    assert all(each.done and not each.broken for each in night.records.values())
+
+
+def test_a_night_of_the_future_is_not_gone_on_with(tmp_path: Path) -> None:
+    """The clock was wrong then, or is now."""
+    with Night("farm", {}, 3600) as night:
+        night.began += 100000
+        night.record("x").done = True
+        night.write()
+    with Night("farm", {}, 3600) as night:
+        assert not night.resumed
+
+
 def test_what_a_worker_raises_ends_the_night(tmp_path: Path) -> None:
     def answer(host: str, words: list[str]) -> SuiteRun:
         raise RuntimeError("a bug of ours")

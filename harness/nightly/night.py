@@ -102,7 +102,10 @@ class Operation:
         self._busy: dict[str, Job] = {}
         self._strikes: dict[str, int] = {}
         self._errors: list[BaseException] = []
-        self.deadline = self.night.began + 3600 * self.schedule.hours
+        # A clock that jumps meanwhile neither ends the night nor makes it longer.
+        whole = 3600 * self.schedule.hours
+        left = min(whole, self.night.began + whole - time.time())
+        self._deadline = time.monotonic() + left
 
     def run(self) -> None:
         """Go on until everything is done, or cannot be.  Whatever a worker raises is raised."""
@@ -194,7 +197,7 @@ class Operation:
                 others = any(worker in self._place(job).workers for job in self._busy.values())
                 if not mine and not others:
                     return None
-                self._changed.wait(min(60.0, max(0.1, self.deadline - time.time())))
+                self._changed.wait(min(60.0, max(0.1, self._deadline - time.monotonic())))
         return None
 
     def _is_ready(self, job: Job) -> bool:
@@ -289,7 +292,7 @@ class Operation:
         ]
 
     def _is_over(self) -> bool:
-        return self._stopped or time.time() >= self.deadline
+        return self._stopped or time.monotonic() >= self._deadline
 
     def _place(self, job: Job) -> Place:
         return self.schedule.places[job.place]
