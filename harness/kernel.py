@@ -230,6 +230,10 @@ class Inspector(abc.ABC):
     def assigned_pages(self) -> int:
         """Count the 4 KiB pages that the RMP holds as assigned to a guest ASID (ASID > 0)."""
 
+    def firmware_pages(self) -> int | None:
+        """Count the 4 KiB pages that are the firmware's (assigned, ASID 0); None where unknown."""
+        return None
+
     @abc.abstractmethod
     def gmem_rmp(self, fd: int, offset: int) -> tuple[bool, int, int, bool, int] | None:
         """RMP state behind a guest_memfd offset: (assigned, asid, gpa, validated, size 0=4K/1=2M).

@@ -268,6 +268,10 @@ class EmulatorInspector(Inspector):
         """Pages in the RMP that belong to a guest ASID."""
         return self._emulator.machine.rmp.assigned_pages()
 
+    def firmware_pages(self) -> int:
+        """Pages in the RMP that belong to the firmware."""
+        return self._emulator.machine.rmp.assigned_pages(0)
+
     def _page(self, fd: int, offset: int) -> int | None:
         file = self._emulator.process.files.get(fd)
         if not isinstance(file, GmemFile):

@@ -4,7 +4,8 @@
 One line of JSON each way per connection.  `{}` is answered with Firmware.state(),
 `{"endorsement": NAME}` with `{"endorsement": HEX}`, `{"rmp": ADDRESS}` with the fields of that
 page's entry, `{"memory": ADDRESS, "length": N}` with `{"memory": HEX}` (a page at most),
-`{"count": "assigned_pages"}` with their number, anything else with `{"error": WHY}`.
+`{"count": "assigned_pages"}` with the number of the guests' pages, `{"count": "firmware_pages"}`
+with that of its own, anything else with `{"error": WHY}`.
 """
 
 from __future__ import annotations
@@ -99,4 +100,6 @@ def _look(firmware: Firmware, question: object) -> dict[str, Any]:
             return {"memory": firmware.memory(address, length).hex()}
         case {"count": "assigned_pages"}:
             return {"assigned_pages": firmware.assigned_pages()}
+        case {"count": "firmware_pages"}:
+            return {"firmware_pages": firmware.firmware_pages()}
     raise ValueError("unknown question")

@@ -104,6 +104,10 @@ class Firmware:
         """4 KiB pages that are assigned to guests."""
         return self._rmp.assigned_pages()
 
+    def firmware_pages(self) -> int:
+        """4 KiB pages that are assigned to no guest: the firmware's."""
+        return self._rmp.assigned_pages(0)
+
     def endorsement(self, name: str) -> bytes:
         """A certificate in DER, or a hashstick; see harness.emulator.psp.key_server."""
         with self._lock:

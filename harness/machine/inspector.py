@@ -39,6 +39,10 @@ class MachineInspector(Inspector):
         """Pages in the RMP that belong to a guest ASID."""
         return int(self._ask(count="assigned_pages")["assigned_pages"])
 
+    def firmware_pages(self) -> int:
+        """Pages in the RMP that belong to the firmware."""
+        return int(self._ask(count="firmware_pages")["firmware_pages"])
+
     def gmem_rmp(self, fd: int, offset: int) -> tuple[bool, int, int, bool, int] | None:
         """The RMP entry behind an offset of a guest_memfd."""
         address = self._pages.address(fd, offset & -PAGE_SIZE)

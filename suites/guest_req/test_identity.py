@@ -42,12 +42,12 @@ def memory(host: Host) -> Iterator[int]:
     """Pages of the process's memory; nothing of the host's is left with the firmware."""
     inspector = host.kernel.inspector
     host.sev.platform_status()
-    before = inspector.assigned_pages() if inspector else 0
+    before = inspector.firmware_pages() if inspector else 0
     address = host.kernel.mmap(16 * PAGE)
     yield address
     host.kernel.munmap(address, 16 * PAGE)
     if inspector:
-        assert inspector.assigned_pages() == before
+        assert inspector.firmware_pages() == before
         assert not inspector.counters()["leaked_pages"]
 
 

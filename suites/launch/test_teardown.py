@@ -55,6 +55,7 @@ class Balance:
             counters = inspector.counters()
             held |= {name: counters.get(name, 0) for name in ("asids", "leaked_pages", "vms")}
             held["pages"] = inspector.assigned_pages()
+            held["firmware"] = inspector.firmware_pages() or 0
         return held
 
     def check(self) -> None:

@@ -51,4 +51,11 @@ MUTANTS: Final = (
         "if False:",
         "launch/test_update.py::test_signal_in_the_middle",
     ),
+    _mutant(
+        "the page for responses stays with the firmware",
+        "snp.py",
+        "vm.kvm.ccp.free_firmware_page(vm.sev.guest_resp_buffer)",
+        "pass",
+        "launch/test_teardown.py::test_every_stage",
+    ),
 )
