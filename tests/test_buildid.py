@@ -61,3 +61,14 @@ def test_an_elf_file_as_readelf_sees_it(tmp_path: Path) -> None:
         assert buildid.of_elf(tmp_path / "cut") == ""
     assert buildid.of_elf(Path(sys.executable).parent) == ""
     assert buildid.of_elf(source) == ""
+
+
+def test_a_module_has_its_id_in_a_section(tmp_path: Path) -> None:
+    """Modules are relocatable files: they have no segments."""
+    command = ["gcc", "-x", "c", "-", "-c", "-o", str(tmp_path / "a.o")]
+    subprocess.run(command, input=b"int a;", check=True, timeout=60)
+    module = tmp_path / "a.ko"
+    link = ["ld", "-r", f"--build-id=0x{ID.hex()}", "-o", str(module), str(tmp_path / "a.o")]
+    subprocess.run(link, check=True, timeout=60)
+    assert buildid.of_elf(module) == ID.hex()
+    assert buildid.of_elf(tmp_path / "a.o") == ""

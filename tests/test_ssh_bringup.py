@@ -111,10 +111,12 @@ def host(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretender]:
     source = remote.BOOTSTRAP.read_text()
     changed = source.replace("/proc/sys/kernel/random/boot_id", f"{pretender.state}/boot_id")
     changed = changed.replace("/sys/kernel/notes", f"{pretender.state}/notes")
+    changed = changed.replace("/sys/module/", f"{pretender.state}/module/")
     (sshd.folder / "bootstrap.py").write_text(changed)
     monkeypatch.setattr(remote, "BOOTSTRAP", sshd.folder / "bootstrap.py")
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 3.0)
     monkeypatch.setattr(ssh_session, "_why_no_kvm", lambda kernel: None)
+    monkeypatch.setattr(ssh_session, "_wrong_module", lambda kernel, build: None)
     bin_folder = sshd.folder / "bin"
     go = f"touch {pretender.state}/reset; sleep 30"
     program(bin_folder / "reboot", f"#!/bin/sh\n{go}\n")
@@ -158,6 +160,51 @@ def test_a_kernel_is_installed_booted_and_verified(host: Pretender, build: Kerne
     with again.open():
         assert host.boots == [OLD, NEW], "for another run, too"
     again.close()
+
+
+def module(path: Path, build_id: str) -> None:
+    """Make what has the build id of a module."""
+    command = ["gcc", "-x", "c", "-", "-r", "-nostdlib", f"-Wl,--build-id=0x{build_id}"]
+    subprocess.run([*command, "-o", str(path)], input=b"int x;", check=True, timeout=60)
+
+
+def test_other_modules_make_it_another_kernel(host: Pretender, build: KernelBuild) -> None:
+    """Two series that change KVM only have one vmlinux, and so one build id."""
+    host.write_hosts(host.one_shot(NEW))
+    module(build.directory / "kvm-amd.ko", OTHER)
+    assert build.module_ids()["kvm_amd"] == OTHER
+    session = Session(hosts.get("box"), build)
+    session.open().shutdown()
+    assert host.boots == [OLD, NEW]
+    loaded = host.state / "module/kvm_amd/notes"
+    loaded.mkdir(parents=True)
+    (loaded / ".note.gnu.build-id").write_bytes(notes(OTHER))
+    session.open().shutdown()
+    assert host.boots == [OLD, NEW], "it is the build's own"
+    (loaded / ".note.gnu.build-id").write_bytes(notes(OLD))
+    session.open().shutdown()
+    assert host.boots == [OLD, NEW, NEW], "it is another's, and not to be tested in its place"
+    session.close()
+
+
+def test_the_module_that_was_loaded_has_to_be_the_builds(
+    host: Pretender, build: KernelBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.write_hosts(host.one_shot(NEW))
+    monkeypatch.undo()
+    module(build.directory / "kvm-amd.ko", OTHER)
+
+    class Reader:
+        def __init__(self, data: bytes) -> None:
+            self.data = data
+
+        def call(self, op: object) -> Reader:
+            return self
+
+    wrong = ssh_session._wrong_module
+    assert wrong(Reader(notes(OTHER)), build) is None  # type: ignore[arg-type]
+    said = wrong(Reader(notes(OLD)), build)  # type: ignore[arg-type]
+    assert said == "module kvm_amd there is not the one of made"
 
 
 def test_kexec_is_given_image_and_command_line(host: Pretender, build: KernelBuild) -> None:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 NT_GNU_BUILD_ID = 3
-_PT_NOTE = 4
+_PT_NOTE, _SHT_NOTE = 4, 7
 _HEADER = struct.Struct("<16xHHIQQQIHHHHHH")
 """Elf64_Ehdr behind e_ident's place: e_type, e_machine, e_version, e_entry, e_phoff, ..."""
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 """Elf64_Phdr: p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align."""
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+"""Elf64_Shdr: sh_name, sh_type, sh_flags, sh_addr, sh_offset, sh_size, ..."""
 _NOTE = struct.Struct("<III")
 """Elf64_Nhdr: n_namesz, n_descsz, n_type; name and descriptor follow, padded to 4 bytes."""
 
@@ -35,23 +38,37 @@ def of_notes(notes: bytes) -> str:
 
 
 def of_elf(path: Path) -> str:
-    """Return the build id of a 64-bit little-endian ELF file; "" where it has none, or is none."""
+    """Return the build id of a 64-bit little-endian ELF file; "" where it has none, or is none.
+
+    A program's notes are in its segments, a module's, which has none, in its sections.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER.size)
             if len(head) < _HEADER.size or head[:6] != b"\x7fELF\2\1":
                 return ""
-            _, _, _, _, table, _, _, _, each, count, *_ = _HEADER.unpack(head)
+            fields = _HEADER.unpack(head)
+            segments, sections, each, count, other, others = (
+                fields[i] for i in (4, 5, 8, 9, 10, 11)
+            )
             for number in range(count):
-                file.seek(table + number * each)
+                file.seek(segments + number * each)
                 kind, _, offset, _, _, size, _, _ = _SEGMENT.unpack(file.read(_SEGMENT.size))
-                if kind == _PT_NOTE:
-                    file.seek(offset)
-                    if found := of_notes(file.read(min(size, 1 << 20))):
-                        return found
+                if kind == _PT_NOTE and (found := _at(file, offset, size)):
+                    return found
+            for number in range(others):
+                file.seek(sections + number * other)
+                _, kind, _, _, offset, size, _, _, _, _ = _SECTION.unpack(file.read(_SECTION.size))
+                if kind == _SHT_NOTE and (found := _at(file, offset, size)):
+                    return found
     except (OSError, struct.error):
         return ""
     return ""
+
+
+def _at(file: BinaryIO, offset: int, size: int) -> str:
+    file.seek(offset)
+    return of_notes(file.read(min(size, 1 << 20)))
 
 
 def _padded(size: int) -> int:

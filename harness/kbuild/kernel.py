@@ -76,6 +76,14 @@ class KernelBuild:
         """What the running kernel shows in /sys/kernel/notes, too; "" where vmlinux has none."""
         return buildid.of_elf(self.vmlinux)
 
+    def module_ids(self) -> dict[str, str]:
+        """Return the build ids of `modules` by the names that they have in /sys/module.
+
+        What is a module may be all that differs: two series that change KVM have one vmlinux.
+        """
+        paths = [self.directory / name for name in self.modules]
+        return {path.stem.replace("-", "_"): buildid.of_elf(path) for path in paths}
+
     @property
     def config(self) -> Path:
         """Its configuration."""

@@ -72,6 +72,11 @@ def facts(options: dict[str, Any]) -> dict[str, Any]:
         "version": uname.version,
         "node": uname.nodename,
         "notes": read_file("/sys/kernel/notes").hex(),
+        "modules": {
+            name: read_file(f"/sys/module/{name}/notes/.note.gnu.build-id").hex()
+            for name in options.get("modules", ())
+            if os.path.isdir(f"/sys/module/{name}")
+        },
         "kvm": why_no_kvm(),
         "now": time.time(),
         "pstore": pstore(options["since"]) if options.get("since") else "",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import BootError, HostError
 from harness.kbuild import KernelBuild
@@ -27,14 +27,16 @@ def bring_up(session: Session, build: KernelBuild, deadline: float) -> Installed
     BootError where another attempt may succeed; HostError where it would not.
     """
     connection = session.connected(deadline)
-    before = Boot.of(look(connection))
-    if before.build_id == session.build_id and session.installed is not None:
+    facts = look(connection, modules=build.module_ids())
+    before = Boot.of(facts)
+    runs = before.build_id == session.build_id and not _other_modules(facts, build)
+    if runs and session.installed is not None:
         return session.installed
     link = AgentLink(connection, session.token, who())
     try:
         with RemoteKernel(session.host.name, fd := link.take_fd(), fd, on_close=link.close) as old:
             installed = install(connection, old, build)
-            if before.build_id == session.build_id:
+            if runs:
                 return installed
             session.console.start()
             session.console.mark()
@@ -58,6 +60,18 @@ def bring_up(session: Session, build: KernelBuild, deadline: float) -> Installed
         f"kernel {build.name} did not boot on {session.host.name}, which came back with the one "
         f"before, {found.release}: {why}",
     )
+
+
+def _other_modules(facts: dict[str, Any], build: KernelBuild) -> list[str]:
+    """Return the modules that are loaded, and of another build: series often change only those."""
+    loaded = facts.get("modules")
+    if not isinstance(loaded, dict):
+        return []
+    return [
+        name
+        for name, expected in build.module_ids().items()
+        if name in loaded and expected and not str(loaded[name]).endswith(expected)
+    ]
 
 
 def _after_reboot(session: Session, before: Boot, build: KernelBuild) -> Boot:

@@ -9,6 +9,7 @@ import json
 import secrets
 import shlex
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,14 @@ def _command(program: Path, options: dict[str, Any], *, sudo: bool) -> str:
     return f"exec {' '.join(quoted)}"
 
 
-def look(connection: Connection, since: float | None = None) -> dict[str, Any]:
-    """Ask a host which kernel runs: boot_id, release, version...; what others left since then."""
-    remote = Remote(connection, BOOTSTRAP, {"since": since} if since else {})
+def look(
+    connection: Connection, since: float | None = None, modules: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Ask a host which kernel runs: boot_id, release, version, the notes of these modules.
+
+    And, in pstore, what others left since then.
+    """
+    remote = Remote(connection, BOOTSTRAP, {"since": since or None, "modules": list(modules)})
     try:
         return remote.answer()
     finally:

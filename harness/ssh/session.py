@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 from harness.errors import BootError, HostError, UserError
-from harness.kbuild import KernelBuild
-from harness.kernel import Death, Kernel, Open, TargetError
+from harness.kbuild import KernelBuild, buildid
+from harness.kernel import Death, Kernel, Open, ReadFile, TargetError
 from harness.preflight import examine
 from harness.preflight.judge import why_not
 from harness.report import sanitize
@@ -78,7 +78,7 @@ class Session:
             kernel = SshKernel(self, link)
             if self.installed is not None:
                 load_modules(kernel, self.host.name, self.installed)
-                if why := _why_no_kvm(kernel):
+                if why := _wrong_module(kernel, self.build) or _why_no_kvm(kernel):
                     raise self._not_fit(why)
             if not self._examined:
                 self._examine()
@@ -196,6 +196,15 @@ class Session:
             return Death(death.kind, f"{death.summary}; {away}{cycled}"), words
         what = "panic without reboot, hang, or network"
         return Death(HOST_SILENT, f"{loss.text}; {away}: {what}{cycled}"), words
+
+
+def _wrong_module(kernel: Kernel, build: KernelBuild | None) -> str | None:
+    """Make sure of the modules, too: they are all that differs between many builds."""
+    for name, expected in build.module_ids().items() if build is not None else ():
+        path = f"/sys/module/{name}/notes/.note.gnu.build-id"
+        if expected and buildid.of_notes(kernel.call(ReadFile(path)).data) != expected:
+            return f"module {name} there is not the one of {build.name if build else ''}"
+    return None
 
 
 def _why_no_kvm(kernel: Kernel) -> str | None:
