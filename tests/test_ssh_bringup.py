@@ -265,10 +265,10 @@ def test_what_comes_back_as_before_did_not_boot(host: Pretender, build: KernelBu
     session.close()
 
 
-def test_the_wrong_kernel_ends_it(host: Pretender, build: KernelBuild) -> None:
+def test_the_wrong_kernel_is_told(host: Pretender, build: KernelBuild) -> None:
     host.write_hosts(host.one_shot(OTHER))
     session = Session(hosts.get("box"), build)
-    with pytest.raises(HostError, match=r"the wrong kernel came up: .*build id 0f0f0f.*not made"):
+    with pytest.raises(BootError, match=r"the wrong kernel came up: .*build id 0f0f0f.*not made"):
         session.open()
     session.close()
 

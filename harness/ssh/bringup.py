@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import BootError, HostError
+from harness.errors import BootError
 from harness.kbuild import KernelBuild
 from harness.kernel import TargetError
 from harness.ssh.boot import leave, power_cycle
@@ -49,16 +49,17 @@ def bring_up(session: Session, build: KernelBuild, deadline: float) -> Installed
     found = _after_reboot(session, before, build)
     if found.build_id == session.build_id and found.release == build.release:
         return installed
-    if not found.same_kernel(before):
-        raise HostError(
-            f"{session.host.name}: the wrong kernel came up: {found}, not {build.name}, "
-            f"{build.release} (build id {session.build_id[:12]})"
-        )
     death = judged(session.console.said())
     why = f"{death.kind}: {death.summary}" if death else "nothing says why"
+    if found.same_kernel(before):
+        raise BootError(
+            f"kernel {build.name} did not boot on {session.host.name}, which came back with the "
+            f"one before, {found.release}: {why}",
+        )
+    # The host's own, where one that was tested before ran; or the boot entry is another's.
     raise BootError(
-        f"kernel {build.name} did not boot on {session.host.name}, which came back with the one "
-        f"before, {found.release}: {why}",
+        f"{session.host.name}: the wrong kernel came up: {found}, not {build.name}, "
+        f"{build.release} (build id {session.build_id[:12]}): {why}"
     )
 
 
