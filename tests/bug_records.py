@@ -72,6 +72,8 @@ class Record:
     """Tests that go wrong with it and pass without, and how."""
     trouble: str = ""
     """Why it could not be judged."""
+    area: bool = False
+    """Whether only the suites of its area were asked, and did not see it."""
 
 
 def load(names: Iterable[str] = ()) -> list[Bug]:
@@ -113,7 +115,9 @@ def of(bug: Bug) -> Record | None:
 def is_judged(bug: Bug) -> bool:
     """Tell whether judging a bug again would say the same."""
     record = of(bug)
-    return bool(record and (record.seen or record.suites == suites_digest()) and not record.trouble)
+    if record is None or record.trouble or record.area:
+        return False
+    return bool(record.seen) or record.suites == suites_digest()
 
 
 def keep(bug: Bug, record: Record) -> None:
@@ -161,7 +165,7 @@ def _seen(record: Record | None) -> str:
     if record is None or record.trouble:
         return f"not judged | {_cell(record.trouble if record else '')}"
     if not record.seen:
-        return "**nobody** |"
+        return f"**nobody{' of its area' if record.area else ''}** |"
     names = list(dict.fromkeys(name.partition("[")[0] for name in record.seen))
     shown = ", ".join(f"`{name.removeprefix('suites/')}`" for name in names[:2])
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
