@@ -105,13 +105,28 @@ class Sshd:
         assert self.process is not None
         return descendants(self.process.pid)
 
+    def signal(self, number: signal.Signals, *, connections: bool = False) -> None:
+        """Send a signal to what serves connections, with `connections` to the sshd of each only.
+
+        One may end because of what the one before it got: that is no error.
+        """
+        for pid in self.sessions():
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                if not connections or b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, number)
+
+    def freeze(self) -> None:
+        """Stop it and all that it serves, as a host that no longer answers."""
+        assert self.process is not None
+        os.kill(self.process.pid, signal.SIGSTOP)
+        self.signal(signal.SIGSTOP)
+
     def stop(self) -> None:
         """End it, its connections and what they run."""
         if self.process is None:
             return
-        for pid in [*self.sessions(), self.process.pid]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
+        self.process.kill()
         self.process.wait(10)
         self.process = None
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -91,7 +91,11 @@ def coordinator(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "exports.yaml").write_text(EXPORTS)
     serve = [str(programs / "labgrid-coordinator"), "-l", address]
     share = [str(programs / "labgrid-exporter"), "-c", address, "-n", "farm", "exports.yaml"]
-    with running(serve, tmp_path / "coordinator.log"), running(share, tmp_path / "exporter.log"):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(running(serve, tmp_path / "coordinator.log"))
+        until(lambda: listens(address))
+        # An exporter that finds no coordinator ends: it is its unit that starts it again.
+        stack.enter_context(running(share, tmp_path / "exporter.log"))
         until(lambda: "milan2" in client(address, "resources", check=False))
         for place in ("milan1", "milan2"):
             client(address, "-p", place, "create")
@@ -112,8 +116,13 @@ def client(address: str, *words: str, owner: str = "somebody", check: bool = Tru
     return done.stdout
 
 
-def until(condition: object) -> None:
-    assert callable(condition)
+def listens(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "labgrid does not come up"

@@ -305,9 +305,7 @@ def test_a_killed_connection_is_blameless_and_the_run_goes_on(
     sshd: Sshd, kernel: SshKernel, opened: Session
 ) -> None:
     pid = agent_of(kernel)
-    for each in sshd.sessions():
-        if b"sshd" in Path(f"/proc/{each}/cmdline").read_bytes():
-            os.kill(each, signal.SIGKILL)
+    sshd.signal(signal.SIGKILL, connections=True)
     assert lost(kernel) < 5
     death = kernel.autopsy()
     assert death.kind == fate.CONNECTION_LOST
@@ -324,9 +322,7 @@ def test_a_frozen_connection_is_noticed_and_replaced(
 ) -> None:
     """Nothing closes it, and the agent behind it has the lock: it is one of this run's own."""
     pid = agent_of(kernel)
-    frozen = [p for p in sshd.sessions() if b"sshd" in Path(f"/proc/{p}/cmdline").read_bytes()]
-    for each in frozen:
-        os.kill(each, signal.SIGSTOP)
+    sshd.signal(signal.SIGSTOP, connections=True)
     seconds = lost(kernel)
     assert 1 < seconds < 10
     death = kernel.autopsy()
@@ -344,9 +340,7 @@ def test_a_connection_that_freezes_under_load_hangs_nobody(
 ) -> None:
     """Every buffer on the way is full: what sends, and what ends the kernel, does so in time."""
     address = kernel.mmap(64 << 20)
-    for each in sshd.sessions():
-        if b"sshd" in Path(f"/proc/{each}/cmdline").read_bytes():
-            os.kill(each, signal.SIGSTOP)
+    sshd.signal(signal.SIGSTOP, connections=True)
     began = time.monotonic()
     with pytest.raises(TargetError):
         for _ in range(20):
@@ -393,9 +387,7 @@ def test_a_host_that_stays_silent_is_power_cycled(sshd: Sshd, opened: Session) -
     sshd.write_hosts(silence="3", boot_timeout="2", power_cycle=f"\"echo geheim | tee '{proof}'\"")
     mine = Session(hosts.get("box"))
     kernel = mine.open()
-    assert sshd.process is not None
-    for each in [sshd.process.pid, *sshd.sessions()]:
-        os.kill(each, signal.SIGSTOP)
+    sshd.freeze()
     lost(kernel)
     death = kernel.autopsy()
     assert death.kind == fate.HOST_SILENT
@@ -434,8 +426,7 @@ def test_a_reboot_is_a_crash_told_by_pstore(
     program.write_text(source.replace('"/sys/fs/pstore"', repr(str(kept))))
     monkeypatch.setattr(remote, "BOOTSTRAP", program)
     rebooted(opened)
-    for each in sshd.sessions():
-        os.kill(each, signal.SIGKILL)
+    sshd.signal(signal.SIGKILL)
     lost(kernel)
     death = kernel.autopsy()
     assert death.kind == Kind.OOPS
@@ -449,8 +440,7 @@ def test_a_reboot_is_a_crash_told_by_pstore(
 
 def test_a_reboot_without_a_word(sshd: Sshd, kernel: SshKernel, opened: Session) -> None:
     rebooted(opened)
-    for each in sshd.sessions():
-        os.kill(each, signal.SIGKILL)
+    sshd.signal(signal.SIGKILL)
     lost(kernel)
     death = kernel.autopsy()
     assert death.kind == Kind.RESET
@@ -478,9 +468,7 @@ def test_a_panic_without_reboot_is_told_by_the_console(sshd: Sshd, opened: Sessi
     mine.open().shutdown()
     wait_until(lambda: "before the run" in mine.console.tail())
     kernel = mine.open()
-    assert sshd.process is not None
-    for each in [sshd.process.pid, *sshd.sessions()]:
-        os.kill(each, signal.SIGSTOP)
+    sshd.freeze()
     with path.open("a") as file:
         file.write("[   99.0] Kernel panic - not syncing: \x1b[31mhung_task: blocked tasks\r\n")
     lost(kernel)
@@ -643,8 +631,7 @@ def suite(sshd: Sshd, then: Callable[[], None], *more: str) -> tuple[dict[str, R
 @needs_kvm
 def test_a_run_over_a_lost_connection_loses_one_test(sshd: Sshd) -> None:
     def cut() -> None:
-        for each in sshd.sessions():
-            os.kill(each, signal.SIGKILL)
+        sshd.signal(signal.SIGKILL)
 
     results, run = suite(sshd, cut)
     assert not run.broken
