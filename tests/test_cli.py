@@ -15,7 +15,8 @@ import pytest
 from harness.cli import bench, check
 from harness.cli import run as run_command
 from harness.cli.main import main
-from harness.errors import UsageError
+from harness.errors import UsageError, UserError
+from harness.kbuild.cli import BuildOptions
 from harness.runner import ROOT
 
 COMMANDS = (
@@ -253,3 +254,31 @@ def test_module_can_be_run() -> None:
     )
     assert done.returncode == 0
     assert "Usage: snptest" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "built"),
+    [
+        (("--backend", "vng"), ("run", "linux-source-6.12", ())),
+        (("--machine", "stock"), ("run", "linux-source-6.12", ())),
+        (("--series", "there"), ("run", "linux-source-6.12", ("there",))),
+        (("--kernel", "mine", "--base", "/src"), ("mine", "/src", ())),
+    ],
+)
+def test_a_kernel_that_is_not_named_is_built(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    built: tuple[str, str, tuple[str, ...]],
+) -> None:
+    asked = []
+
+    def build(options: BuildOptions) -> None:
+        asked.append((options.name, options.base, options.series))
+        raise UserError("far enough")
+
+    monkeypatch.setattr(run_command, "build_kernel", build)
+    code, _, err = snptest(capsys, "run", "gmem", *words)
+    assert asked == [built]
+    assert code == 3
+    assert "far enough" in err

@@ -59,6 +59,7 @@ Examples:
   snptest run psc -k 2m --revision merged  some tests, one revision
   snptest run --backend local              this machine's own /dev/kvm and /dev/sev
   snptest run gmem psc --kernel mine       in a kernel that was built, booted by virtme-ng
+  snptest run --machine snp                in the distribution's kernel, built first, with SNP
   snptest run gmem --series ~/patches      built first, on linux-source-6.12
   snptest run --host milan1                on a host of ci/hosts.toml, in the kernel it runs
   snptest run --host milan1 --kernel mine  in one that was built, booted there first
@@ -75,7 +76,8 @@ def run(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="emulator (ssh where a host is named, vng where a kernel is), local, vng, ssh",
+            help="emulator (ssh where a host is named, vng where a kernel or a machine is), "
+            "local, vng, ssh",
         ),
     ] = None,
     revision: Annotated[
@@ -138,9 +140,10 @@ def run(
     """Run test suites."""
     from harness.cli.run import RunOptions, run_suites
 
+    boots = kernel or base or series or config or machine
     wanted = RunOptions(
         suites=tuple(suites or ()),
-        backend=backend or ("ssh" if host else "vng" if kernel or base or series else "emulator"),
+        backend=backend or ("ssh" if host else "vng" if boots else "emulator"),
         revision=revision,
         kernel=kernel,
         base=base,

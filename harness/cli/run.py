@@ -128,8 +128,12 @@ def run_suites(options: RunOptions) -> int:
 
 
 def _built(options: RunOptions) -> RunOptions:
-    """Build the kernel that is asked for by its sources; it is known by a name afterwards."""
-    if not options.base and not options.series and not options.config:
+    """Build the kernel that is asked for by its sources; it is known by a name afterwards.
+
+    Where a kernel is to be booted and none is asked for, that is the distribution's, unmodified.
+    """
+    asked = options.base or options.series or options.config
+    if not asked and (options.backend != "vng" or options.kernel is not None):
         return options
     if options.backend not in ("vng", "ssh"):
         raise UsageError(
