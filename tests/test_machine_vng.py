@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -98,6 +99,14 @@ def test_options_follow_memory_and_cpus(cpus: int, smp: str) -> None:
     assert "memory-backend-memfd,id=ram,size=3G,share=on" in words
     assert "socket,id=psp,path=/x/psp.sock" in words
     assert words.index("-chardev") < words.index("snp-psp,id=psp,chardev=psp")
+
+
+@pytest.mark.parametrize("asids", [None, 3])
+def test_as_many_asids_as_wanted(asids: int | None) -> None:
+    setup = Setup(Path("bzImage"), MACHINE, asids=asids)
+    words = list(setup.qemu_options(Path("/x/psp.sock")))
+    found = re.findall(r"x-snp-asids=(\d+)", words[words.index("-cpu") + 1])
+    assert found == ([] if asids is None else [str(asids)])
 
 
 def test_it_is_never_accelerated(monkeypatch: pytest.MonkeyPatch) -> None:

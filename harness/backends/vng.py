@@ -37,8 +37,11 @@ class VngBackend(Backend):
         kernel = kbuild.get(str(chosen))
         machine = choose(options.get("machine"), kernel)
         memory = str(options.get("memory", DEFAULT_MEMORY))
-        parameters = _kernel_parameters(options.get("parameters", {}))
-        return boot(kernel, machine=machine, memory=memory, parameters=parameters)
+        changes = dict(options.get("parameters", {}))
+        # Stock QEMU has no SNP whose guests could be counted.
+        asids = changes.pop("asids", None) if machine.psp else None
+        parameters = _kernel_parameters(changes)
+        return boot(kernel, machine=machine, memory=memory, parameters=parameters, asids=asids)
 
     def unavailable(self) -> str | None:
         """Without QEMU or a kernel nothing can be booted."""

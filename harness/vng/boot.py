@@ -146,15 +146,16 @@ def boot(
     memory: str = DEFAULT_MEMORY,
     cpus: int = 2,
     parameters: tuple[str, ...] = (),
+    asids: int | None = None,
     modules: tuple[str, ...] = (),
     timeout: float = BOOT_TIMEOUT,
 ) -> VngKernel:
     """Boot a kernel, load its modules, send the agent; BootError ends with the console's tail.
 
     `parameters` are added to the kernel's command line, `modules` (of the build's
-    extra_modules) are loaded, too.
+    extra_modules) are loaded, too; `asids` is Setup's.
     """
-    setup = Setup(kernel.bzimage, machine, memory, cpus, (*PARAMETERS, *parameters))
+    setup = Setup(kernel.bzimage, machine, memory, cpus, (*PARAMETERS, *parameters), asids)
     need_qemu(machine)
     # Without it, as a kernel of an older snptest is, no RMP entry can be looked at.
     look = machine.psp and MODULE in kernel.extra_modules

@@ -131,6 +131,9 @@ class Setup:
     cpus: int = 2
     parameters: tuple[str, ...] = ()
     """For the kernel's command line."""
+    asids: int | None = None
+    """How many SEV-ES and SNP guests there may be at once, on a machine that has SNP; None: as
+    many as on EPYC 7003."""
 
     def __post_init__(self) -> None:
         check_memory(self.memory)

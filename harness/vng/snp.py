@@ -56,12 +56,13 @@ def options(setup: Setup, socket: Path) -> list[str]:
     """
     # Linux 6.12 demands policies that allow SMT where SMT is on: have it on, as hosts do.
     threads = 2 if setup.cpus % 2 == 0 else 1
+    cpu = CPU if setup.asids is None else (*CPU, f"x-snp-asids={setup.asids}")
     return [
         # SeaBIOS spends half a minute on a drive without a medium that QEMU 10 adds.
         "-nodefaults",
         *("-object", f"memory-backend-memfd,id=ram,size={setup.memory},share=on"),
         *("-machine", "q35,accel=tcg,x-snp-host=on,memory-backend=ram"),
-        *("-cpu", ",".join(CPU)),
+        *("-cpu", ",".join(cpu)),
         *("-smp", f"{setup.cpus},threads={threads}"),
         *("-device", "amd-iommu,intremap=on,x-snpsup=on"),
         *("-chardev", f"socket,id=psp,path={socket}"),
