@@ -303,4 +303,11 @@ MUTANTS: Final = (
         "faults.py::test_pre_fault",
         "faults.py::test_pre_fault_stops_at_the_end",
     ),
+    _mutant(
+        "no flush of what was unmapped",
+        _MMU,
+        "        if removed:\n            self.flush()",
+        "        if removed and not removed:\n            self.flush()",
+        "tlb.py::test_unmapped_and_flushed",
+    ),
 )
