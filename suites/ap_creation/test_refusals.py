@@ -117,6 +117,14 @@ def test_destroy_needs_no_features(pair: Guest) -> None:
     assert pair.cpu().vmgexit(abi.SVM_VMGEXIT_AP_CREATION, info1, 0).malformed is None
 
 
+def test_destroy_ignores_the_features(pair: Guest) -> None:
+    """DESTROY does not look at an RAX that is given."""
+    info1 = 1 << 32 | abi.SVM_VMGEXIT_AP_DESTROY
+    features = 1 | SVM_SEV_FEAT_RESTRICTED_INJECTION | SVM_SEV_FEAT_ALTERNATE_INJECTION
+    event = pair.cpu().vmgexit(abi.SVM_VMGEXIT_AP_CREATION, info1, 0, rax=features)
+    assert event.malformed is None
+
+
 def test_destroy_ignores_the_address(pair: Guest) -> None:
     """DESTROY does not look at the VMSA address."""
     bring_up(pair, 1)

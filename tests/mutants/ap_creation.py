@@ -204,4 +204,11 @@ MUTANTS: Final = (
         "if False:",
         _REFUSALS + "guest_cannot_take_a_running_vcpus_state",
     ),
+    _mutant(
+        "features count for DESTROY",
+        _AP,
+        "    if operation < abi.SVM_VMGEXIT_AP_DESTROY:\n",
+        "    if operation <= abi.SVM_VMGEXIT_AP_DESTROY:\n",
+        _REFUSALS + "destroy_ignores_the_features",
+    ),
 )
