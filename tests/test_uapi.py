@@ -7,6 +7,7 @@ With SNPTEST_KERNEL_SOURCE set to a source tree the compiler is asked again.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -16,8 +17,20 @@ from typing import Any
 
 import pytest
 
+from harness import backends
+from harness.probe import probe
 from harness.uapi import errors, ghcb, ioctls, kvm, layout, sev, vmsa
-from harness.uapi.revisions import MERGED, PROBE_COMMANDS, REVISIONS, V12, PscExit, identify
+from harness.uapi.revisions import (
+    LINUX_7_3,
+    MERGED,
+    PROBE_COMMANDS,
+    REVISIONS,
+    SINCE,
+    V12,
+    PscExit,
+    identify,
+    of_release,
+)
 from tests import uapi_headers
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "data/uapi-6.12.json").read_text())
@@ -313,6 +326,49 @@ def test_revisions_differ_where_the_series_changed() -> None:
         assert hasattr(revision.launch_finish.struct, revision.finish_key_field)
         assert hasattr(revision.launch_start.struct, "flags") == revision.launch_flags
         assert revision.policy_required & revision.policy_refused == 0
+
+
+def test_every_difference_of_the_newest_has_its_release() -> None:
+    names = [each.name for each in dataclasses.fields(MERGED)]
+    differ = {name for name in names if getattr(MERGED, name) != getattr(LINUX_7_3, name)}
+    dated = [name for names in SINCE.values() for name in names]
+    assert sorted(dated) == sorted(differ - {"name", "title", "kernels", "release"})
+
+
+@pytest.mark.parametrize(
+    ("release", "certificates", "name"),
+    [
+        ("6.11.0", False, "merged"),
+        ("6.12.117-snptest", False, "merged"),
+        ("6.14.0-rc1", False, "merged"),
+        ("7.3.4-snptest\n", True, "7.3"),
+        ("7.10.0", True, "7.3"),
+        ("6.17.3", False, "6.17"),
+        ("7.1.0-rc1+", True, "7.1"),
+        ("no release", False, "merged"),
+    ],
+)
+def test_revision_of_a_release(release: str, certificates: bool, name: str) -> None:
+    assert of_release(release, certificates).name == name
+
+
+def test_a_release_has_what_came_up_to_it() -> None:
+    found = of_release("6.17.0", certificates=False)
+    assert found.ap_features_exact
+    assert not found.policy_refused
+    assert found.ghcb_version_1
+    assert found.update_any_source
+
+
+def test_certificates_are_asked_for_and_not_told_by_the_release() -> None:
+    assert of_release("6.12.0", certificates=True).request_certificates
+    assert not of_release("7.0.0", certificates=False).request_certificates
+
+
+@pytest.mark.parametrize("name", REVISIONS)
+def test_probing_the_emulator_tells_its_revision(name: str) -> None:
+    with backends.get("emulator").open(name, 0) as kernel:
+        assert probe(kernel) is REVISIONS[name]
 
 
 def test_identify_tells_revisions_apart() -> None:

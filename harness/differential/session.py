@@ -7,7 +7,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from harness import backends
 from harness.differential.compare import Compared, compare
 from harness.differential.drive import drive
 from harness.differential.operations import Script
@@ -15,7 +14,7 @@ from harness.differential.shrink import shrink
 from harness.differential.trace import Trace
 from harness.kernel import TargetError
 from harness.probe import probe
-from harness.uapi.revisions import Revision
+from harness.uapi.revisions import MERGED, Revision
 from harness.vm.host import Host
 
 
@@ -27,18 +26,18 @@ class Lost(Exception):
         self.script = script
 
 
-def emulate(script: Script, revision: str = "merged", gmem_order: int = 0) -> Trace:
+def emulate(script: Script, revision: Revision = MERGED, gmem_order: int = 0) -> Trace:
     """A script's trace on an emulator of its own: the same each time."""
     return drive(emulated(revision, gmem_order), script)
 
 
-def emulated(revision: str, gmem_order: int) -> Host:
+def emulated(revision: Revision, gmem_order: int) -> Host:
     """An emulated host that is like a target."""
-    from harness.uapi.revisions import REVISIONS
+    from harness.emulator.emulator import Emulator
+    from harness.emulator.machine import MachineConfig
 
-    parameters = {"gmem_max_order": gmem_order}
-    kernel = backends.get("emulator").open(revision, 0, parameters=parameters)
-    return Host(kernel, REVISIONS[revision])
+    kernel = Emulator(revision, MachineConfig(gmem_max_order=gmem_order))
+    return Host(kernel, revision)
 
 
 class Session:
@@ -62,7 +61,7 @@ class Session:
         """Run a script on both sides and compare; Lost where the target dies of it."""
         host = self.target
         assert self.revision is not None
-        emulator = emulate(script, self.revision.name, host.kernel.gmem_order)
+        emulator = emulate(script, self.revision, host.kernel.gmem_order)
         try:
             target = drive(host, script)
         except TargetError as error:

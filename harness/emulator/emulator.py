@@ -252,6 +252,8 @@ class Emulator(Kernel):
             "sev_es": self.config.sev and self.config.sev_es,
             "sev_snp": self.kvm.sev_snp,
         }
+        if path == "/proc/sys/kernel/osrelease":
+            return f"{self.revision.release}-emulated\n".encode()
         name = path.removeprefix(prefix)
         if not path.startswith(prefix) or name not in parameters:
             raise KvmError(errno.ENOENT)

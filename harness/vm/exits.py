@@ -44,6 +44,14 @@ class VmgexitExit:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificatesExit:
+    """KVM_EXIT_SNP_REQ_CERTS (Linux 7.0): answer with Vcpu.set_certificates_result."""
+
+    gpa: int
+    npages: int
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryFaultExit:
     """KVM_EXIT_MEMORY_FAULT, always with a failing KVM_RUN (`errno`)."""
 
@@ -121,6 +129,7 @@ Exit = (
     IoExit
     | HypercallExit
     | VmgexitExit
+    | CertificatesExit
     | MemoryFaultExit
     | SystemEventExit
     | MmioExit
@@ -155,6 +164,8 @@ def parse(errno: int, page: bytes) -> Exit:
         return HypercallExit(run.hypercall.nr, tuple(run.hypercall.args))
     if reason == uapi.KVM_EXIT_VMGEXIT:
         return _vmgexit(run)
+    if reason == uapi.KVM_EXIT_SNP_REQ_CERTS:
+        return CertificatesExit(run.snp_req_certs.gpa, run.snp_req_certs.npages)
     if reason == uapi.KVM_EXIT_SYSTEM_EVENT:
         event = run.system_event
         return SystemEventExit(event.type, tuple(event.data[: event.ndata]))

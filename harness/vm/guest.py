@@ -61,6 +61,9 @@ class Hooks:
     ext_guest_request: Callable[[GuestCpu, exits.VmgexitExit], tuple[int, int | None]] | None = None
     """v12's certificates: returns (result, pages needed or None)."""
 
+    certificates: Callable[[GuestCpu, exits.CertificatesExit], tuple[int, int | None]] | None = None
+    """Certificates for a report: returns (0 or errno, pages needed or None)."""
+
     exit: Callable[[GuestCpu, Exit], bool] | None = None
     """Sees every exit first; True: it dealt with it, run on."""
 
@@ -208,6 +211,11 @@ class GuestCpu(GuestCommands):
             case exits.VmgexitExit():
                 self._serve_vmgexit(reason)
                 return []
+            case exits.CertificatesExit():
+                hook = hooks.certificates
+                result, npages = hook(self, reason) if hook is not None else (0, None)
+                self.vcpu.set_certificates_result(result, npages)
+                return []
             case exits.IoExit():
                 data = hooks.io(self, reason) if hooks.io is not None else b""
                 if not reason.out:
@@ -270,6 +278,7 @@ class Guest(Closing):
         policy: int = DEFAULT_POLICY,
         vmsa_features: int = 0,
         ghcb_version: int = 0,
+        certificates: bool = False,
         cpuid: bool = True,
         hooks: Hooks | None = None,
         finish: dict[str, Any] | None = None,
@@ -278,6 +287,7 @@ class Guest(Closing):
 
         vcpus: created, and measured with the entry as their state.  max_vcpus: how many will
         ever be (default: vcpus).  memory: bytes.  finish: fields of LAUNCH_FINISH.
+        certificates: userspace is to be asked for them (Revision.request_certificates).
         """
         vm = host.create_vm(vm_type)
         try:
@@ -286,6 +296,8 @@ class Guest(Closing):
             guest.hooks = hooks or Hooks()
             if vm.is_snp:
                 vm.sev_init2(vmsa_features=vmsa_features, ghcb_version=ghcb_version)
+            if certificates:
+                vm.enable_certificates()
             guest.add_memory()
             for _ in range(vcpus):
                 guest.add_vcpu()

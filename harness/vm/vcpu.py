@@ -188,6 +188,12 @@ class Vcpu(Closing):
             self.kernel.check(self._answer(offset, npages))
         self.kernel.check(self._answer(_vmgexit_offset("ext_guest_req", "ret"), value, 4))
 
+    def set_certificates_result(self, value: int, npages: int | None = None) -> None:
+        """Answer a CertificatesExit: 0, ENOSPC (npages needed), EAGAIN or EIO."""
+        if npages is not None:
+            self.kernel.check(self._answer(_offset("snp_req_certs", "npages"), npages))
+        self.kernel.check(self._answer(_offset("snp_req_certs", "ret"), value & (1 << 64) - 1))
+
     def closing_ops(self) -> list[Op]:
         """Operations that unmap the run page and close the vCPU; none where they were taken."""
         ops: list[Op] = []

@@ -275,6 +275,11 @@ class Vm(Closing):
         )
         return self.sev("KVM_SEV_INIT2", sevapi.KVM_SEV_INIT2, struct)
 
+    def enable_certificates(self) -> SevResult:
+        """KVM_SEV_SNP_ENABLE_REQ_CERTS: ask userspace for certificates of extended requests."""
+        command = sevapi.KVM_SEV_SNP_ENABLE_REQ_CERTS
+        return self.sev("KVM_SEV_SNP_ENABLE_REQ_CERTS", command)
+
     def launch_start(self, *, policy: int = DEFAULT_POLICY, **fields: Any) -> SevResult:
         """KVM_SEV_SNP_LAUNCH_START; further fields by the revision's own names."""
         command = self.revision.launch_start

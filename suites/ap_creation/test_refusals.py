@@ -104,6 +104,17 @@ def test_injection_mode(pair: Guest, mode: int) -> None:
     _still_waiting(pair)
 
 
+@pytest.mark.parametrize("bit", [1, 2, 5, 9, 63])
+def test_features_other_than_the_vms(pair: Guest, bit: int) -> None:
+    """Features that the VM was not made with are invalid input since Linux 6.15."""
+    answer = pair.cpu().ap_creation(1, vmsa_page(1), sev_features=1 | 1 << bit)
+    if pair.vm.revision.ap_features_exact:
+        assert answer.malformed == INVALID
+        _still_waiting(pair)
+    else:
+        assert answer.malformed is None
+
+
 def test_features_missing(pair: Guest) -> None:
     """CREATE without SEV_FEATURES in RAX is malformed: an input is missing."""
     answer = pair.cpu().vmgexit(abi.SVM_VMGEXIT_AP_CREATION, 1 << 32 | CREATE, vmsa_page(1))

@@ -195,7 +195,19 @@ def vcpu_ioctl(kernel: Kernel, fd: int, request: int, arg: Any = b"") -> Result:
 
 def supported_features(host: Host) -> int:
     """The vmsa_features that /dev/kvm says INIT2 takes."""
-    group, attribute = host.revision.vmsa_features_attribute
+    return device_attribute(host, *host.revision.vmsa_features_attribute)
+
+
+def policy_bits(host: Host) -> int:
+    """The policy bits that KVM lets through, asked of /dev/kvm where it tells them."""
+    if host.revision.policy_bits_attribute is not None:
+        return device_attribute(host, *host.revision.policy_bits_attribute)
+    assert host.revision.policy_valid is not None, "this revision leaves it to the firmware"
+    return host.revision.policy_valid
+
+
+def device_attribute(host: Host, group: int, attribute: int) -> int:
+    """The value of an attribute of /dev/kvm."""
     address = host.kernel.mmap(4096)
     try:
         request = uapi.kvm_device_attr(group=group, attr=attribute, addr=address)

@@ -99,8 +99,17 @@ def test_unknown_device_attribute(host: Host) -> None:
 @pytest.mark.needs("init2_ghcb_version")
 @pytest.mark.parametrize("version", [0, 1, 2])
 def test_known_ghcb_versions(vm: Vm, version: int) -> None:
-    """GHCB versions 1 and 2, and 0 for the default, are accepted."""
-    assert init2(vm, ghcb_version=version) == (0, 0)
+    """GHCB versions 1 and 2, and 0 for the default, are accepted; 1 while SNP may have it."""
+    refused = version == 1 and not vm.revision.ghcb_version_1
+    assert init2(vm, ghcb_version=version) == ((errno.EINVAL, 0) if refused else (0, 0))
+
+
+@pytest.mark.needs("init2_ghcb_version")
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_known_ghcb_versions_of_sev_es(host: Host, version: int) -> None:
+    """A SEV-ES guest may have either version of the GHCB protocol, whatever SNP may have."""
+    with host.create_vm(uapi.KVM_X86_SEV_ES_VM) as vm:
+        assert init2(vm, ghcb_version=version) == (0, 0)
 
 
 @pytest.mark.needs("init2_ghcb_version")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Final
 
@@ -40,6 +41,11 @@ def msr(gpa: int, op: int) -> int:
 def entry(gpa: int, op: PscOp, *, large: bool = False, done: int = 0) -> PscEntry:
     """One entry of a list."""
     return PscEntry(gpa >> 12, op, large, done)
+
+
+def refusal(guest: Guest) -> int:
+    """Userspace's answer to a page state change that it refuses."""
+    return -1 if guest.vm.revision.psc_results is None else errno.EINVAL
 
 
 def asked(guest: Guest) -> list[PscRequest]:

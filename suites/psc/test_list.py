@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
 from harness.uapi.ghcb import VMGEXIT_PSC_ERROR_GENERIC
-from harness.vm.exits import Exit, VmgexitExit
+from harness.vm.exits import Exit, RunError, VmgexitExit
 from harness.vm.guest import Guest, GuestCpu
 from harness.vm.psc import MAX_ENTRIES, PscEntry, PscOp, PscRequest, encode_list, entries_for
 from suites.psc.changing import (
@@ -26,6 +27,7 @@ from suites.psc.changing import (
     entry,
     is_private,
     progress,
+    refusal,
 )
 
 pytestmark = [
@@ -193,7 +195,7 @@ def test_beyond_the_slot(guest: Guest) -> None:
     entries = [entry(A, SHARED), entry(BEYOND, PRIVATE), entry(B, SHARED)]
 
     def covered(cpu: GuestCpu, request: PscRequest) -> int:
-        return guest.convert(request) if request.gpa < BEYOND else -1
+        return guest.convert(request) if request.gpa < BEYOND else refusal(guest)
 
     guest.hooks.psc = covered
     result = guest.cpu().psc(entries)
@@ -220,7 +222,7 @@ def test_userspace_fails_in_the_middle(guest: Guest, bad: int, large: bool) -> N
         nonlocal count
         pages = request.size // PAGE // size
         count += pages
-        return -1 if count - pages <= bad < count else guest.convert(request)
+        return refusal(guest) if count - pages <= bad < count else guest.convert(request)
 
     guest.hooks.psc = fail_once
     result = guest.cpu().psc(entries)
@@ -235,6 +237,18 @@ def test_userspace_fails_in_the_middle(guest: Guest, bad: int, large: bool) -> N
     assert guest.cpu().psc(again, header=struct.pack("<HHI", current, 252, 0)).ok
     assert asked(guest)[0].gpa == gpas[current]
     assert progress(guest, MAX_ENTRIES) == (253, [size] * 253)
+
+
+@pytest.mark.needs("closed_psc_results")
+@pytest.mark.parametrize("error", [1, -1, -errno.EINVAL, errno.EAGAIN << 32], ids=hex)
+def test_answer_that_kvm_does_not_know(guest: Guest, error: int) -> None:
+    """An answer other than 0, EINVAL and EAGAIN fails KVM_RUN with EINVAL, and nothing is done."""
+    guest.hooks.psc = lambda cpu, request: error
+    data = encode_list([entry(A, SHARED)])
+    guest.vm.write_gpa(LIST, data)
+    guest.cpu().vmgexit_raw(abi.SVM_VMGEXIT_PSC, scratch=LIST)
+    assert guest.cpu().stopped == RunError(errno.EINVAL)
+    assert guest.vm.read_gpa(LIST, len(data)) == data
 
 
 @pytest.mark.parametrize("op", [PscOp.PSMASH, PscOp.UNSMASH], ids=["SMASH", "UNSMASH"])

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
-from harness.vm.exits import MemoryFaultExit
+from harness.vm.exits import MemoryFaultExit, RunError
 from harness.vm.guest import Guest, GuestCpu
 from harness.vm.psc import PscOp, PscRequest
 from suites.psc.changing import BEYOND, PAGE, A, B, asked, is_private, msr
@@ -78,12 +80,20 @@ def test_reserved_bits(guest: Guest, bit: int) -> None:
     assert asked(guest) == [PscRequest(A, PAGE, private=False)]
 
 
-@pytest.mark.parametrize("error", [1, -1, -22, 1 << 32])
+@pytest.mark.parametrize("error", [1, -1, -22, 1 << 32, errno.EINVAL, errno.EAGAIN])
 def test_userspace_refuses(guest: Guest, error: int) -> None:
-    """When userspace fails the guest gets an error; the page stays, and can be changed later."""
+    """When userspace fails the guest gets an error; the page stays, and can be changed later.
+
+    Since Linux 7.1 only EINVAL and EAGAIN do so; any other answer fails KVM_RUN with EINVAL.
+    """
     guest.hooks.psc = lambda cpu, request: error
-    if error >> 32 == 1 and guest.vm.revision.userspace_walks_psc_lists:
+    revision = guest.vm.revision
+    if error >> 32 == 1 and revision.userspace_walks_psc_lists:
         pytest.skip("the answer of an MSR request is 32 bits wide")
+    if revision.psc_results is not None and error not in revision.psc_results:
+        guest.cpu().vmgexit_msr(msr(A, PscOp.SHARED))
+        assert guest.cpu().stopped == RunError(errno.EINVAL)
+        return
     assert _change(guest, msr(A, PscOp.SHARED)) == ERROR
     assert is_private(guest, A)
     guest.hooks.psc = None

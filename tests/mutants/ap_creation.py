@@ -45,8 +45,8 @@ MUTANTS: Final = (
     _mutant(
         "any injection mode",
         _AP,
-        "if changed & SVM_SEV_FEAT_INT_INJ_MODES:",
-        "if False:",
+        "else SVM_SEV_FEAT_INT_INJ_MODES",
+        "else 0",
         _REFUSALS + "injection_mode",
     ),
     _mutant(

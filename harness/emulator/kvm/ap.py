@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 RESUME, LEAVE = True, False
 U32 = 0xFFFFFFFF
+ALL_FEATURES = (1 << 64) - 1
 
 
 def creation(vcpu: Vcpu, request: Ghcb) -> bool:
@@ -41,7 +42,8 @@ def _create(vcpu: Vcpu, request: Ghcb) -> bool:
         target.state.update_pending = True
     if operation < abi.SVM_VMGEXIT_AP_DESTROY:
         changed = request.rax ^ vm.sev.vmsa_features
-        if changed & SVM_SEV_FEAT_INT_INJ_MODES:
+        fixed = ALL_FEATURES if vm.revision.ap_features_exact else SVM_SEV_FEAT_INT_INJ_MODES
+        if changed & fixed:
             _say(vcpu, f"vmgexit: invalid AP injection mode [{request.rax:#x}] from guest")
             return False
     state = target.state

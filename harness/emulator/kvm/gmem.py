@@ -49,10 +49,10 @@ class GmemFile(File):
     # -- bindings --------------------------------------------------------------------------
 
     def bind(self, slot: Slot, index: int) -> None:
-        """Bind a slot to [index, index + slot.npages); EINVAL where another is bound."""
+        """Bind a slot to [index, index + slot.npages); refused where another is bound."""
         for other in self._bindings:
             if other.gmem_index < index + slot.npages and index < other.gmem_index + other.npages:
-                raise KvmError(errno.EINVAL)
+                raise KvmError(self.vm.revision.gmem_bound_errnos[0])
         slot.gmem = self
         slot.gmem_index = index
         self._bindings.append(slot)

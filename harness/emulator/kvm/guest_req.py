@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 
 RESUME, LEAVE = True, False
 MSG_TYPE_OFFSET = abi.snp_guest_msg_hdr.msg_type.offset
-VMM_ERR_INVALID_LEN, VMM_ERR_BUSY = 1, 2
+VMM_ERR_INVALID_LEN, VMM_ERR_BUSY, VMM_ERR_GENERIC = 1, 2, 0xFFFFFFFF
 """SNP_GUEST_VMM_ERR_* in EXITINFO2[63:32] (include/uapi/linux/sev-guest.h)."""
 EMPTY_TABLE = bytes(24)
+CERTIFICATE_ERRORS = {
+    errno.ENOSPC: VMM_ERR_INVALID_LEN,
+    errno.EAGAIN: VMM_ERR_BUSY,
+    errno.EIO: VMM_ERR_GENERIC,
+}
+"""VMM error for what userspace may answer to KVM_EXIT_SNP_REQ_CERTS besides 0."""
 
 
 def addresses_valid(vcpu: Vcpu, request: Ghcb) -> bool:
@@ -98,11 +104,39 @@ def extended(vcpu: Vcpu, request: Ghcb) -> bool:
         if not known or request.rax % PAGE_SIZE:
             request.malformed(abi.GHCB_ERR_INVALID_INPUT)
             return RESUME
+        if vcpu.vm.sev.certificates:
+            return _request_certificates(vcpu, request)
         if request.rbx and not nae.write_guest(vcpu, request.rax, EMPTY_TABLE):
             raise KvmError(errno.EIO)
     vmm_error, fw_error = _carry(vcpu, request.info_1, request.info_2)
     request.set_info_2(vmm_error << 32 | fw_error)
     return RESUME
+
+
+def _request_certificates(vcpu: Vcpu, request: Ghcb) -> bool:
+    """KVM_EXIT_SNP_REQ_CERTS (7.3): userspace writes the certificates, or says what is wrong."""
+    run = vcpu.run
+    run.exit_reason = uapi.KVM_EXIT_SNP_REQ_CERTS
+    run.snp_req_certs.gpa = request.rax
+    run.snp_req_certs.npages = request.rbx
+    run.snp_req_certs.ret = 0
+
+    def complete(vcpu: Vcpu) -> bool:
+        """snp_complete_req_certs."""
+        result = run.snp_req_certs.ret
+        if result and result not in CERTIFICATE_ERRORS:
+            raise KvmError(errno.EINVAL)
+        if result == errno.ENOSPC:
+            request.rbx = run.snp_req_certs.npages
+        if result:
+            request.set_info_2(CERTIFICATE_ERRORS[result] << 32)
+            return RESUME
+        vmm_error, fw_error = _carry(vcpu, request.info_1, request.info_2)
+        request.set_info_2(vmm_error << 32 | fw_error)
+        return RESUME
+
+    vcpu.state.completion = complete
+    return LEAVE
 
 
 def _ask_userspace(vcpu: Vcpu, request: Ghcb) -> bool:

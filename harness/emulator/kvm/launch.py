@@ -2,7 +2,7 @@
 """Launching an SNP guest: start, update, finish (snp_launch_*, arch/x86/kvm/svm/sev.c, 6.12).
 
 Each handler is a generator that runs under the VM's lock and yields where another thread may
-get a turn.  As in 6.12, none of them takes the vCPUs' mutexes.
+get a turn.  As in 6.12, none of them takes the vCPUs' mutexes, but for finish in 7.3.
 """
 
 from __future__ import annotations
@@ -185,6 +185,11 @@ def update(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
         raise KvmError(errno.EINVAL)
     if params.type not in PAGE_TYPES:
         raise KvmError(errno.EINVAL)
+    if not revision.update_any_source:
+        has_source = params.type != abi.KVM_SEV_SNP_PAGE_TYPE_ZERO
+        misplaced = not params.uaddr or params.uaddr % PAGE_SIZE
+        if not params.len or (has_source and misplaced):
+            raise KvmError(errno.EINVAL)
     yield from vm.slots_lock.lock(call.task)
     try:
         slot = vm.slots.find(params.gfn_start)
@@ -221,7 +226,15 @@ def finish(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
     params: Any = snp.from_user(call, revision.launch_finish.struct, cmd.data)
     if revision.launch_flags and params.flags:
         raise KvmError(errno.EINVAL)
-    yield from _measure_vcpus(vm, call, cmd)
+    locked: list[Vcpu] = []
+    try:
+        for vcpu in vm.vcpus if revision.finish_locks_vcpus else ():
+            yield from vcpu.mutex.lock(call.task)
+            locked.append(vcpu)
+        yield from _measure_vcpus(vm, call, cmd)
+    finally:
+        for vcpu in locked:
+            vcpu.mutex.unlock()
     data = abi.sev_data_snp_launch_finish(gctx_paddr=vm.sev.snp_context)
     blobs: list[int] = []
     try:

@@ -6,9 +6,11 @@ KVM does not change anything itself: it asks userspace, which sets memory attrib
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from harness.emulator.kvm import nae
+from harness.emulator.kvm.errors import KvmError
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
 from harness.uapi.revisions import PscExit
@@ -74,9 +76,18 @@ def begin_msr(vcpu: Vcpu, value: int) -> bool:
     return LEAVE
 
 
+def _check_result(vcpu: Vcpu) -> None:
+    """kvm_is_valid_map_gpa_range_ret: EINVAL for an answer that the revision does not know."""
+    known = vcpu.vm.revision.psc_results
+    if known is not None and vcpu.run.hypercall.ret not in known:
+        raise KvmError(errno.EINVAL)
+
+
 def _complete_msr(vcpu: Vcpu) -> bool:
     """snp_complete_psc_msr: userspace's answer becomes the MSR's response."""
     run = vcpu.run
+    if _asks_by_hypercall(vcpu):
+        _check_result(vcpu)
     failed = run.hypercall.ret if _asks_by_hypercall(vcpu) else run.vmgexit.psc_msr.ret
     vcpu.state.vmcb.ghcb_gpa = abi.GHCB_MSR_PSC_RESP_ERROR if failed else abi.GHCB_MSR_PSC_RESP
     return RESUME
@@ -204,6 +215,7 @@ class _PscList:
 
     def _complete(self, vcpu: Vcpu) -> bool:
         """snp_complete_one_psc: userspace answered for one range."""
+        _check_result(vcpu)
         if vcpu.run.hypercall.ret:
             return self._finish(abi.VMGEXIT_PSC_ERROR_GENERIC)
         self._complete_batch()

@@ -93,6 +93,8 @@ def _handler(vm: Vm, cmd: abi.kvm_sev_cmd) -> Handler:
         revision.launch_update.id: launch.update,
         revision.launch_finish.id: launch.finish,
     }
+    if revision.request_certificates:
+        handlers[abi.KVM_SEV_SNP_ENABLE_REQ_CERTS] = _enable_certificates
     handler = handlers.get(cmd.id) or legacy.HANDLERS.get(cmd.id)
     if handler is None:
         foreign = cmd.id in _MIGRATION and not vm.sev.active
@@ -132,6 +134,9 @@ def _guest_init(vm: Vm, cmd: abi.kvm_sev_cmd, data: abi.kvm_sev_init, vm_type: i
         raise KvmError(errno.EINVAL)
     if data.ghcb_version > abi.GHCB_VERSION_MAX or (not es and data.ghcb_version):
         raise KvmError(errno.EINVAL)
+    is_old = data.ghcb_version == abi.GHCB_VERSION_MIN
+    if is_old and vm_type == uapi.KVM_X86_SNP_VM and not vm.revision.ghcb_version_1:
+        raise KvmError(errno.EINVAL)
     sev = vm.sev
     if sev.active:
         raise KvmError(errno.EINVAL)
@@ -154,6 +159,14 @@ def _guest_init(vm: Vm, cmd: abi.kvm_sev_cmd, data: abi.kvm_sev_init, vm_type: i
         sev.vmsa_features |= SVM_SEV_FEAT_SNP_ACTIVE
     sev.ghcb_version = data.ghcb_version or (abi.GHCB_VERSION_DEFAULT if es else 0)
     sev.need_init = False
+    return 0
+
+
+def _enable_certificates(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> int:
+    """snp_enable_certs (7.3): from now on userspace is asked for certificates."""
+    if vm.vcpus or not vm.sev.snp_active:
+        raise KvmError(errno.EINVAL)
+    vm.sev.certificates = True
     return 0
 
 
@@ -194,6 +207,13 @@ def supported_vmsa_features(kvm: Kvm) -> int:
 def _device_attr(kvm: Kvm, attribute: uapi.kvm_device_attr) -> int:
     if (attribute.group, attribute.attr) == kvm.revision.vmsa_features_attribute:
         return supported_vmsa_features(kvm)
+    if (attribute.group, attribute.attr) == kvm.revision.policy_bits_attribute:
+        return kvm.revision.policy_valid or 0 if kvm.machine.config.sev_snp else 0
+    if kvm.revision.request_certificates and (attribute.group, attribute.attr) == (
+        uapi.KVM_X86_GRP_SEV,
+        uapi.KVM_X86_SEV_SNP_REQ_CERTS,
+    ):
+        return int(kvm.machine.config.sev_snp)
     if attribute.group == 0 and attribute.attr == uapi.KVM_X86_XCOMP_GUEST_SUPP:
         return SUPPORTED_XCR0
     raise KvmError(errno.ENXIO)

@@ -29,3 +29,5 @@ class SevInfo:
     """Physical addresses of the bounce buffers for guest requests."""
     launched: bool = False
     ap_jump_table: int = 0
+    certificates: bool = False
+    """Userspace is asked for certificates (KVM_SEV_SNP_ENABLE_REQ_CERTS)."""

@@ -57,7 +57,11 @@ def handle(vcpu: Vcpu) -> bool:
     request = vcpu.state.ghcb = Ghcb(memory.view(pa, PAGE_SIZE))
     if vcpu.vm.sev_snp and vcpu.state.registered_ghcb != gpa:
         _unimplemented(vcpu, f"vmgexit: GHCB GPA [0x{gpa:x}] is not registered.")
-        raise KvmError(errno.EINVAL)
+        unregistered = vcpu.vm.revision.unregistered_ghcb
+        if unregistered is None:
+            raise KvmError(errno.EINVAL)
+        request.malformed(unregistered)
+        return RESUME
     reason = validate(vcpu, request)
     if reason:
         request.malformed(reason)
@@ -78,6 +82,8 @@ def validate(vcpu: Vcpu, request: Ghcb) -> int:
         _unimplemented(vcpu, f"vmgexit: exit code {code:#x} is not valid")
         return int(abi.GHCB_ERR_INVALID_EVENT)
     if complete and _inputs_present(vcpu, request):
+        if code in MESSAGES and not guest_req.addresses_valid(vcpu, request):
+            return vcpu.vm.revision.guest_request_bad_address or 0
         return 0
     _unimplemented(vcpu, f"vmgexit: exit code {code:#x} input is not valid")
     return int(abi.GHCB_ERR_MISSING_INPUT)
@@ -97,9 +103,6 @@ def _inputs_present(vcpu: Vcpu, request: Ghcb) -> bool:
         needed = () if request.info_1 & U32 == abi.SVM_VMGEXIT_AP_DESTROY else (page.RAX,)
     elif code == abi.SVM_VMGEXIT_PSC and vcpu.vm.revision.psc_exit is PscExit.HYPERCALL:
         needed = (page.SCRATCH,)
-    messages = (abi.SVM_VMGEXIT_GUEST_REQUEST, abi.SVM_VMGEXIT_EXT_GUEST_REQUEST)
-    if code in messages and not guest_req.addresses_valid(vcpu, request):
-        return False
     return all(request.valid(offset) for offset in needed)
 
 
@@ -184,6 +187,8 @@ def _unsupported_event(vcpu: Vcpu, request: Ghcb) -> bool:
 def _nothing(vcpu: Vcpu, request: Ghcb) -> bool:
     return RESUME
 
+
+MESSAGES = (abi.SVM_VMGEXIT_GUEST_REQUEST, abi.SVM_VMGEXIT_EXT_GUEST_REQUEST)
 
 INPUTS: dict[int, tuple[int, ...]] = {
     abi.SVM_EXIT_WRITE_DR7: (page.RAX,),
