@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 PAGE_SIZE = 4096
 PAGE_SIZE_2M = 2 << 20
+PAGE_LINES = PAGE_SIZE // 64
+"""Cache lines of a page: what CLFLUSH is counted in."""
 
 _MAP_NORESERVE = 0x4000  # include/uapi/asm-generic/mman-common.h; module mmap lacks it before 3.13
 _BULK = 1 << 16

@@ -114,6 +114,21 @@ def test_inputs_given(guest: Guest, name: str) -> None:
     assert (answer.info1, answer.info2) == (0, 0)
 
 
+def test_cpuid_by_xcr0(guest: Guest) -> None:
+    """The size of the XSAVE area is that of what the guest has in XCR0."""
+    cpu = guest.cpu()
+
+    def leaf(xcr0: int, index: int = 0) -> VmgExitResult:
+        return cpu.vmgexit(abi.SVM_EXIT_CPUID, rax=0xD, rcx=index, xcr0=xcr0)
+
+    sizes = {bit: leaf(1, bit) for bit in range(2, 10) if leaf(1).rax >> bit & 1}
+    assert sizes, "the vCPU has no state that can be turned on"
+    assert leaf(1).rbx == leaf(3).rbx == 0x240
+    for bit, component in sizes.items():
+        assert leaf(3 | 1 << bit).rbx == component.rbx + component.rax
+    assert leaf(1).rbx == 0x240
+
+
 @pytest.mark.parametrize(
     "flag", [VmgExit.NO_EXIT_CODE, VmgExit.NO_INFO1, VmgExit.NO_INFO2], ids=lambda flag: flag.name
 )

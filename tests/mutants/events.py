@@ -258,4 +258,11 @@ MUTANTS: Final = (
         "version = 2",
         "version_1_is_offered",
     ),
+    _mutant(
+        "XCR0 is not taken over",
+        "vmgexit.py",
+        "        vcpu.state.xcr0 = request.xcr0\n",
+        "        pass\n",
+        "cpuid_by_xcr0",
+    ),
 )

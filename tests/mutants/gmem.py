@@ -239,15 +239,16 @@ MUTANTS: Final = (
     _mutant(
         "caches are not flushed",
         _GMEM,
-        '        self._machine.count("clflush", freed)\n',
+        '        self._machine.count("clflush", freed * PAGE_LINES)\n',
         "",
         "reclaim.py::test_hole_costs_no_wbinvd",
     ),
     _mutant(
         "caches are flushed whole",
         _GMEM,
-        '        self._machine.count("clflush", freed)\n',
-        '        self._machine.count("clflush", freed)\n        self.vm.kvm.ccp.wbinvd()\n',
+        '        self._machine.count("clflush", freed * PAGE_LINES)\n',
+        '        self._machine.count("clflush", freed * PAGE_LINES)\n'
+        "        self.vm.kvm.ccp.wbinvd()\n",
         "reclaim.py::test_hole_costs_no_wbinvd",
     ),
     _mutant(
@@ -309,5 +310,19 @@ MUTANTS: Final = (
         "        if removed:\n            self.flush()",
         "        if removed and not removed:\n            self.flush()",
         "tlb.py::test_unmapped_and_flushed",
+    ),
+    _mutant(
+        "half a page is flushed",
+        _GMEM,
+        '        self._machine.count("clflush", freed * PAGE_LINES)\n',
+        '        self._machine.count("clflush", freed * PAGE_LINES // 2)\n',
+        "reclaim.py::test_hole_costs_no_wbinvd",
+    ),
+    _mutant(
+        "a hole is seen by one slot",
+        _GMEM,
+        "                self.vm.mmu.zap(low + shift, high + shift)\n",
+        "                self.vm.mmu.zap(low + shift, high + shift)\n                break\n",
+        "reclaim.py::test_hole_in_two_slots",
     ),
 )

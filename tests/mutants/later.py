@@ -76,6 +76,16 @@ _LAUNCH = (
     ),
 )
 
+_TEARDOWN = (
+    _mutant(
+        "the end of a VM flushes all caches",
+        "sev.py",
+        "if vm.revision.end_flushes_caches:",
+        "if True:",
+        "launch/test_teardown.py::test_end_flushes_caches",
+    ),
+)
+
 _EVENTS = (
     _mutant(
         "any answer to a page of the MSR protocol",
@@ -202,4 +212,4 @@ _CERTS = (
     ),
 )
 
-MUTANTS: Final = (*_LAUNCH, *_EVENTS, *_CERTS)
+MUTANTS: Final = (*_LAUNCH, *_TEARDOWN, *_EVENTS, *_CERTS)

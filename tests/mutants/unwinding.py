@@ -33,7 +33,7 @@ MUTANTS: Final = (
     _mutant(
         "the end of a guest flushes no caches",
         "sev.py",
-        "    kvm.ccp.wbinvd()\n",
+        "    if vm.revision.end_flushes_caches:\n        kvm.ccp.wbinvd()\n",
         "",
         "launch/test_teardown.py::test_end_flushes_caches",
     ),

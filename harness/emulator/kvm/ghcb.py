@@ -84,6 +84,11 @@ class Ghcb:
         return int(_U64.unpack_from(self.page, RSI)[0]) if self.valid(RSI) else 0
 
     @property
+    def xcr0(self) -> int | None:
+        """XCR0, None where the guest did not supply it."""
+        return int(_U64.unpack_from(self.page, XCR0)[0]) if self.valid(XCR0) else None
+
+    @property
     def cpl(self) -> int:
         """CPL, 0 where the guest did not supply it."""
         return self.page[CPL] if self.valid(CPL) else 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.files import File
-from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M
+from harness.emulator.memory import PAGE_LINES, PAGE_SIZE, PAGE_SIZE_2M
 from harness.emulator.rmp import PageSize
 from harness.kernel import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
@@ -214,7 +214,7 @@ class GmemFile(File):
             try:
                 if whole:
                     host.make_shared(chunk.pa, PageSize.PG_2M)
-                    self._machine.count("clflush", CHUNK_PAGES)
+                    self._machine.count("clflush", CHUNK_PAGES * PAGE_LINES)
                 else:
                     host.psmash(chunk.pa)
             except KvmError:
@@ -224,7 +224,7 @@ class GmemFile(File):
                 return
         chunk.huge = chunk.huge and whole
         freed = host.reclaim_range(chunk.pa + low * PAGE_SIZE, high - low)
-        self._machine.count("clflush", freed)
+        self._machine.count("clflush", freed * PAGE_LINES)
         chunk.state[low:high] = bytes(high - low)
 
     def release(self) -> None:

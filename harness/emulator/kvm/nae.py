@@ -13,6 +13,7 @@ from harness.emulator.kvm import ghcb as page
 from harness.emulator.kvm import lapic
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.memory import PAGE_SIZE
+from harness.emulator.psp.cpuid_page import xsave_size
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
 
@@ -27,6 +28,8 @@ GP_VECTOR = 13
 SCRATCH_LIMIT = 16 * PAGE_SIZE
 """GHCB_SCRATCH_AREA_LIMIT."""
 MMIO_MAX = 8
+XSAVEC_OR_XSAVES = 1 << 1 | 1 << 3
+"""CPUID 0xD, index 1, EAX."""
 
 
 # -- guest memory as KVM sees it -----------------------------------------------------------
@@ -101,7 +104,13 @@ def cpuid(vcpu: Vcpu, function: int, index: int) -> tuple[int, int, int, int]:
         if entry.function == function and (
             not entry.flags & uapi.KVM_CPUID_FLAG_SIGNIFCANT_INDEX or entry.index == index
         ):
-            return entry.eax, entry.ebx, entry.ecx, entry.edx
+            ebx = entry.ebx
+            # kvm_update_cpuid_runtime: the size of what is enabled, not of all there is.
+            if (function, index) == (0xD, 0):
+                ebx = xsave_size(vcpu.state.xcr0, compact=False)
+            elif (function, index) == (0xD, 1) and entry.eax & XSAVEC_OR_XSAVES:
+                ebx = xsave_size(vcpu.state.xcr0, compact=True)
+            return entry.eax, ebx, entry.ecx, entry.edx
     return 0, 0, 0, 0
 
 

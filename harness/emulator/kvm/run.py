@@ -17,6 +17,7 @@ from harness.emulator.kvm import ap, plain, sev, vmgexit
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.mmu import MemoryFault, Resolution
 from harness.emulator.kvm.sched import Blocked, Steps
+from harness.emulator.kvm.vmsa import XCR0_FP
 from harness.uapi import kvm as uapi
 from harness.uapi.svm import SVM_EXIT_NPF
 
@@ -46,6 +47,8 @@ class VcpuState:
     """VMSA page of the guest's own (AP creation); valid when `has_guest_vmsa`."""
     has_guest_vmsa: bool = False
     registered_ghcb: int | None = None
+    xcr0: int = XCR0_FP
+    """As the guest gave it last; CPUID 0xD depends on it."""
     ghcb: Ghcb | None = None
     """The request under way; None while the guest runs."""
     completion: Completion | None = None

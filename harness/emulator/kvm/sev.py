@@ -185,7 +185,8 @@ def destroy(vm: Vm) -> None:
     sev, kvm = vm.sev, vm.kvm
     if not sev.active:
         return
-    kvm.ccp.wbinvd()
+    if vm.revision.end_flushes_caches:
+        kvm.ccp.wbinvd()
     if sev.snp_active:
         snp.guest_request_cleanup(vm)
         if not snp.decommission(vm):

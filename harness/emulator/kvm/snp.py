@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from harness.emulator.kvm.devsev import SevDevice
 from harness.emulator.kvm.errors import KvmError
-from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M
+from harness.emulator.memory import PAGE_LINES, PAGE_SIZE, PAGE_SIZE_2M
 from harness.uapi import sev as abi
 
 if TYPE_CHECKING:
@@ -160,5 +160,5 @@ def free_vmsa(vcpu: Vcpu) -> None:
     if vm.sev.snp_active and not make_shared(vm, pa):
         return
     if vcpu.guest_state_protected:
-        vm.machine.count("clflush")
+        vm.machine.count("clflush", PAGE_LINES)
     vm.machine.frames.free(pa, PAGE_SIZE)

@@ -55,6 +55,8 @@ def handle(vcpu: Vcpu) -> bool:
     memory = vcpu.vm.machine.memory
     pa = vcpu.vm.kvm.process.memory.translate(address, PAGE_SIZE)
     request = vcpu.state.ghcb = Ghcb(memory.view(pa, PAGE_SIZE))
+    if request.xcr0 is not None:
+        vcpu.state.xcr0 = request.xcr0
     if vcpu.vm.sev_snp and vcpu.state.registered_ghcb != gpa:
         _unimplemented(vcpu, f"vmgexit: GHCB GPA [0x{gpa:x}] is not registered.")
         unregistered = vcpu.vm.revision.unregistered_ghcb
