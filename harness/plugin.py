@@ -61,7 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options; those of `snptest run` have the same names."""
     group = parser.getgroup("snptest", "SEV-SNP: kernel under test and results")
     group.addoption("--backend", default="emulator", help="emulator (default), local, vng, ssh")
-    group.addoption("--revision", help="only this revision of the series: v12, merged")
+    group.addoption("--revision", help="only this revision of the interfaces: v12, merged, 7.3")
     group.addoption("--kernel", help="kernel that `snptest build` made (vng)")
     group.addoption("--machine", help="kind of machine to boot it on: stock, snp (vng)")
     group.addoption("--memory", help="memory of that machine: 2G (vng)")

@@ -55,7 +55,7 @@ SUITE is launch, psc, ap_creation, guest_req or gmem, or a test's id as a report
 
 \b
 Examples:
-  snptest run                              five suites, emulator, both revisions
+  snptest run                              five suites, emulator, all revisions
   snptest run psc -k 2m --revision merged  some tests, one revision
   snptest run --backend local              this machine's own /dev/kvm and /dev/sev
   snptest run gmem psc --kernel mine       in a kernel that was built, booted by virtme-ng
@@ -81,7 +81,7 @@ def run(
         ),
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="only this one: v12 or merged")
+        str | None, typer.Option(metavar="NAME", help="only this one: v12, merged or 7.3")
     ] = None,
     kernel: Annotated[
         str | None,
@@ -267,7 +267,7 @@ def differ(
 
 COMPARE_HELP = """Compare two revisions: what is broken, fixed, flaky, skipped, slower.
 
-A and B are kernels that `snptest build` made, v12 and merged on the emulator, or stored runs
+A and B are kernels that `snptest build` made, v12, merged, 7.3 on the emulator, or stored
 (results/TIME, or a file of `run --json`).  What differs runs again, so that flaky tests are
 told from changed ones.  With --base or --series-a or --series-b, A and B are built first.
 
@@ -275,7 +275,7 @@ told from changed ones.  With --base or --series-a or --series-b, A and B are bu
 Examples:
   snptest compare old new                       all suites in both kernels
   snptest compare old new gmem -k hole          some tests
-  snptest compare v12 merged psc                the two revisions of the interfaces
+  snptest compare v12 merged psc                two revisions of the interfaces
   snptest compare results/20261123-081337 new   a run of the past against a kernel
   snptest compare v1 v2 --base ~/linux@v6.16 --series-a v1.mbox --series-b v2.mbox
   snptest compare old new --markdown reply.txt  for a mail, 72 columns; - is stdout
@@ -294,7 +294,7 @@ def compare(
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE")] = None,
     backend: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="of kernels: vng; emulator for v12 and merged"),
+        typer.Option(metavar="NAME", help="of kernels: vng; emulator for v12, merged, 7.3"),
     ] = None,
     base: Annotated[
         str | None,

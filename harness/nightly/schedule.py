@@ -33,7 +33,7 @@ class Revision:
     kernel: str | None = None
     """Name of a kernel that was built."""
     interface: str | None = None
-    """What the emulator offers: v12, merged."""
+    """What the emulator offers: v12, merged, 7.3."""
     running: bool = False
     """Whether it is the kernel that runs there already."""
 

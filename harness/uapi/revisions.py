@@ -136,6 +136,8 @@ class Revision:
     request_certificates: bool
     """KVM_SEV_SNP_ENABLE_REQ_CERTS has extended requests for a report leave with
     KVM_EXIT_SNP_REQ_CERTS (since 7.0)."""
+    end_flushes_caches: bool
+    """The end of a VM executes WBINVD; since 6.17 only the reuse of its ASID does."""
     gmem_bound_errnos: tuple[int, ...]
     """Errors with which a range of a guest_memfd that a slot has is refused to another slot.
 
@@ -242,6 +244,7 @@ V12 = Revision(
     guest_request_bad_address=None,
     ext_guest_request=ExtGuestRequest.VMGEXIT,
     request_certificates=False,
+    end_flushes_caches=True,
     gmem_bound_errnos=(errno.EINVAL,),
     stale_request_sent=True,
     legacy_command_errno=None,
@@ -290,6 +293,7 @@ MERGED = Revision(
     guest_request_bad_address=ghcb.GHCB_ERR_MISSING_INPUT,
     ext_guest_request=ExtGuestRequest.EMPTY_TABLE,
     request_certificates=False,
+    end_flushes_caches=True,
     gmem_bound_errnos=(errno.EINVAL, errno.EEXIST),
     stale_request_sent=False,
     legacy_command_errno=errno.EPERM,
@@ -321,13 +325,14 @@ LINUX_7_3 = replace(
     ap_features_exact=True,
     guest_request_bad_address=ghcb.GHCB_ERR_INVALID_INPUT,
     request_certificates=True,
+    end_flushes_caches=False,
     gmem_bound_errnos=(errno.EEXIST,),
     ghcb_version_1=False,
 )
 
 SINCE: Mapping[tuple[int, int], tuple[str, ...]] = {
     (6, 15): ("ap_features_exact",),
-    (6, 17): ("policy_required", "policy_refused"),
+    (6, 17): ("policy_required", "policy_refused", "end_flushes_caches"),
     (6, 18): ("ghcb_version_1",),
     (6, 19): ("policy_bits_attribute",),
     (7, 0): ("update_any_source", "request_certificates"),
