@@ -267,7 +267,7 @@ def differ(
 
 COMPARE_HELP = """Compare two revisions: what is broken, fixed, flaky, skipped, slower.
 
-A and B are kernels that `snptest build` made, v12, merged, 7.3 on the emulator, or stored
+A and B are kernels that `snptest build` made, the emulator (v12, merged, 7.3), or stored runs
 (results/TIME, or a file of `run --json`).  What differs runs again, so that flaky tests are
 told from changed ones.  With --base or --series-a or --series-b, A and B are built first.
 
