@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`snptest boot`: its options and help."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from harness.cli.kernels import complete_kernel
+from harness.cli.machine import complete_machine
+
+HELP = """Boot a kernel that `snptest build` made, for one command or for a look around.
+
+The root file system is this machine's, read-only; /tmp, /var/tmp and /run are the guest's
+own.  KVM's modules are loaded.  What the command prints and its exit status are passed on; the
+console is kept apart, in a file.
+
+\b
+Examples:
+  snptest boot mine -- uname -a
+  snptest boot mine -p kvm_amd.sev_snp=0 -- dmesg
+  snptest boot mine --machine snp -- dmesg      on the machine of `snptest machine build`
+  snptest boot mine                     a root shell on this terminal
+
+\b
+Exit codes: the command's; 2 usage, 3 where the kernel died or the command did not end.
+"""
+
+
+def boot(
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_kernel)],
+    command: Annotated[list[str] | None, typer.Argument(metavar="[-- CMD...]")] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="stock, or snp: the default where it was built and the kernel has SNP",
+            autocompletion=complete_machine,
+        ),
+    ] = None,
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="of the machine: 2G")] = "1G",
+    cpus: Annotated[int, typer.Option(metavar="N", help="of the machine", min=1, max=64)] = 2,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="P", help="for the kernel's command line"),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="that the command may take, boot included")
+    ] = 3600.0,
+) -> None:
+    """Boot a kernel."""
+    from harness.cli import boot as command_boot
+
+    parameters = tuple(parameter or ())
+    raise typer.Exit(
+        command_boot.boot(name, command or [], machine, memory, cpus, parameters, timeout)
+    )
