@@ -12,12 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from harness import backends
 from harness.cli import bench, check
 from harness.cli import run as run_command
 from harness.cli.main import main
 from harness.errors import UsageError, UserError
 from harness.kbuild.cli import BuildOptions
 from harness.runner import ROOT
+
+REVISIONS = len(backends.get("emulator").revisions)
+"""How often `run` runs a test that needs none in particular."""
 
 COMMANDS = (
     "run",
@@ -133,23 +137,24 @@ def test_a_run_reports_everything_everywhere(
     )
     assert code == 1, err
     # KTAP is alone on stdout, so that it can be piped; all else is on stderr.
-    assert out.startswith("KTAP version 1\n1..4\n")
+    assert out.startswith(f"KTAP version 1\n1..{2 * REVISIONS}\n")
     assert "\x1b" not in out + err
-    assert "4 pass, 4 fail, 4 crash, 4 skip" in err
+    each = 2 * REVISIONS  # two suites
+    assert f"{each} pass, {each} fail, {each} crash, {each} skip" in err
     assert "./snptest run 'suites/psc/test_psc.py::test_bad[v12]'" in err
     root = ET.parse(tree / "o" / "j.xml").getroot()
-    assert len(list(root.iter("testcase"))) == 16
+    assert len(list(root.iter("testcase"))) == 4 * each
     for path in (tree / "o" / "r.jsonl", *tree.glob("results/*/results.jsonl")):
         events = [json.loads(line) for line in path.read_text().splitlines()]
-        assert [event["event"] for event in events] == ["start", *["result"] * 16, "finish"]
+        assert [event["event"] for event in events] == ["start", *["result"] * (4 * each), "finish"]
         assert events[-1]["exit"] == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "last"),
     [
-        (["run", "psc", "-k", "good"], 0, "2 pass"),
-        (["run", "psc", "-k", "lacks"], 0, "2 skip"),
+        (["run", "psc", "-k", "good"], 0, f"{REVISIONS} pass"),
+        (["run", "psc", "-k", "lacks"], 0, f"{REVISIONS} skip"),
         (["run", "psc", "-k", "bad", "--revision", "v12"], 1, "1 fail"),
         (["run", "-n", "1", "gmem", "-k", "dies", "--revision", "v12"], 1, "1 crash"),
         (["run", "-n", "0", "suites/psc/test_psc.py::test_good[v12]"], 0, "1 pass"),
