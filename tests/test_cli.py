@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -55,6 +56,12 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str
     code, out, _ = snptest(capsys, command, "--help")
     assert code == 0
     assert "Usage: snptest " + command in out
+
+
+def test_version_names_the_revision_of_the_checkout(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = snptest(capsys, "--version")
+    assert code == 0
+    assert re.fullmatch(r"snptest \d+\.\d+\.\d+ \([0-9a-f]{7,12}(-dirty)?\)\n", out)
 
 
 def test_help_teaches_with_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

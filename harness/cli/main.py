@@ -7,6 +7,8 @@ Commands and their options are stable: scripts and CI rely on them.
 from __future__ import annotations
 
 import sys
+import tomllib
+from typing import Annotated
 
 import typer
 
@@ -59,6 +61,29 @@ Exit codes: 0 all passed, 1 a test failed or crashed, 2 usage,
             3 the harness, a build or a boot failed
 """,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from harness.history.identity import harness_version
+        from harness.runner import ROOT
+
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        print(f"snptest {project['version']} ({harness_version()})")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="show the version and exit"
+        ),
+    ] = False,
+) -> None:
+    """Take what goes before a command."""
+
 
 # In the order of --help; groups come last.
 app.command(help=run.HELP)(run.run)

@@ -39,7 +39,7 @@ def boot(
             autocompletion=complete_machine,
         ),
     ] = None,
-    memory: Annotated[str, typer.Option(metavar="SIZE", help="of the machine: 2G")] = "1G",
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="of the machine: 2G, say")] = "1G",
     cpus: Annotated[int, typer.Option(metavar="N", help="of the machine", min=1, max=64)] = 2,
     parameter: Annotated[
         list[str] | None,
