@@ -63,6 +63,11 @@ def _handle(vcpu: Vcpu, cpu: Cpu, exit: exits.Exit) -> bool:
 
 def mmio(vcpu: Vcpu, gpa: int, error_code: int) -> bool:
     """An access without memory behind it: its instruction would have to be emulated."""
+    return cannot_emulate(vcpu)
+
+
+def cannot_emulate(vcpu: Vcpu) -> bool:
+    """Leave for want of an instruction emulator."""
     vcpu.run.exit_reason = uapi.KVM_EXIT_INTERNAL_ERROR
     vcpu.run.internal.suberror = uapi.KVM_INTERNAL_ERROR_EMULATION
     vcpu.run.internal.ndata = 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness.emulator.cpu import exits
 from harness.emulator.cpu.cpu import Cpu, Vmcb
+from harness.emulator.cpu.mmu import UnmodelledModeError
 from harness.emulator.kvm import ap, plain, sev, vmgexit
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.mmu import MemoryFault, Resolution
@@ -160,7 +161,10 @@ def _enter(vcpu: Vcpu, call: Call) -> bool:
     """vcpu_enter_guest: VMRUN once, and handle the exit."""
     state, vm = vcpu.state, vcpu.vm
     if not vm.has_protected_state:
-        return plain.enter(vcpu, cpu(vcpu), call.process.scheduler.budget())
+        try:
+            return plain.enter(vcpu, cpu(vcpu), call.process.scheduler.budget())
+        except UnmodelledModeError as error:
+            return _cannot_emulate(vcpu, error)
     if state.ghcb is not None:
         state.ghcb.sync()
         state.ghcb = None
@@ -174,7 +178,10 @@ def _enter(vcpu: Vcpu, call: Call) -> bool:
         return _fail_entry(vcpu)
     state.leave = False
     budget = call.process.scheduler.budget()
-    exit = processor.vmrun(vmsa, vm.asid, vm.mmu, state.vmcb, budget)
+    try:
+        exit = processor.vmrun(vmsa, vm.asid, vm.mmu, state.vmcb, budget)
+    except UnmodelledModeError as error:
+        return _cannot_emulate(vcpu, error)
     match exit:
         case exits.VmgExit():
             return LEAVE if state.leave else RESUME
@@ -191,6 +198,12 @@ def _enter(vcpu: Vcpu, call: Call) -> bool:
             return _fail_entry(vcpu)
         case _:
             return RESUME
+
+
+def _cannot_emulate(vcpu: Vcpu, why: UnmodelledModeError) -> bool:
+    """Leave a guest in a mode that this CPU has not: the limit is ours, and said so."""
+    vcpu.vm.machine.debug(f"vcpu{vcpu.id}: {why}")
+    return plain.cannot_emulate(vcpu)
 
 
 def _fail_entry(vcpu: Vcpu) -> bool:
