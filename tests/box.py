@@ -21,7 +21,7 @@ from harness import host_packages
 from harness.kbuild import KernelBuild, buildid
 from harness.ssh import hosts
 from harness.ssh.connection import connect_again
-from harness.vng.machine import STOCK, Machine
+from harness.vng.machine import STOCK
 from tests.sshd import Sshd
 
 INIT = Path(__file__).parent / "data" / "box_init.py"
@@ -61,11 +61,10 @@ PARAMETERS = (
 class Box:
     """The host: its disk, its console, its power."""
 
-    def __init__(self, keys: Sshd, old: KernelBuild, machine: Machine = STOCK) -> None:
+    def __init__(self, keys: Sshd, old: KernelBuild) -> None:
         """`keys` is an sshd that does not run: its keys, its port, its hosts file are used."""
         self.keys = keys
         self.old = old
-        self.machine = machine
         self.disk = keys.folder / "disk"
         self.console = keys.folder / "console.log"
         self.monitor = keys.folder / "qmp.sock"
@@ -166,8 +165,8 @@ class Box:
         forward = f"hostfwd=tcp:127.0.0.1:{self.keys.port}-10.0.2.15:22"
         init = f"init=/usr/bin/python3 -- -I -S {self.keys.folder / 'init.py'}"
         return [
-            self.machine.qemu,
-            *self.machine.options,
+            STOCK.qemu,
+            *STOCK.options,
             *("-m", "1G", "-smp", "2", "-display", "none", "-nodefaults"),
             *("-chardev", f"file,id=console,path={self.console},append=on"),
             *("-serial", "chardev:console"),

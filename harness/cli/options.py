@@ -30,6 +30,9 @@ MachineAsRun = Annotated[
         autocompletion=complete_machine,
     ),
 ]
+MemoryAsRun = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="of that machine: 1G, the default")
+]
 Host = Annotated[
     str | None,
     typer.Option(

@@ -41,6 +41,28 @@ INVALID_LEN, BUSY = 1, 2
 """SNP_GUEST_VMM_ERR_* of the GHCB specification (56421, SNP Extended Guest Request)."""
 
 
+class CertificateSource:
+    """A VMM that has certificates, or refuses with `error`."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+        self.certificates = CERTIFICATES
+        self.error = 0
+
+    def give(self, gpa: int, npages: int, too_small: int) -> tuple[int, int | None]:
+        """Put them into pages of the guest: the error (0: none), and the pages they need.
+
+        `too_small` is the error for fewer pages than that.
+        """
+        if self.error:
+            return self.error, None
+        needed = -(-len(self.certificates) // PAGE)
+        if npages < needed:
+            return too_small, needed
+        self.guest.vm.write_gpa(gpa, self.certificates)
+        return 0, None
+
+
 def refused(revision: Revision, error: SevFwError) -> int:
     """SW_EXITINFO2 of a request that the firmware refuses."""
     return revision.guest_request_generic << 32 | error

@@ -23,6 +23,7 @@ from suites.guest_req.messaging import (
     EXTENDED,
     INVALID_LEN,
     PAGE,
+    CertificateSource,
     assert_not_carried,
     attempt,
     extended,
@@ -44,26 +45,18 @@ PATTERN = b"\x5a" * PAGE
 NEEDED = -(-len(CERTIFICATES) // PAGE)
 
 
-class Vmm:
+class Vmm(CertificateSource):
     """What userspace answers, and what it was asked."""
 
     def __init__(self, guest: Guest) -> None:
-        self.guest = guest
+        super().__init__(guest)
         self.asked: list[exits.CertificatesExit] = []
-        self.certificates = CERTIFICATES
-        self.error = 0
         guest.hooks.certificates = self.answer
 
     def answer(self, cpu: GuestCpu, request: exits.CertificatesExit) -> tuple[int, int | None]:
         """As a VMM with certificates does."""
         self.asked.append(request)
-        if self.error:
-            return self.error, None
-        needed = -(-len(self.certificates) // PAGE)
-        if request.npages < needed:
-            return errno.ENOSPC, needed
-        self.guest.vm.write_gpa(request.gpa, self.certificates)
-        return 0, None
+        return self.give(request.gpa, request.npages, errno.ENOSPC)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from suites.guest_req.messaging import (
     EXTENDED,
     INVALID_LEN,
     PAGE,
+    CertificateSource,
     assert_not_carried,
     attempt,
     extended,
@@ -40,26 +41,18 @@ PATTERN = b"\x5a" * PAGE
 TABLE_END = bytes(24)
 
 
-class Vmm:
+class Vmm(CertificateSource):
     """What userspace answers, and what it was asked."""
 
     def __init__(self, guest: Guest) -> None:
-        self.guest = guest
+        super().__init__(guest)
         self.asked: list[exits.VmgexitExit] = []
-        self.certificates = CERTIFICATES
-        self.error = 0
         guest.hooks.ext_guest_request = self.answer
 
     def answer(self, cpu: GuestCpu, request: exits.VmgexitExit) -> tuple[int, int | None]:
         """As a VMM with certificates does."""
         self.asked.append(request)
-        if self.error:
-            return self.error, None
-        needed = -(-len(self.certificates) // PAGE)
-        if request.data_npages < needed:
-            return INVALID_LEN, needed
-        self.guest.vm.write_gpa(request.data_gpa, self.certificates)
-        return 0, None
+        return self.give(request.data_gpa, request.data_npages, INVALID_LEN)
 
 
 @pytest.fixture

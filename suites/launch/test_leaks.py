@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -16,10 +17,8 @@ from harness.uapi import kvm as uapi
 from harness.uapi.ghcb import SVM_VMGEXIT_AP_DESTROY
 from harness.vm.guest import Guest
 from harness.vm.host import Host
-from harness.vm.vm import Vm
 from suites.ap_creation.starting import AREA, bring_up, vmsa_page, wait_for_creation
-from suites.launch.launching import add_private
-from suites.launch.test_teardown import FAILURES, bring_to
+from suites.launch.test_teardown import FAILURES, bring_to, fail_a_launch
 
 pytestmark = [
     pytest.mark.patches(10, 11, 12, 22),
@@ -60,22 +59,9 @@ def finished(host: Host) -> None:
         bring_to(vm, "pages after it")
 
 
-def failed(fail: Callable[[Vm], None]) -> Callable[[Host], None]:
-    """Have a launch fail."""
-
-    def work(host: Host) -> None:
-        with host.create_vm(uapi.KVM_X86_SNP_VM) as vm:
-            vm.sev_init2()
-            add_private(vm)
-            vm.create_vcpu()
-            fail(vm)
-
-    return work
-
-
 WORK: dict[str, Callable[[Host], None]] = {
     "finished": finished,
-    **{name: failed(fail) for name, fail in FAILURES.items()},
+    **{name: partial(fail_a_launch, fail=fail) for name, fail in FAILURES.items()},
 }
 
 

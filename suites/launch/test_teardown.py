@@ -237,15 +237,20 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("fail", FAILURES.values(), ids=FAILURES)
-def test_after_a_failure(host: Host, fail: Callable[[Vm], None]) -> None:
-    """A VM whose launch failed leaves nothing behind."""
-    balance = Balance(host)
+def fail_a_launch(host: Host, fail: Callable[[Vm], None]) -> None:
+    """Make a VM, have its launch fail, and end it."""
     with host.create_vm(uapi.KVM_X86_SNP_VM) as vm:
         vm.sev_init2()
         add_private(vm)
         vm.create_vcpu()
         fail(vm)
+
+
+@pytest.mark.parametrize("fail", FAILURES.values(), ids=FAILURES)
+def test_after_a_failure(host: Host, fail: Callable[[Vm], None]) -> None:
+    """A VM whose launch failed leaves nothing behind."""
+    balance = Balance(host)
+    fail_a_launch(host, fail)
     balance.check()
 
 

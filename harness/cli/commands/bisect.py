@@ -65,9 +65,7 @@ def bisect(
     ] = None,
     backend: Annotated[str, typer.Option(metavar="NAME", help="vng or ssh")] = "vng",
     machine: options.MachineAsRun = None,
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="of that machine: 1G, the default")
-    ] = None,
+    memory: options.MemoryAsRun = None,
     host: options.Host = None,
     expression: options.Expression = None,
     workers: options.Workers = "auto",
@@ -137,9 +135,7 @@ def bisect_step(
         str, typer.Option(metavar="NAME", help="vng, ssh; emulator and local build nothing")
     ] = "vng",
     machine: options.MachineAsRun = None,
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="of that machine: 1G, the default")
-    ] = None,
+    memory: options.MemoryAsRun = None,
     host: options.Host = None,
     expression: options.Expression = None,
     workers: options.Workers = "auto",

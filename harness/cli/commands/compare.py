@@ -58,9 +58,7 @@ def compare(
         typer.Option(metavar="NAME", help="of both builds", autocompletion=complete_config),
     ] = None,
     machine: options.MachineAsRun = None,
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="of that machine: 1G, the default")
-    ] = None,
+    memory: options.MemoryAsRun = None,
     host: options.Host = None,
     expression: options.Expression = None,
     workers: options.Workers = "auto",

@@ -91,7 +91,12 @@ def run(vcpu: Vcpu, call: Call) -> Steps:
         if vcpu.mp_state != uapi.KVM_MP_STATE_RUNNABLE:
             yield from _block(vcpu, call)
             continue
-        if _accept_events(vcpu) and _enter(vcpu, call) == LEAVE:
+        try:
+            if _accept_events(vcpu) and _enter(vcpu, call) == LEAVE:
+                return _left(vcpu)
+        except UnmodelledModeError as error:  # a limit of ours, and said so
+            vcpu.vm.machine.debug(f"vcpu{vcpu.id}: {error}")
+            plain.cannot_emulate(vcpu)
             return _left(vcpu)
         yield None
 
@@ -161,10 +166,7 @@ def _enter(vcpu: Vcpu, call: Call) -> bool:
     """vcpu_enter_guest: VMRUN once, and handle the exit."""
     state, vm = vcpu.state, vcpu.vm
     if not vm.has_protected_state:
-        try:
-            return plain.enter(vcpu, cpu(vcpu), call.process.scheduler.budget())
-        except UnmodelledModeError as error:
-            return _cannot_emulate(vcpu, error)
+        return plain.enter(vcpu, cpu(vcpu), call.process.scheduler.budget())
     if state.ghcb is not None:
         state.ghcb.sync()
         state.ghcb = None
@@ -178,10 +180,7 @@ def _enter(vcpu: Vcpu, call: Call) -> bool:
         return _fail_entry(vcpu)
     state.leave = False
     budget = call.process.scheduler.budget()
-    try:
-        exit = processor.vmrun(vmsa, vm.asid, vm.mmu, state.vmcb, budget)
-    except UnmodelledModeError as error:
-        return _cannot_emulate(vcpu, error)
+    exit = processor.vmrun(vmsa, vm.asid, vm.mmu, state.vmcb, budget)
     match exit:
         case exits.VmgExit():
             return LEAVE if state.leave else RESUME
@@ -198,12 +197,6 @@ def _enter(vcpu: Vcpu, call: Call) -> bool:
             return _fail_entry(vcpu)
         case _:
             return RESUME
-
-
-def _cannot_emulate(vcpu: Vcpu, why: UnmodelledModeError) -> bool:
-    """Leave a guest in a mode that this CPU has not: the limit is ours, and said so."""
-    vcpu.vm.machine.debug(f"vcpu{vcpu.id}: {why}")
-    return plain.cannot_emulate(vcpu)
 
 
 def _fail_entry(vcpu: Vcpu) -> bool:
