@@ -375,7 +375,11 @@ def host(kernel: Kernel, revision: str | None) -> Iterator[Host]:
 
 @pytest.fixture
 def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Callable[..., Host]]:
-    """Boots another host with other parameters: boot(sev_snp=False); skips where none can be."""
+    """Boots another host with other parameters: boot(sev_snp=False); skips where none can be.
+
+    Where a boot is dear, tests get the same host for the same parameters. Without parameters it is
+    the test's own; boot(shared="what was done to it") gives that to all tests which say the same.
+    """
     from harness.probe import probe
     from harness.uapi.revisions import REVISIONS
     from harness.vm.host import Host
@@ -384,9 +388,9 @@ def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Calla
     numbers = itertools.count()
     opened: list[tuple[dict[str, Any], str]] = []
 
-    def boot_host(**parameters: Any) -> Host:
-        owner = ""
-        if not session.backend.reusable or not parameters:
+    def boot_host(shared: str = "", **parameters: Any) -> Host:
+        owner = shared
+        if not session.backend.reusable or not (parameters or shared):
             owner = f"{request.node.nodeid} {next(numbers)}"
             opened.append((parameters, owner))
         try:

@@ -12,7 +12,7 @@ from harness.vm.guest import Guest
 from harness.vm.guest_message import Messenger
 from harness.vm.host import Host
 from harness.vm.sevdev import SevPlatform
-from suites.guest_req.messaging import endorsement
+from suites.guest_req.messaging import VLEK_HOST, endorsement
 
 
 @pytest.fixture
@@ -44,11 +44,13 @@ def endorsed(host: Host) -> Host:
 
 
 @pytest.fixture
-def vlek_host(boot: Callable[..., Host]) -> Host:
-    """A fresh host that has loaded a VLEK: no command takes one out again."""
-    host = boot()
-    hashstick = endorsement(host, "hashstick")
-    if hashstick is None:
-        pytest.skip("no wrapped VLEK hashstick for this host's chip")
-    host.sev.vlek_load(hashstick)
-    return host
+def vlek_host(boot: Callable[..., Host]) -> Iterator[Host]:
+    """A host of its own that has loaded a VLEK: no command takes one out again."""
+    host = boot(shared=VLEK_HOST)
+    if not host.sev.platform_status().vlek_en:
+        hashstick = endorsement(host, "hashstick")
+        if hashstick is None:
+            pytest.skip("no wrapped VLEK hashstick for this host's chip")
+        host.sev.vlek_load(hashstick)
+    yield host
+    host.sev.set_config(sevapi.sev_user_data_snp_config())

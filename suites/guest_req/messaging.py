@@ -37,6 +37,8 @@ DATA: Final = layout.SHARED_FREE_GPA
 CERTIFICATES: Final = bytes(range(1, 256)) * 40
 VCEK, VLEK = 1, 2
 """KEY_SEL of a report request."""
+VLEK_HOST: Final = "VLEK"
+"""Name of the host that is booted for a VLEK, which no command takes out again."""
 INVALID_LEN, BUSY = 1, 2
 """SNP_GUEST_VMM_ERR_* of the GHCB specification (56421, SNP Extended Guest Request)."""
 

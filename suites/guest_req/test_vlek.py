@@ -25,6 +25,7 @@ from harness.vm.host import Host
 from suites.guest_req.messaging import (
     VCEK,
     VLEK,
+    VLEK_HOST,
     certificate,
     endorsement,
     report_of,
@@ -59,6 +60,25 @@ def load(host: Host, blob: bytes, version: int = 0) -> tuple[int | None, int]:
     return 0, 0
 
 
+def test_running_guest(boot: Callable[..., Host], hashstick: bytes) -> None:
+    """A VLEK that is loaded while a guest runs signs its next report.
+
+    It is the first here, so that the host can go on with the VLEK.
+    """
+    host = boot(shared=VLEK_HOST)
+    if host.sev.platform_status().vlek_en:
+        host = boot()
+    with Guest.launch(host) as guest:
+        messenger = Messenger(guest.cpu())
+        before, key = report_of(messenger), messenger.derived_key()
+        blob = endorsement(host, "hashstick")
+        assert blob is not None
+        host.sev.vlek_load(blob)
+        after, other_key = report_of(messenger), messenger.derived_key()
+    assert (before.signing_key, after.signing_key) == (SIGNED_BY_VCEK, SIGNED_BY_VLEK)
+    assert key != other_key
+
+
 def test_loaded(vlek_host: Host) -> None:
     """With a VLEK loaded the status says so and reports are signed by it, up to the root."""
     assert vlek_host.sev.platform_status().vlek_en
@@ -91,20 +111,6 @@ def test_guest_that_wants_the_vlek(vlek_host: Host) -> None:
         assert report_of(messenger).signing_key == SIGNED_BY_VLEK
         status = report_status(messenger, report_request(key_select=VCEK))
     assert status == SevFwError.INVALID_KEY
-
-
-def test_running_guest(boot: Callable[..., Host], hashstick: bytes) -> None:
-    """A VLEK that is loaded while a guest runs signs its next report."""
-    host = boot()
-    with Guest.launch(host) as guest:
-        messenger = Messenger(guest.cpu())
-        before, key = report_of(messenger), messenger.derived_key()
-        blob = endorsement(host, "hashstick")
-        assert blob is not None
-        host.sev.vlek_load(blob)
-        after, other_key = report_of(messenger), messenger.derived_key()
-    assert (before.signing_key, after.signing_key) == (SIGNED_BY_VCEK, SIGNED_BY_VLEK)
-    assert key != other_key
 
 
 def test_key_of_another_tcb(vlek_host: Host) -> None:
