@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Seeded bugs as they lie in tests/data/bugs, what was found of each, and the table of it.
 
-What was found is kept in the cache (bugs/), one file a bug, for the patch and the suites that
-it was found with: a bug whose patch changed is judged again, and one that nobody saw when a
-suite changed.
+What was found is kept beside them in verdicts.json, for the patch and the suites that it was
+found with: a bug whose patch changed is judged again, and one that nobody saw when a suite
+changed.  Which tests pass without a bug is kept in the cache (bugs/).
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from harness.kbuild import cache
 from tests.mutants.mutant import ROOT
 
 BUGS = ROOT / "tests/data/bugs"
+VERDICTS = BUGS / "verdicts.json"
 TABLE = ROOT / "docs/bugs.md"
 SUITES = ("launch", "psc", "ap_creation", "guest_req", "gmem")
 
@@ -105,11 +107,9 @@ def suites_digest(suites: Sequence[str] = SUITES) -> str:
 
 def of(bug: Bug) -> Record | None:
     """Return what was found of a bug; None where it was not judged since its patch changed."""
-    file = _folder() / f"{bug.name}.json"
-    if not file.exists():
-        return None
-    record = Record(**json.loads(file.read_text()))
-    return record if record.patch == bug.digest else None
+    kept = _verdicts().get(bug.name)
+    record = Record(**kept) if kept else None
+    return record if record and record.patch == bug.digest else None
 
 
 def is_judged(bug: Bug) -> bool:
@@ -122,12 +122,15 @@ def is_judged(bug: Bug) -> bool:
 
 def keep(bug: Bug, record: Record) -> None:
     """Write down what was found."""
-    cache.write_json(_folder() / f"{bug.name}.json", asdict(record))
+    verdicts = _verdicts() | {bug.name: asdict(record)}
+    known = {each.name for each in load()}
+    kept = {name: verdicts[name] for name in sorted(known & verdicts.keys())}
+    cache.write_json(VERDICTS, kept)
 
 
 def plain(suite: str) -> list[str] | None:
     """Return the suite's tests that pass without a bug; None where that has to be looked at."""
-    file = _folder() / "plain" / f"{suite}.json"
+    file = _plain() / f"{suite}.json"
     kept = json.loads(file.read_text()) if file.exists() else {}
     return kept["passed"] if kept.get("suites") == suites_digest([suite]) else None
 
@@ -135,7 +138,7 @@ def plain(suite: str) -> list[str] | None:
 def keep_plain(suite: str, passed: list[str]) -> None:
     """Write down which tests pass without a bug."""
     content = {"suites": suites_digest([suite]), "passed": passed}
-    cache.write_json(_folder() / "plain" / f"{suite}.json", content)
+    cache.write_json(_plain() / f"{suite}.json", content)
 
 
 def table(verdicts: Sequence[tuple[Bug, Record | None]]) -> str:
@@ -177,13 +180,17 @@ def _cell(text: str) -> str:
     return short.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
+def _verdicts() -> dict[str, Any]:
+    return cache.read_json(VERDICTS) or {}
+
+
 def _diff(patch: str) -> str:
     return patch.partition("\n---\n")[2]
 
 
-def _folder() -> Path:
+def _plain() -> Path:
     folder = cache.root() / "bugs"
-    (folder / "plain").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
