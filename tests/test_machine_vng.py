@@ -20,7 +20,7 @@ from harness.kbuild import KernelBuild, cache
 from harness.machine import installed
 from harness.vng import snp
 from harness.vng.autopsy import Evidence, Kind, judge
-from harness.vng.machine import STOCK, Machine, Paths, Setup, find_machine
+from harness.vng.machine import STOCK, Machine, Paths, Setup, agent_command, find_machine
 from harness.vng.qemu import Qemu
 from harness.vng.scene import examine
 from harness.vng.share import make_scratch
@@ -113,6 +113,27 @@ def test_it_is_never_accelerated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.vng.machine.accelerated", lambda image: True)
     assert Setup(Path("bzImage"), STOCK).accelerated
     assert not Setup(Path("bzImage"), MACHINE).accelerated
+
+
+def test_no_other_qemu_is_needed(
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """virtme-run composes the command for the machine's QEMU, with none of the distribution's."""
+    qemu = tmp_path / "qemu-system-x86_64-snp"
+    qemu.write_text("#!/bin/sh\necho QEMU emulator version 10.0.11\n")
+    qemu.chmod(0o755)
+    image = tmp_path / "bzImage"
+    image.touch()
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in os.listdir("/usr/bin"):
+        if not name.startswith(("qemu-", "kvm")):
+            (programs / name).symlink_to(f"/usr/bin/{name}")
+    monkeypatch.setenv("PATH", str(programs))
+    machine = Machine("snp", str(qemu), ("-L", "roms"), None, psp=True)
+    command = agent_command(Setup(image, machine), paths)
+    assert command[0] == str(qemu)
+    assert command[command.index("-kernel") + 1] == str(image)
 
 
 @pytest.fixture

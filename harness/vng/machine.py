@@ -186,14 +186,13 @@ def shell_command(setup: Setup, paths: Paths) -> list[str]:
     return [
         *_options(setup),
         *("--pwd", f"--rodir=run/snptest={paths.share}", "--shell", "/run/snptest/shell"),
-        *("--qemu-bin", _binary(setup.machine), "--qemu-opts", *setup.qemu_options(paths.psp)),
+        *("--qemu-opts", *setup.qemu_options(paths.psp)),
     ]
 
 
 def _common(setup: Setup, paths: Paths) -> list[str]:
     """Have virtme-ng compose a command, with our init in it."""
     command = _virtme(setup, "--script-sh", ":")
-    command[0] = _binary(setup.machine)
     at = command.index("-append") + 1
     arguments = f"-- -I -S {paths.share}/init.py {paths.share} {PORT}"
     if not setup.accelerated:
@@ -244,6 +243,8 @@ def _options(setup: Setup) -> list[str]:
         raise UserError("virtme-ng is not there", "start snptest by ./snptest, which installs it")
     command = [program, "--kimg", str(setup.image), "--mods", "none", "--memory", setup.memory]
     command += ["--cpus", str(setup.cpus), "--force-9p", "--disable-microvm"]
+    # Without it virtme-run looks for the distribution's, which need not be there.
+    command += ["--qemu-bin", _binary(setup.machine)]
     if not setup.accelerated:
         command.append("--disable-kvm")
     # Without CONFIG_BLOCK the kernel looks for 9p's root only if told so.
