@@ -172,9 +172,20 @@ class Emulator(Kernel):
         try:
             if isinstance(op, Ioctl):
                 return (yield from self._ioctl(op, task))
+            if isinstance(op, Fallocate):
+                return (yield from self._fallocate(op, task))
             return self._simple(op)
         except KvmError as error:
             return Result(-1, error.errno)
+
+    def _fallocate(self, op: Fallocate, task: Task) -> Generator[Blocked | None, None, Result]:
+        file = self.process.files.get(op.fd)
+        self.process.files.hold(file)
+        try:
+            outcome = file.fallocate(task, op.mode, op.offset, op.length)
+            return Result(outcome if isinstance(outcome, int) else (yield from outcome))
+        finally:
+            self.process.files.drop(file)
 
     def _ioctl(self, op: Ioctl, task: Task) -> Generator[Blocked | None, None, Result]:
         file = self.process.files.get(op.fd)
@@ -225,9 +236,6 @@ class Emulator(Kernel):
             case Write(address=address, data=data):
                 process.memory.write(address, data)
                 return Result(len(data))
-            case Fallocate(fd=fd, mode=mode, offset=offset, length=length):
-                process.files.get(fd).fallocate(mode, offset, length)
-                return Result(0)
             case Ftruncate(fd=fd, length=length):
                 process.files.get(fd).ftruncate(length)
                 return Result(0)

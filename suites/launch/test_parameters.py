@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The parameters of kvm_amd: what is switched off is not offered, and nothing breaks."""
+"""The parameters of kvm_amd: what is switched off is not offered, and nothing breaks.
+
+Tests with the same parameters stand together: a real kernel is booted once for them.
+"""
 
 from __future__ import annotations
 
@@ -53,11 +56,44 @@ def test_snp_off(boot: Callable[..., Host]) -> None:
     assert offered(host) == [uapi.KVM_X86_SEV_VM, uapi.KVM_X86_SEV_ES_VM]
 
 
+def test_sev_es_guests_without_snp(boot: Callable[..., Host]) -> None:
+    """SEV-ES VMs initialise with SNP off, and the SNP commands are refused on them."""
+    host = boot(sev_snp=False)
+    with host.create_vm(uapi.KVM_X86_SEV_ES_VM) as vm:
+        assert init2(vm) == (0, 0)
+        assert start(vm) == (errno.ENOTTY, 0)
+
+
+def test_platform_status_without_snp(boot: Callable[..., Host]) -> None:
+    """The platform's status can be asked for in every state; no guest is counted with SNP off."""
+    sev = boot(sev_snp=False).sev
+    assert sev.platform_status().guest_count == 0
+    code, _, data = sev.call(sevapi.SEV_PLATFORM_STATUS, bytes(sevapi.sev_user_data_status()))
+    assert code == 0
+    assert sevapi.sev_user_data_status.from_bytes(data).api_major >= 1
+
+
+def test_private_memory_without_snp(boot: Callable[..., Host]) -> None:
+    """With SNP off the other VM types go on working."""
+    host = boot(sev_snp=False)
+    with host.create_vm(uapi.KVM_X86_DEFAULT_VM) as vm:
+        vm.add_slot(0, 0, 1 << 20)
+        vm.create_vcpu()
+
+
 def test_sev_es_off(boot: Callable[..., Host]) -> None:
     """With sev_es off there are neither SEV-ES nor SNP VMs."""
     host = boot(sev_es=False)
     assert host.parameter("sev_snp") == host.parameter("sev_es") == "N"
     assert offered(host) == [uapi.KVM_X86_SEV_VM]
+
+
+def test_old_initialisation_without_sev_es(boot: Callable[..., Host]) -> None:
+    """With sev_es off KVM_SEV_ES_INIT is ENOTTY while KVM_SEV_INIT works."""
+    host = boot(sev_es=False)
+    with host.create_vm(uapi.KVM_X86_DEFAULT_VM) as vm:
+        assert vm.sev_call(sevapi.KVM_SEV_ES_INIT).errno == errno.ENOTTY
+        assert vm.sev_call(sevapi.KVM_SEV_INIT).errno == 0
 
 
 def test_sev_off(boot: Callable[..., Host]) -> None:
@@ -72,31 +108,6 @@ def test_sev_off(boot: Callable[..., Host]) -> None:
             assert result.errno == errno.ENOTTY
 
 
-def test_sev_es_guests_without_snp(boot: Callable[..., Host]) -> None:
-    """SEV-ES VMs initialise with SNP off, and the SNP commands are refused on them."""
-    host = boot(sev_snp=False)
-    with host.create_vm(uapi.KVM_X86_SEV_ES_VM) as vm:
-        assert init2(vm) == (0, 0)
-        assert start(vm) == (errno.ENOTTY, 0)
-
-
-def test_old_initialisation_without_sev_es(boot: Callable[..., Host]) -> None:
-    """With sev_es off KVM_SEV_ES_INIT is ENOTTY while KVM_SEV_INIT works."""
-    host = boot(sev_es=False)
-    with host.create_vm(uapi.KVM_X86_DEFAULT_VM) as vm:
-        assert vm.sev_call(sevapi.KVM_SEV_ES_INIT).errno == errno.ENOTTY
-        assert vm.sev_call(sevapi.KVM_SEV_INIT).errno == 0
-
-
-def test_platform_status_without_snp(boot: Callable[..., Host]) -> None:
-    """The platform's status can be asked for in every state; no guest is counted with SNP off."""
-    sev = boot(sev_snp=False).sev
-    assert sev.platform_status().guest_count == 0
-    code, _, data = sev.call(sevapi.SEV_PLATFORM_STATUS, bytes(sevapi.sev_user_data_status()))
-    assert code == 0
-    assert sevapi.sev_user_data_status.from_bytes(data).api_major >= 1
-
-
 @pytest.mark.needs("kvm_starts_psp")
 def test_no_device_without_sev(boot: Callable[..., Host]) -> None:
     """With sev off there is no /dev/sev to open."""
@@ -104,14 +115,6 @@ def test_no_device_without_sev(boot: Callable[..., Host]) -> None:
     with pytest.raises(OperationError) as refused:
         host.sev.platform_status()
     assert refused.value.errno == errno.ENOENT
-
-
-def test_private_memory_without_snp(boot: Callable[..., Host]) -> None:
-    """With SNP off the other VM types go on working."""
-    host = boot(sev_snp=False)
-    with host.create_vm(uapi.KVM_X86_DEFAULT_VM) as vm:
-        vm.add_slot(0, 0, 1 << 20)
-        vm.create_vcpu()
 
 
 @pytest.mark.parametrize("order", [0, 9])

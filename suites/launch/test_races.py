@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 
-from harness.kernel import Ioctl, Kernel, Op, Result, Ticket
+from harness.kernel import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    Fallocate,
+    Ioctl,
+    Kernel,
+    Op,
+    Result,
+    Ticket,
+)
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError
@@ -366,6 +375,32 @@ def test_conversion_waits_for_an_update(scheduled: Callable[[int], Host], seed: 
     assert_nothing_left(host)
 
 
+@pytest.mark.needs("inspector")
+@pytest.mark.patches(22)
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+def test_hole_waits_for_an_update(scheduled: Callable[[int], Host], seed: int) -> None:
+    """A hole comes before a LAUNCH_UPDATE of its range or after it: all pages stay, or none."""
+    host = scheduled(seed)
+    inspector = host.kernel.inspector
+    assert inspector is not None
+    vm = host.create_vm(uapi.KVM_X86_SNP_VM)
+    vm.sev_init2()
+    gmem = add_private(vm, MANY)
+    vm.launch_start()
+    before = inspector.assigned_pages()
+    struct = vm.update_struct(BASE, 0, MANY * PAGE, ZERO)
+    racer = Racing.start(vm, 1, vm.revision.launch_update.id, struct)
+    for _ in range(seed):
+        vm.kernel.ioctl(host.fd, uapi.KVM_GET_API_VERSION)  # some time for the first pages
+    hole = Fallocate(gmem.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, MANY * PAGE)
+    ticket = vm.kernel.start([hole], thread=vm.thread_base + 2)
+    assert racer.end().errno == 0
+    assert vm.kernel.wait(ticket)[-1].ok
+    assert inspector.assigned_pages() - before in (0, MANY)
+    vm.close()
+    assert_nothing_left(host)
+
+
 # -- VMs side by side ----------------------------------------------------------------------
 
 
@@ -409,6 +444,26 @@ def test_vms_in_parallel(scheduled: Callable[[int], Host], seed: int) -> None:
         pages = [LaunchPages(BASE, bytes([number]) * 4 * PAGE, NORMAL)]
         digest = launch_digest.launch_digest(pages, [])
         assert finish(vm, **id_fields(digest)) == (0, 0), f"guest {number}"
+    for vm in vms:
+        vm.close()
+    assert_nothing_left(host)
+
+
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+def test_initialised_in_parallel(scheduled: Callable[[int], Host], seed: int) -> None:
+    """Each of many VMs that two threads initialise at once gets an ASID that no other has."""
+    host = scheduled(seed)
+    halves = [[host.create_vm(uapi.KVM_X86_SNP_VM) for _ in range(12)] for _ in range(2)]
+    struct = bytes(sevapi.kvm_sev_init())
+    tickets = []
+    for vms in halves:
+        thread = vms[0].thread_base + 1
+        ops = [op for vm in vms for op in vm.sev_ops(sevapi.KVM_SEV_INIT2, struct, thread=thread)]
+        tickets.append(host.kernel.start(ops, thread=thread))
+    assert all(result.ok for ticket in tickets for result in host.kernel.wait(ticket))
+    vms = [vm for half in halves for vm in half]
+    for vm in vms:
+        vm.launch_start()  # the firmware binds an ASID to one guest only
     for vm in vms:
         vm.close()
     assert_nothing_left(host)

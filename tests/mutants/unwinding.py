@@ -24,6 +24,20 @@ MUTANTS: Final = (
         "launch/test_races.py::test_conversion_waits_for_an_update",
     ),
     _mutant(
+        "a hole does not wait for LAUNCH_UPDATE",
+        "gmem.py",
+        "        yield from self.invalidate_lock.lock(task)\n",
+        "        yield None\n",
+        "launch/test_races.py::test_hole_waits_for_an_update",
+    ),
+    _mutant(
+        "the seventeenth ASID is given twice",
+        "asid.py",
+        "        self._taken.add(asid)\n",
+        "        self._taken.update({asid} if self.used < 16 else ())\n",
+        "launch/test_races.py::test_initialised_in_parallel",
+    ),
+    _mutant(
         "a VMSA that was not measured stays assigned",
         "launch.py",
         "            snp.page_reclaim(vm, pa)\n            raise\n",

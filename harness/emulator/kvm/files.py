@@ -72,7 +72,7 @@ class File:
         """mmap(2): the physical address of the range."""
         raise KvmError(errno.ENODEV)
 
-    def fallocate(self, mode: int, offset: int, length: int) -> None:
+    def fallocate(self, task: Task, mode: int, offset: int, length: int) -> int | Steps:
         """fallocate(2)."""
         raise KvmError(errno.ENODEV)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.files import File
+from harness.emulator.kvm.sched import Mutex, Steps, Task
 from harness.emulator.memory import PAGE_LINES, PAGE_SIZE, PAGE_SIZE_2M
 from harness.emulator.rmp import PageSize
 from harness.kernel import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
@@ -44,6 +45,8 @@ class GmemFile(File):
         self._machine = vm.machine
         self._chunks: dict[int, Chunk] = {}
         self._bindings: list[Slot] = []
+        self.invalidate_lock = Mutex("mapping.invalidate_lock")
+        """LAUNCH_UPDATE has it for all its pages: a hole comes before them or after."""
         vm.get()
 
     # -- bindings --------------------------------------------------------------------------
@@ -155,7 +158,7 @@ class GmemFile(File):
 
     # -- fallocate -------------------------------------------------------------------------
 
-    def fallocate(self, mode: int, offset: int, length: int) -> None:
+    def fallocate(self, task: Task, mode: int, offset: int, length: int) -> Steps:
         """kvm_gmem_fallocate: allocate pages, or punch a hole."""
         if offset < 0 or length <= 0:
             raise KvmError(errno.EINVAL)
@@ -166,11 +169,17 @@ class GmemFile(File):
         if offset % PAGE_SIZE or length % PAGE_SIZE:
             raise KvmError(errno.EINVAL)
         start, end = offset // PAGE_SIZE, (offset + length) // PAGE_SIZE
-        if mode & FALLOC_FL_PUNCH_HOLE:
-            self.punch(start, end)
-            return
-        if offset + length > self.size:
+        hole = bool(mode & FALLOC_FL_PUNCH_HOLE)
+        if not hole and offset + length > self.size:
             raise KvmError(errno.EINVAL)
+        yield from self.invalidate_lock.lock(task)
+        try:
+            (self.punch if hole else self._allocate)(start, end)
+        finally:
+            self.invalidate_lock.unlock()
+        return 0
+
+    def _allocate(self, start: int, end: int) -> None:
         for index in range(start, end):
             chunk = self._chunk(index)
             if chunk.state[index % CHUNK_PAGES] == ABSENT:

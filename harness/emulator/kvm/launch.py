@@ -107,14 +107,18 @@ class _Update:
         if gmem is None:
             raise KvmError(errno.EFAULT)
         npages = min(npages, slot.npages - (self._start - slot.base_gfn))
-        for done in range(npages):
-            try:
-                self._page(gmem, slot, self._start + done, done * PAGE_SIZE)
-            except KvmError:
-                if done and self._vm.revision.update_writes_progress:
-                    return done
-                raise
-            yield None
+        yield from gmem.invalidate_lock.lock(self._call.task)
+        try:
+            for done in range(npages):
+                try:
+                    self._page(gmem, slot, self._start + done, done * PAGE_SIZE)
+                except KvmError:
+                    if done and self._vm.revision.update_writes_progress:
+                        return done
+                    raise
+                yield None
+        finally:
+            gmem.invalidate_lock.unlock()
         return npages
 
     def _page(self, gmem: GmemFile, slot: Slot, gfn: int, offset: int) -> None:
