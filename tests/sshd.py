@@ -125,6 +125,7 @@ class Sshd:
         """End it, its connections and what they run."""
         if self.process is None:
             return
+        self.freeze()  # what starts a process meanwhile would leave it behind
         self.signal(signal.SIGKILL)
         self.process.kill()
         self.process.wait(10)

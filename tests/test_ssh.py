@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -517,7 +518,7 @@ def test_another_kernel_after_a_reboot_ends_the_run(
 ) -> None:
     opened.open().shutdown()
     assert opened.boot is not None
-    other = {"version": "#2 another"} if number == 0 else {"build_id": "feed"}
+    other: dict[str, Any] = {"version": "#2 another"} if number == 0 else {"build_id": "feed"}
     opened.boot = dataclasses.replace(opened.boot, id="before", **other)
     with pytest.raises(HostError, match=rf"came back with another kernel: .* not .*{said}"):
         opened.open()

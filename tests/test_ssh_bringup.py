@@ -52,37 +52,40 @@ class Pretender:
         self.console = keys.folder / "console"
         self.console.touch()
         self.stays_away = False
+        self.own = OLD
         self.boots: list[str] = []
         self._stop = threading.Event()
-        self._boot(OLD)
+        self._boot(self.own)
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
-    def _boot(self, build_id: str) -> None:
+    def _boot(self, build_id: str, line: str = "ro quiet") -> None:
         self.boots.append(build_id)
         (self.state / "notes").write_bytes(notes(build_id))
         (self.state / "boot_id").write_text(f"{uuid.uuid4()}\n")
+        (self.state / "cmdline").write_text(f"{line}\n")
 
     def _watch(self) -> None:
         reset, chosen = self.state / "reset", self.state / "next"
         while not self._stop.wait(0.05):
             if reset.exists():
-                self.reset(chosen.read_text().strip() if chosen.exists() else OLD)
+                words = chosen.read_text().strip().split(maxsplit=1) if chosen.exists() else []
+                self.reset(*words or [self.own])
                 reset.unlink()
                 chosen.unlink(missing_ok=True)
 
-    def reset(self, build_id: str) -> None:
+    def reset(self, build_id: str, line: str = "ro quiet") -> None:
         """Come up with that kernel, or not at all."""
         self.keys.stop()
         if not self.stays_away:
-            self._boot(build_id)
+            self._boot(build_id, line)
             self.keys.start()
 
     def die(self, words: str) -> None:
         """Panic: the firmware boots what is always there."""
         with self.console.open("a") as file:
             file.write(words)
-        self.reset(OLD)
+        self.reset(self.own)
 
     def stop(self) -> None:
         self._stop.set()
@@ -112,6 +115,7 @@ def host(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretender]:
     changed = source.replace("/proc/sys/kernel/random/boot_id", f"{pretender.state}/boot_id")
     changed = changed.replace("/sys/kernel/notes", f"{pretender.state}/notes")
     changed = changed.replace("/sys/module/", f"{pretender.state}/module/")
+    changed = changed.replace("/proc/cmdline", f"{pretender.state}/cmdline")
     (sshd.folder / "bootstrap.py").write_text(changed)
     monkeypatch.setattr(remote, "BOOTSTRAP", sshd.folder / "bootstrap.py")
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 3.0)
@@ -121,7 +125,7 @@ def host(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretender]:
     go = f"touch {pretender.state}/reset; sleep 30"
     program(bin_folder / "reboot", f"#!/bin/sh\n{go}\n")
     program(bin_folder / "insmod", f'#!/bin/sh\necho "$1" >> {pretender.state}/loaded\n')
-    load = f'echo "$@" > {pretender.state}/kexec; echo {NEW} > {pretender.state}/next'
+    load = f'echo "$@" > {pretender.state}/kexec; echo {NEW} "$@" > {pretender.state}/next'
     script = f"#!/bin/sh\ncase $1 in --load) {load};; -e) {go};; esac\n"
     program(bin_folder / "kexec", script)
     program(bin_folder / "systemctl", f"#!/bin/sh\n{go}\n")
@@ -218,6 +222,51 @@ def test_kexec_is_given_image_and_command_line(host: Pretender, build: KernelBui
     assert "/bzImage --initrd=" in words
     assert "panic=10 oops=panic" in words
     assert "mark=1" in words
+
+
+def test_kernels_run_with_the_parameters_of_the_host(host: Pretender, build: KernelBuild) -> None:
+    """The same kernel without them, booted by somebody else, is booted again."""
+    host.write_hosts(KEXEC)
+    host.reset(NEW)
+    session = Session(hosts.get("box"), build)
+    session.open().shutdown()
+    assert host.boots == [OLD, NEW, NEW]
+    session.open().shutdown()
+    session.close()
+    again = Session(hosts.get("box"), build)
+    again.open().shutdown()
+    again.close()
+    assert host.boots == [OLD, NEW, NEW], "it runs already, with them"
+
+
+def test_the_hosts_own_kernel_may_be_of_the_same_build(host: Pretender, build: KernelBuild) -> None:
+    """A kexec that never got there is no success, although the build id is the right one."""
+    host.own = NEW
+    host.reset(NEW)
+    host.write_hosts(KEXEC)
+    kexec = host.keys.folder / "bin/kexec"
+    kexec.write_text(kexec.read_text().replace(f"{host.state}/next", "/dev/null"))
+    session = Session(hosts.get("box"), build)
+    with pytest.raises(BootError, match="kernel made did not boot on box, which came back with"):
+        session.open()
+    session.close()
+
+
+def test_one_shot_commands_get_the_parameters(host: Pretender, build: KernelBuild) -> None:
+    """A command that makes use of them is held to that."""
+    entry = f"echo {NEW} $SNPTEST_PARAMETERS > {host.state}/next"
+    host.write_hosts(ONE_SHOT.format(command=entry))
+    session = Session(hosts.get("box"), build)
+    session.open().shutdown()
+    session.close()
+    assert "panic=10" in (host.state / "cmdline").read_text()
+    entry = f": $SNPTEST_PARAMETERS; echo {NEW} > {host.state}/next"
+    host.reset(OTHER)
+    host.write_hosts(ONE_SHOT.format(command=entry))
+    session = Session(hosts.get("box"), build)
+    with pytest.raises(BootError, match="a boot of made came up that nobody asked for"):
+        session.open()
+    session.close()
 
 
 def test_a_kernel_that_died_is_booted_again(host: Pretender, build: KernelBuild) -> None:

@@ -134,12 +134,15 @@ def test_a_disk_that_fills_up_while_it_is_copied(
 
 def test_the_command_line_is_the_old_one_with_ours() -> None:
     host = Host("a", "a", boot=BootWay("kexec", parameters="kvm_amd.sev_snp=1 console=ttyS1"))
-    first = command_line("BOOT_IMAGE=/vmlinuz root=UUID=1 ro panic=0 console=tty0 quiet\n", host)
+    first = command_line(
+        "BOOT_IMAGE=/vmlinuz root=UUID=1 ro panic=0 console=tty0 quiet\n", host, "x=1"
+    )
     assert first == (
         f"root=UUID=1 ro console=tty0 quiet {' '.join(PARAMETERS)} kvm_amd.sev_snp=1 console=ttyS1"
+        " x=1"
     )
-    assert command_line(first, host) == first, "it does not grow from boot to boot"
-    assert command_line("ro -- -I x\n", host).endswith("console=ttyS1 -- -I x")
+    assert command_line(first, host, "x=1") == first, "it does not grow from boot to boot"
+    assert command_line("ro -- -I x\n", host, "x=1").endswith("console=ttyS1 x=1 -- -I x")
 
 
 def test_what_a_host_is_not_said_to_do(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from harness.ssh.hosts import Host
 from harness.ssh.install import Installed, command, said
 
 PREPARE_TIMEOUT = 600.0
-"""Seconds that boot.prepare may take: it may make an initrd."""
+"""Seconds that boot.prepare or boot.command may take: they may make an initrd."""
 LEAVE_TIMEOUT = 60.0
 """Seconds in which the command that leaves the old kernel returns, or the host is gone."""
 POWER_TIMEOUT = 120.0
@@ -29,30 +29,53 @@ PARAMETERS = (
 )
 
 
-def leave(kernel: Kernel, host: Host, build: KernelBuild, installed: Installed) -> None:
+TOKEN = "snptest.boot"
+"""Parameter that tells one boot of ours from every other; the kernel ignores it."""
+
+
+def parameters(host: Host) -> tuple[str, ...]:
+    """Return what every kernel that is booted there has on its command line."""
+    return (*PARAMETERS, *host.boot.parameters.split())
+
+
+def carries(host: Host) -> bool:
+    """Whether a kernel gets the parameters: by kexec, or by commands that make use of them."""
+    way = host.boot
+    return way.how == "kexec" or "SNPTEST_PARAMETERS" in way.prepare + way.command
+
+
+def leave(kernel: Kernel, host: Host, build: KernelBuild, installed: Installed, token: str) -> None:
     """Have the host leave the kernel that runs for the one that was installed.
 
-    Returns when the host is on its way, or gone.  BootError where a command fails.
+    `token` is put on the command line.  Returns when the host is on its way, or gone.  BootError
+    where a command fails.
     """
     way = host.boot
+    values = {
+        "KERNEL": installed.image,
+        "INITRD": installed.initrd,
+        "FOLDER": installed.folder,
+        "RELEASE": build.release,
+        "PARAMETERS": " ".join((*parameters(host), token)),
+    }
     if way.prepare:
-        _run(kernel, host, build, installed, way.prepare, "prepare", PREPARE_TIMEOUT)
+        _run(kernel, host, values, "prepare", way.prepare)
     if way.how == "one-shot":
-        _run(kernel, host, build, installed, way.command, "command", PREPARE_TIMEOUT)
+        _run(kernel, host, values, "command", way.command)
         _go(kernel, host, ["sh", "-c", way.reboot], "boot.reboot")
         return
-    _load(kernel, host, build, installed)
+    _load(kernel, host, build, installed, token)
     # systemd unmounts file systems first; kexec -e jumps at once.
     words = "if [ -d /run/systemd/system ]; then systemctl kexec; else sync; kexec -e; fi"
     _go(kernel, host, ["sh", "-c", words], "kexec")
 
 
-def _load(kernel: Kernel, host: Host, build: KernelBuild, installed: Installed) -> None:
+def _load(kernel: Kernel, host: Host, build: KernelBuild, installed: Installed, token: str) -> None:
     argv = ["kexec", "--load", installed.image]
     if command(kernel, ["test", "-e", installed.initrd]).status == 0:
         argv.append(f"--initrd={installed.initrd}")
     line = kernel.read_file("/proc/cmdline") or ""
-    argv.append(f"--command-line={command_line(line, host)}")
+    argv.append(f"--command-line={command_line(line, host, token)}")
     done = command(kernel, argv)
     if done.status != 0:
         # A kernel that is locked down takes images by file only.
@@ -64,9 +87,9 @@ def _load(kernel: Kernel, host: Host, build: KernelBuild, installed: Installed) 
         )
 
 
-def command_line(before: str, host: Host) -> str:
+def command_line(before: str, host: Host, token: str) -> str:
     """Return the kernel's command line: the old one, without what is ours, with what is."""
-    ours = (*PARAMETERS, *host.boot.parameters.split())
+    ours = (*parameters(host), token)
     names = {word.partition("=")[0] for word in ours}
     kernel, separator, arguments = before.strip().partition(" -- ")
     kept = [
@@ -79,24 +102,9 @@ def command_line(before: str, host: Host) -> str:
     return " ".join([*kept, *ours]) + (f" -- {arguments}" if separator else "")
 
 
-def _run(
-    kernel: Kernel,
-    host: Host,
-    build: KernelBuild,
-    installed: Installed,
-    line: str,
-    key: str,
-    timeout: float,
-) -> None:
-    values = {
-        "KERNEL": installed.image,
-        "INITRD": installed.initrd,
-        "FOLDER": installed.folder,
-        "RELEASE": build.release,
-        "PARAMETERS": " ".join((*PARAMETERS, *host.boot.parameters.split())),
-    }
+def _run(kernel: Kernel, host: Host, values: dict[str, str], key: str, line: str) -> None:
     words = [f"SNPTEST_{name}={value}" for name, value in values.items()]
-    done = command(kernel, ["env", *words, "sh", "-c", line], timeout)
+    done = command(kernel, ["env", *words, "sh", "-c", line], PREPARE_TIMEOUT)
     if done.status != 0:
         # What the command prints is the host's, not a password of a power switch.
         raise HostError(f"{host.name}: boot.{key} fails: {said(done)}", "see ci/hosts.toml")

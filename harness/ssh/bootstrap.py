@@ -72,6 +72,7 @@ def facts(options: dict[str, Any]) -> dict[str, Any]:
         "version": uname.version,
         "node": uname.nodename,
         "notes": read_file("/sys/kernel/notes").hex(),
+        "cmdline": read_file("/proc/cmdline").decode(errors="replace"),
         "modules": {
             name: read_file(f"/sys/module/{name}/notes/.note.gnu.build-id").hex()
             for name in options.get("modules", ())

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import BootError
 from harness.kbuild import KernelBuild
 from harness.kernel import TargetError
-from harness.ssh.boot import leave, power_cycle
+from harness.ssh.boot import TOKEN, carries, leave, parameters, power_cycle
 from harness.ssh.connection import RETRY, NotLetIn, Unreachable
 from harness.ssh.fate import Boot, judged
 from harness.ssh.install import Installed, install
@@ -29,9 +30,15 @@ def bring_up(session: Session, build: KernelBuild, deadline: float) -> Installed
     connection = session.connected(deadline)
     facts = look(connection, modules=build.module_ids())
     before = Boot.of(facts)
-    runs = before.build_id == session.build_id and not _other_modules(facts, build)
+    wanted = parameters(session.host) if carries(session.host) else ()
+    runs = (
+        before.build_id == session.build_id
+        and before.parameters.issuperset(wanted)
+        and not _other_modules(facts, build)
+    )
     if runs and session.installed is not None:
         return session.installed
+    token = f"{TOKEN}={secrets.token_hex(8)}"
     link = AgentLink(connection, session.token, who())
     try:
         with RemoteKernel(session.host.name, fd := link.take_fd(), fd, on_close=link.close) as old:
@@ -40,14 +47,16 @@ def bring_up(session: Session, build: KernelBuild, deadline: float) -> Installed
                 return installed
             session.console.start()
             session.console.mark()
-            leave(old, session.host, build, installed)
+            leave(old, session.host, build, installed, token)
     except TargetError as error:
         raise Unreachable(
             f"{session.host.name}: it was lost while {build.name} was installed: {error}"
         ) from None
     session.disconnect()
     found = _after_reboot(session, before, build)
-    if found.build_id == session.build_id and found.release == build.release:
+    # The host's own kernel, too, may be of that build: it has not got the token.
+    ours = token in found.parameters or not carries(session.host)
+    if ours and found.build_id == session.build_id and found.release == build.release:
         return installed
     death = judged(session.console.said())
     why = f"{death.kind}: {death.summary}" if death else "nothing says why"
@@ -55,6 +64,12 @@ def bring_up(session: Session, build: KernelBuild, deadline: float) -> Installed
         raise BootError(
             f"kernel {build.name} did not boot on {session.host.name}, which came back with the "
             f"one before, {found.release}: {why}",
+        )
+    if not ours and found.build_id == session.build_id:
+        raise BootError(
+            f"{session.host.name}: a boot of {build.name} came up that nobody asked for, without "
+            f"the parameters it was to get: {why}",
+            "a boot.command that names $SNPTEST_PARAMETERS has to boot with them",
         )
     # The host's own, where one that was tested before ran; or the boot entry is another's.
     raise BootError(

@@ -27,6 +27,8 @@ class Boot:
     version: str
     build_id: str
     """From /sys/kernel/notes; "" where they have none."""
+    parameters: frozenset[str] = frozenset()
+    """The words of its command line."""
 
     @classmethod
     def of(cls, facts: dict[str, Any]) -> Boot:
@@ -37,7 +39,8 @@ class Boot:
         except ValueError:
             notes = b""
         boot, release, version = (sanitize.line(str(facts.get(name, "")), 200) for name in names)
-        return cls(boot, release, version, buildid.of_notes(notes))
+        parameters = frozenset(str(facts.get("cmdline", "")).split())
+        return cls(boot, release, version, buildid.of_notes(notes), parameters)
 
     def same_kernel(self, other: Boot) -> bool:
         """Whether both are boots of the same build."""
