@@ -106,6 +106,9 @@ class Revision:
     update_writes_progress: bool
     """gfn_start, uaddr and len come back advanced past what was done; an error behind the first
     page then is success, with the rest left for the next call."""
+    update_locks_file: bool
+    """No hole is punched into the range while its pages are loaded; since 7.0 only the page that
+    is being loaded is safe (kvm_gmem_populate)."""
 
     # LAUNCH_FINISH
     vmsa_order: VmsaOrder
@@ -231,6 +234,7 @@ V12 = Revision(
     update_not_private_errno=errno.EINVAL,
     update_firmware_errno=errno.EIO,
     update_writes_progress=False,
+    update_locks_file=True,
     vmsa_order=VmsaOrder.BOOT_FIRST,
     finish_key_field="vlek_required",
     finish_locks_vcpus=False,
@@ -280,6 +284,7 @@ MERGED = Revision(
     update_not_private_errno=errno.EIO,
     update_firmware_errno=errno.EIO,
     update_writes_progress=True,
+    update_locks_file=True,
     vmsa_order=VmsaOrder.INDEX,
     finish_key_field="vcek_disabled",
     finish_locks_vcpus=False,
@@ -319,6 +324,7 @@ LINUX_7_3 = replace(
     policy_refused=0,
     policy_bits_attribute=(kvm.KVM_X86_GRP_SEV, kvm.KVM_X86_SNP_POLICY_BITS),
     update_any_source=False,
+    update_locks_file=False,
     finish_locks_vcpus=True,
     psc_results=frozenset((0, errno.EINVAL, errno.EAGAIN)),
     unregistered_ghcb=ghcb.GHCB_ERR_NOT_REGISTERED,
@@ -335,7 +341,7 @@ SINCE: Mapping[tuple[int, int], tuple[str, ...]] = {
     (6, 17): ("policy_required", "policy_refused", "end_flushes_caches"),
     (6, 18): ("ghcb_version_1",),
     (6, 19): ("policy_bits_attribute",),
-    (7, 0): ("update_any_source", "request_certificates"),
+    (7, 0): ("update_any_source", "update_locks_file", "request_certificates"),
     (7, 1): ("psc_results", "finish_locks_vcpus"),
     (7, 2): ("unregistered_ghcb", "guest_request_bad_address"),
     (7, 3): ("gmem_bound_errnos",),

@@ -375,7 +375,7 @@ def test_conversion_waits_for_an_update(scheduled: Callable[[int], Host], seed: 
     assert_nothing_left(host)
 
 
-@pytest.mark.needs("inspector")
+@pytest.mark.needs("inspector", "update_locks_file")
 @pytest.mark.patches(22)
 @pytest.mark.parametrize("seed", FEW_SEEDS)
 def test_hole_waits_for_an_update(scheduled: Callable[[int], Host], seed: int) -> None:

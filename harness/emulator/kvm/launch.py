@@ -107,18 +107,23 @@ class _Update:
         if gmem is None:
             raise KvmError(errno.EFAULT)
         npages = min(npages, slot.npages - (self._start - slot.base_gfn))
+        if not self._vm.revision.update_locks_file:  # each page is a step that nothing comes into
+            return (yield from self._pages(gmem, slot, npages))
         yield from gmem.invalidate_lock.lock(self._call.task)
         try:
-            for done in range(npages):
-                try:
-                    self._page(gmem, slot, self._start + done, done * PAGE_SIZE)
-                except KvmError:
-                    if done and self._vm.revision.update_writes_progress:
-                        return done
-                    raise
-                yield None
+            return (yield from self._pages(gmem, slot, npages))
         finally:
             gmem.invalidate_lock.unlock()
+
+    def _pages(self, gmem: GmemFile, slot: Slot, npages: int) -> Steps:
+        for done in range(npages):
+            try:
+                self._page(gmem, slot, self._start + done, done * PAGE_SIZE)
+            except KvmError:
+                if done and self._vm.revision.update_writes_progress:
+                    return done
+                raise
+            yield None
         return npages
 
     def _page(self, gmem: GmemFile, slot: Slot, gfn: int, offset: int) -> None:
