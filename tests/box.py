@@ -19,9 +19,10 @@ import pytest
 
 from harness import host_packages
 from harness.kbuild import KernelBuild, buildid
+from harness.machine.psp_process import PspProcess
 from harness.ssh import hosts
 from harness.ssh.connection import connect_again
-from harness.vng.machine import STOCK
+from harness.vng.machine import STOCK, Machine, Setup
 from tests.sshd import Sshd
 
 INIT = Path(__file__).parent / "data" / "box_init.py"
@@ -61,15 +62,18 @@ PARAMETERS = (
 class Box:
     """The host: its disk, its console, its power."""
 
-    def __init__(self, keys: Sshd, old: KernelBuild) -> None:
+    def __init__(self, keys: Sshd, old: KernelBuild, machine: Machine = STOCK) -> None:
         """`keys` is an sshd that does not run: its keys, its port, its hosts file are used."""
         self.keys = keys
         self.old = old
+        self._setup = Setup(old.bzimage, machine, memory="1G")
         self.disk = keys.folder / "disk"
         self.console = keys.folder / "console.log"
         self.monitor = keys.folder / "qmp.sock"
         self._log = keys.folder / "qemu.log"
         self._qemu: subprocess.Popen[bytes] | None = None
+        self._network: subprocess.Popen[bytes] | None = None
+        self._firmware: PspProcess | None = None
         (self.disk / "bin").mkdir(parents=True)
         self.console.touch()
         (self.disk / "boots").touch()
@@ -139,9 +143,20 @@ class Box:
 
     def start(self) -> None:
         """Switch it on."""
-        with self._log.open("wb") as log:
-            self._qemu = subprocess.Popen(
-                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        if self._setup.machine.psp:
+            self._firmware = PspProcess(self._psp, self.keys.folder / "firmware.log")
+            self._network = self._run(self._network_command(), "network.log")
+            until = time.monotonic() + UP_TIMEOUT
+            while not self._cable.exists():
+                assert self._network.poll() is None
+                assert time.monotonic() < until, "the network does not come up"
+                time.sleep(0.1)
+        self._qemu = self._run(self._command(), self._log.name)
+
+    def _run(self, command: list[str], log: str) -> subprocess.Popen[bytes]:
+        with (self.keys.folder / log).open("wb") as file:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
             )
 
     def wait(self, boots: int = 1) -> None:
@@ -156,31 +171,62 @@ class Box:
 
     def stop(self) -> None:
         """Switch it off."""
-        if self._qemu is not None:
-            self._qemu.kill()
-            self._qemu.wait(30)
+        for process in (self._qemu, self._network):
+            if process is not None:
+                process.kill()
+                process.wait(30)
+        if self._firmware is not None:
+            self._firmware.stop()
 
-    def _command(self) -> list[str]:
-        shared = "security_model=none,multidevs=remap"
+    @property
+    def _cable(self) -> Path:
+        return self.keys.folder / "net.sock"
+
+    @property
+    def _users(self) -> str:
+        """QEMU's own network, where the port of `keys` leads to the host's sshd."""
         forward = f"hostfwd=tcp:127.0.0.1:{self.keys.port}-10.0.2.15:22"
-        init = f"init=/usr/bin/python3 -- -I -S {self.keys.folder / 'init.py'}"
+        return f"user,id=users,restrict=on,{forward}"
+
+    def _network_command(self) -> list[str]:
+        """Another QEMU that is nothing but that network: the SNP machine's has none built in."""
         return [
             STOCK.qemu,
-            *STOCK.options,
-            *("-m", "1G", "-smp", "2", "-display", "none", "-nodefaults"),
+            *("-machine", "none", "-nodefaults", "-display", "none"),
+            *("-netdev", self._users),
+            *("-netdev", f"stream,id=cable,server=on,addr.type=unix,addr.path={self._cable}"),
+            *("-netdev", "hubport,id=one,hubid=0,netdev=users"),
+            *("-netdev", "hubport,id=other,hubid=0,netdev=cable"),
+        ]
+
+    @property
+    def _psp(self) -> Path:
+        return self.keys.folder / "psp.sock"
+
+    def _command(self) -> list[str]:
+        machine = self._setup.machine
+        shared = "security_model=none,multidevs=remap"
+        cable = f"stream,id=users,server=off,addr.type=unix,addr.path={self._cable}"
+        init = f"init=/usr/bin/python3 -- -I -S {self.keys.folder / 'init.py'}"
+        return [
+            machine.qemu,
+            *("-m", self._setup.memory, "-smp", "2", "-display", "none", "-nodefaults"),
+            *(self._setup.qemu_options(self._psp) if machine.psp else machine.options),
             *("-chardev", f"file,id=console,path={self.console},append=on"),
             *("-serial", "chardev:console"),
             *("-qmp", f"unix:{self.monitor},server=on,wait=off"),
             *("-virtfs", f"local,id=root,path=/,mount_tag=/dev/root,readonly=on,{shared}"),
             *("-virtfs", f"local,id=disk,path={self.disk},mount_tag=disk,{shared}"),
-            *("-netdev", f"user,id=net,restrict=on,{forward}"),
-            *("-device", "virtio-net-pci,netdev=net,romfile="),
+            *("-netdev", cable if machine.psp else self._users),
+            *("-device", "virtio-net-pci,netdev=users,romfile="),
             *("-kernel", str(self.old.bzimage)),
             *("-append", " ".join((*PARAMETERS, init))),
         ]
 
 
-def make(folder: Path, patch: pytest.MonkeyPatch, old: KernelBuild) -> Box:
+def make(
+    folder: Path, patch: pytest.MonkeyPatch, old: KernelBuild, machine: Machine = STOCK
+) -> Box:
     """Make a host, switched off, and have hosts be found in its hosts file."""
     if os.geteuid() != 0:
         pytest.skip("the box's disk and its logins are root's")
@@ -192,4 +238,4 @@ def make(folder: Path, patch: pytest.MonkeyPatch, old: KernelBuild) -> Box:
     patch.delenv("SSH_AUTH_SOCK", raising=False)
     patch.setenv("SNPTEST_HOSTS", str(keys.folder / "hosts.toml"))
     keys.trust()
-    return Box(keys, old)
+    return Box(keys, old, machine)

@@ -29,7 +29,7 @@ def run(*words: str, folder: Path, timeout: float, **environment: str) -> Finish
 
     On stock QEMU unless a machine is named, whether or not the SNP machine was built.
     """
-    if "--kernel" in words and "--machine" not in words:
+    if "--kernel" in words and not {"--machine", "--host"} & set(words):
         words = (*words, "--machine", "stock")
     lines = folder / "results.jsonl"
     done = subprocess.run(

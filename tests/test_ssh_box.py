@@ -12,16 +12,21 @@ import pytest
 from harness import kbuild
 from harness.deadline import deadline
 from harness.errors import BootError
+from harness.machine.installed import MachineBuild
 from harness.report.outcome import Outcome
 from harness.runner import Run
+from harness.splats import find_splats
 from harness.ssh import hosts
 from harness.ssh.session import Session
+from harness.vng.machine import find_machine
 from tests import box as boxes
+from tests import machines, runs
 from tests.box import SEEN, Box
 from tests.marks import real
 
 pytestmark = real("builds and boots kernels", 900)
 
+snp_machine = machines.snp_machine
 BUILD_TIMEOUT = 3600.0
 DATA = Path(__file__).parent / "data"
 KEXEC = 'how = "kexec"'
@@ -152,3 +157,38 @@ def test_a_run_survives_the_death_of_its_kernel(bench: Bench) -> None:
     old, new = bench.old.build_id, bench.new.build_id
     assert box.boots[-2:] == [old, new], "a reset brings the old one back"
     assert len(box.boots) in (before + 2, before + 3)  # it ran already, or was booted first
+
+
+def test_suites_run_on_a_box_that_has_snp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snp_machine: MachineBuild
+) -> None:
+    """Two kernels in turn, as a bisection has them: the second finds SNP as the first left it."""
+    old, new = built("selftest-box", None), built("selftest-box-new", DATA / "series-box")
+    box = boxes.make(tmp_path, monkeypatch, old, find_machine("snp"))
+    box.get_kexec()
+    box.start()
+    try:
+        box.write_hosts(KEXEC)
+        box.wait()
+        for kernel in (new, old):
+            folder = tmp_path / kernel.name
+            folder.mkdir()
+            done = runs.run(
+                *("gmem", "-k", "test_two_files or test_hole_costs_no_wbinvd or deleted_slot"),
+                *("--backend", "ssh", "--host", "box", "--kernel", kernel.name),
+                folder=folder,
+                timeout=400,
+                SNPTEST_HISTORY="",
+            )
+            assert done.code == 0, done.text
+            outcomes = {each["id"].rpartition("::")[2]: each["outcome"] for each in done.results}
+            assert outcomes["test_two_files[ssh]"] == "pass"
+            assert outcomes["test_deleted_slot_is_gone[ssh]"] == "pass"
+            # The counters are QEMU's: a host that is reached by ssh alone has none.
+            assert outcomes["test_hole_costs_no_wbinvd[ssh]"] == "skip"
+    finally:
+        box.stop()
+    assert box.boots == [old.build_id, new.build_id, old.build_id]
+    console = box.console.read_text(errors="replace")
+    assert console.count("kvm_amd: SEV-SNP enabled") == 2, console
+    assert find_splats(console) == []
