@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.vng import init
-from harness.vng.machine import Paths, _without_ports
+from harness.errors import BootError
+from harness.vng import init, shell
+from harness.vng.machine import Paths, Setup, _without_ports
 from harness.vng.share import make_scratch
 from tests import test_vng
 from tests.mutants.mutant import ROOT
@@ -120,6 +124,51 @@ def test_a_shell_needs_a_terminal(update: test_vng.Update) -> None:
     done = snptest("boot", update.kernel.name)
     assert done.returncode == 2
     assert "terminal" in done.stderr
+
+
+def shell_in(kernel: str, program: str) -> tuple[int, bytes]:
+    """Run `snptest boot KERNEL` on a terminal, with $SHELL; return its status and the screen."""
+    controller, terminal = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness", "boot", kernel, "--machine", "stock"],
+        cwd=ROOT,
+        env=os.environ | {"SHELL": program, "TERM": "dumb"},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+    )
+    os.close(terminal)
+    screen = b""
+    until = time.monotonic() + 200
+    try:
+        while select.select([controller], [], [], max(0.0, until - time.monotonic()))[0]:
+            try:
+                chunk = os.read(controller, 1 << 16)
+            except OSError:  # EIO: nobody has the terminal open any more
+                break
+            screen += chunk
+        return process.wait(30), screen
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+        os.close(controller)
+
+
+def test_a_shells_status_is_passed_on(update: test_vng.Update) -> None:
+    """A shell that ends by itself with a status that nothing else here has: timeout(1)'s usage."""
+    code, screen = shell_in(update.kernel.name, "/usr/bin/timeout")
+    assert code == 125, screen[-2000:]
+
+
+def test_a_machine_that_ends_before_its_shell_is_told(
+    update: test_vng.Update, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shell, "shell_command", lambda setup, paths: ["sh", "-c", "exit 4"])
+    said = r"ended before its shell did \(QEMU ended with 4\)"
+    with pytest.raises(BootError, match=said):
+        shell.explore(update.kernel, Setup(update.kernel.bzimage))
 
 
 def test_a_machine_that_is_not_there(update: test_vng.Update) -> None:

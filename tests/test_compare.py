@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.compare import diff, render
+from harness import suiterun
+from harness.compare import diff, live, render
 from harness.compare.diff import Kind, Side
+from harness.compare.live import Target
+from harness.history import record
+from harness.history.store import History
 from harness.report.outcome import ExitCode, Outcome, Result
 from harness.report.summary import patch_subjects
+from tests import history_runs
 from tests.mutants.mutant import ROOT
 
 P, F, C, S, X, E = (
@@ -54,7 +60,15 @@ def result(
         ([F], [P], Kind.FIXED),
         ([F], [C], Kind.FAILING),
         ([P, F], [F, F], Kind.FLAKY),
-        ([P, P], [F, P], Kind.FLAKY),
+        ([P, F], [F, P], Kind.FLAKY),
+        ([P], [F, P], Kind.FLAKY),
+        ([P, P], [S, P], Kind.FLAKY),
+        ([F, F], [F, P], Kind.FLAKY),
+        ([P, P], [F, P], Kind.NEWLY_FLAKY),
+        ([P, P], [P, C, P], Kind.NEWLY_FLAKY),
+        ([X, X], [X, F], Kind.NEWLY_FLAKY),
+        ([S], [F, P], Kind.NEWLY_FLAKY),
+        ([], [F, P], Kind.NEWLY_FLAKY),
         ([P], [X], Kind.KNOWN),
         ([P], [S], Kind.SKIPPED),
         ([S], [P], Kind.RUN),
@@ -71,7 +85,11 @@ def test_what_became_of_a_test(
     b = Side("b", [result(each, revision="merged") for each in after])
     found = diff.compare(a, b)
     assert [change.kind for change in found.changes] == ([] if kind is None else [kind])
-    expected = {Kind.BROKEN: ExitCode.FAILED, Kind.UNJUDGED: ExitCode.BROKEN}
+    expected = {
+        Kind.BROKEN: ExitCode.FAILED,
+        Kind.NEWLY_FLAKY: ExitCode.FAILED,
+        Kind.UNJUDGED: ExitCode.BROKEN,
+    }
     assert diff.exit_code(found, a, b) == expected.get(kind or Kind.NEW, ExitCode.PASSED)
 
 
@@ -114,14 +132,47 @@ def test_what_is_worth_another_run() -> None:
 
 
 def test_a_mail_has_72_columns_and_names_tests_and_patches() -> None:
-    a = Side("v12", [result(P, "a_name_that_is_rather_long_for_a_mail_of_seventy_two_columns")])
-    b = Side("v13", [result(F, "a_name_that_is_rather_long_for_a_mail_of_seventy_two_columns")])
-    text = render.mail(diff.compare(a, b), a, b, patch_subjects())
-    # What has no spaces cannot be broken.
-    assert all(len(line) <= 72 or " " not in line.strip() for line in text.splitlines())
-    assert "broken" in text.lower()
-    assert "rather_long" in text
-    assert "14" in text
+    """No line of any kind of change is longer, but for a word that is: a test's name."""
+    word = "a_name_that_is_rather_long_for_a_mail_of_seventy_two_columns"
+    hostile = "\x00\x01 " * 40 + "errno is 22, must be 5\tand\nso on " * 5
+    cases = {
+        "broken": ([P], [F]),
+        "races": ([P, P], [F, P]),
+        "fixed": ([F], [P]),
+        "flaky": ([P, F], [P, F]),
+        "known": ([P], [X]),
+        "skipped": ([P], [S]),
+        "run": ([S], [P]),
+        "new": ([], [P]),
+        "gone": ([P], []),
+        "failing": ([F], [F]),
+        "unjudged": ([P], [E]),
+    }
+    a, b = Side(f"v12 {word}", about="kernel " * 20), Side("v13", about=word * 3)
+    for name, (before, after) in cases.items():
+        for side, outcomes in ((a, before), (b, after)):
+            for outcome in outcomes:
+                made = result(outcome, f"{name}_{word}")
+                said = "" if outcome is P else hostile
+                side.results.append(dataclasses.replace(made, reason=said, description=said))
+    a.results.append(result(P, f"slow_{word}", 1.0))
+    b.results.append(result(P, f"slow_{word}", 9.0))
+    for number in range(20):
+        for side, outcome in ((a, P), (b, F)):
+            made = result(outcome, word)
+            name = f"{made.id[:-5]}[{'with spaces and ' * number}{word}-{number}]"
+            side.results.append(dataclasses.replace(made, id=name))
+    found = diff.compare(a, b)
+    b.broken.append(f"the kernel did not boot: {hostile}")
+    assert {change.kind for change in found.changes} == set(Kind)
+    text = render.mail(found, a, b, patch_subjects())
+    names = {each.name for each in render.families(found.changes)}
+    for line in text.splitlines():
+        assert len(line) <= 72 or " " not in line.strip() or line.strip() in names, line
+    assert text.replace("\n", "").isprintable()
+    assert "Newly flaky:\n" in text
+    assert f"test_broken_{word}\n" in text
+    assert "patch 14: " in text
 
 
 def stored(path: Path, *results: Result) -> Path:
@@ -186,3 +237,122 @@ def test_parameters_of_one_test_stand_together() -> None:
     assert [each.name for each in found if not each.parameters] == [
         "suites/psc/test_psc.py::test_x[3]"
     ]
+
+
+class Fake:
+    """Stands for `snptest run`: a test that fails every so many runs, on each side."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, a: int, b: int) -> None:
+        self.fails = {"a": a, "b": b}
+        self.runs = {"a": 0, "b": 0}
+        self.calls: list[tuple[str, ...]] = []
+        monkeypatch.setattr(suiterun, "run", self.run)
+
+    def run(
+        self, words: tuple[str, ...], listener: live.Listener, *, history: bool = True
+    ) -> suiterun.SuiteRun:
+        self.calls.append(tuple(words))
+        side = words[words.index("--revision") + 1]
+        times = int(words[words.index("--repeat") + 1]) if "--repeat" in words else 1
+        done = suiterun.SuiteRun(code=0)
+        for _ in range(times):
+            fails = self.fails[side] and self.runs[side] % self.fails[side] == 0
+            self.runs[side] += 1
+            done.results.append(result(F if fails else P, revision=side))
+        return done
+
+    def compare(self) -> tuple[diff.Comparison, Side, Side]:
+        a, b = (Target(each, ("--revision", each, "--seed", "7"), ("psc",)) for each in "ab")
+        for each in (a, b):
+            each.run(lambda result: None)
+        live.repeat(a, b, 2, lambda result: None)
+        live.assure(a, b, lambda result: None)
+        return diff.compare(a.side, b.side), a.side, b.side
+
+
+def test_what_is_flaky_on_b_alone_is_broken_once_a_is_sure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """B fails 1 of 3, so A passes 17 runs: three quarters to the 17th are less than a hundredth."""
+    fake = Fake(monkeypatch, a=0, b=3)
+    found, a, b = fake.compare()
+    assert [change.kind for change in found.changes] == [Kind.NEWLY_FLAKY]
+    assert fake.runs == {"a": 17, "b": 3}
+    assert len(fake.calls) == 7  # the rest in one
+    assert all(words[words.index("--seed") + 1] == "7" for words in fake.calls)
+    assert diff.exit_code(found, a, b) == ExitCode.FAILED
+    assert "1 newly flaky" in render.verdict(found, a, b)
+
+
+def test_what_is_as_flaky_on_a_is_seen_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three runs of A passed, of more some fail: then it is no change."""
+    fake = Fake(monkeypatch, a=5, b=3)
+    fake.runs["a"] = 1
+    found, a, b = fake.compare()
+    assert [change.kind for change in found.changes] == [Kind.FLAKY]
+    assert diff.exit_code(found, a, b) == ExitCode.PASSED
+
+
+def test_what_differs_for_sure_is_run_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(monkeypatch, a=0, b=1)
+    found, _, _ = fake.compare()
+    assert [change.kind for change in found.changes] == [Kind.BROKEN]
+    assert fake.runs == {"a": 3, "b": 3}
+
+
+@pytest.fixture
+def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A history of three runs; in the second a test broke, the third was cut."""
+    made = history_runs.result
+    history_runs.write(tmp_path / "0", [made("one"), made("two", suite="gmem")], 0)
+    history_runs.write(tmp_path / "1", [made("one", F), made("two", suite="gmem")], 1)
+    history_runs.write(tmp_path / "2", [made("one")], 2, ended=False)
+    with History.open(tmp_path / "h.db") as history:
+        for number in range(3):
+            record.take(history, tmp_path / str(number))
+    monkeypatch.setenv("SNPTEST_HISTORY", str(tmp_path / "h.db"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("1", "2"), 1, "test_one"),
+        (("2", "1"), 0, "1 fixed"),
+        (("last-2", "last~1"), 1, "1 broken"),
+        (("1", "2", "gmem"), 0, "no difference"),
+        (("1", "last"), 3, "run 3: it was cut short"),
+    ],
+)
+def test_runs_of_the_history_are_compared(
+    nights: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
+    done = compare(*words)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("1", "99"), 2, "the history has no run 99"),
+        (("1", "last-9"), 2, "there is no run last-9: the history has 3"),
+        (("1", "2", "-k", "one"), 2, "-k cannot choose among its tests"),
+        (("1", "2", "psk"), 2, "no suite is called 'psk'"),
+        (("1", "tests/data"), 2, "tests/data holds no stored run"),
+        (("1", "results/no_such_run"), 2, "results/no_such_run does not exist"),
+        (("1", "no_such_kernel"), 2, "no kernel is called no_such_kernel"),
+        (("1", "2", "--markdown", "/proc/nope/x"), 2, "cannot write /proc/nope/x"),
+        (("12", "13", "--backend", "emulator"), 2, "the emulator has no revision '12'"),
+    ],
+)
+def test_mistakes_are_one_line_with_a_hint(
+    nights: Path, words: tuple[str, ...], code: int, said: str
+) -> None:
+    done = compare(*words)
+    assert done.returncode == code, done.stdout + done.stderr
+    first = done.stderr.splitlines()[0]
+    assert first.startswith("snptest: ")
+    assert said in first
+    assert "hint: " in done.stderr
+    assert "Traceback" not in done.stderr

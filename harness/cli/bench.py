@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.cli.output import need_writable, write_text
 from harness.cli.run import make_console
 from harness.errors import UsageError
 from harness.report.outcome import ExitCode
@@ -64,6 +65,7 @@ def bench(names: tuple[str, ...], output: Path | None) -> int:
         )
     if not known:
         raise UsageError("this tree has no benchmarks yet")
+    need_writable(output)
     console = make_console()
     figures: list[Figure] = []
     for name in names or known:
@@ -75,9 +77,8 @@ def bench(names: tuple[str, ...], output: Path | None) -> int:
         console.print(Text(f"{name} took {time.monotonic() - began:.1f} s", style="dim"))
     _show(console, figures)
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
         records = [{**asdict(figure), "held": figure.held} for figure in figures]
-        output.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+        write_text(output, json.dumps(records, indent=2) + "\n")
     return ExitCode.PASSED if all(figure.held for figure in figures) else ExitCode.FAILED
 
 

@@ -22,8 +22,8 @@ from harness.bisect.revisions import Range, Revision
 from harness.bisect.state import State
 from harness.bisect.verdicts import Trial, Verdict, findings, trial_of
 from harness.cli.kernels import DEFAULT_BASE
-from harness.cli.output import ResultsBar, write_text
-from harness.cli.run import make_console
+from harness.cli.output import ResultsBar, need_writable, write_text
+from harness.cli.run import make_console, suite_paths
 from harness.errors import BuildError, UsageError, UserError
 from harness.kbuild.progress import ConsoleProgress
 from harness.report.outcome import ExitCode, Result
@@ -76,6 +76,8 @@ def bisect(options: BisectOptions) -> int:
     """Find the patch or commit; 0 where it is found, 1 where nothing is bad, 3 else."""
     if not options.tests:
         raise UsageError("which tests tell good from bad?", "name suites or tests")
+    suite_paths(options.tests)
+    need_writable(options.json)
     backends.get(options.backend)
     if not options.builds:
         raise UsageError(

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from harness import backends
-from harness.cli.kernels import DEFAULT_BASE, build_kernel
-from harness.cli.output import ResultsBar, write_text
-from harness.cli.run import make_console
+from harness.cli.kernels import DEFAULT_BASE
+from harness.cli.output import ResultsBar, need_writable, write_text
+from harness.cli.run import make_console, suite_paths
 from harness.compare import diff, render, stored
 from harness.compare.diff import Side
-from harness.compare.live import Target, repeat
+from harness.compare.live import Target, assure, repeat
 from harness.errors import UsageError
+from harness.history import runs
 from harness.report.outcome import Result
 from harness.report.summary import patch_subjects
 
@@ -44,21 +46,28 @@ class CompareOptions:
     repeat: int = REPEATS
     markdown: Path | None = None
 
+    @property
+    def builds(self) -> bool:
+        """Whether A and B are built first."""
+        return bool(self.base or self.series_a or self.series_b or self.config)
+
 
 def compare(options: CompareOptions) -> int:
     """Run or read both sides, repeat what differs, show it; the code to exit with."""
-    if options.base or options.series_a or options.series_b or options.config:
-        _build(options)
+    need_writable(options.markdown)
+    console = make_console(stderr=options.markdown == Path("-"))
+    suite_paths(options.suites)
+    if options.builds:
+        _build(options, console)
     a, b = _side(options, options.a), _side(options, options.b)
-    to_stdout = options.markdown == Path("-")
-    console = make_console(stderr=to_stdout)
     with _Display(console) as display:
         for target in (a, b):
             if isinstance(target, Target):
                 display.begin(target.label)
                 target.run(display.result)
-        display.begin("again, what differs")
-        repeat(a, b, options.repeat, display.result)
+        repeat(a, b, options.repeat, display.result, display.begin)
+        if options.repeat:
+            assure(a, b, display.result, display.begin)
     sides = [each.side if isinstance(each, Target) else each for each in (a, b)]
     if not any(side.results for side in sides):
         raise UsageError("neither side has a result", "; ".join(sides[0].broken + sides[1].broken))
@@ -66,42 +75,68 @@ def compare(options: CompareOptions) -> int:
     render.show(console, found, sides[0], sides[1], patch_subjects())
     if options.markdown is not None:
         text = render.mail(found, sides[0], sides[1], patch_subjects())
-        if to_stdout:
+        if options.markdown == Path("-"):
             sys.stdout.write(text)
         else:
             write_text(options.markdown, text)
     return diff.exit_code(found, sides[0], sides[1])
 
 
-def _build(options: CompareOptions) -> None:
+def _build(options: CompareOptions, console: Console) -> None:
     """Build A and B of the base, each with its series."""
-    from harness.kbuild.cli import BuildOptions
+    from harness import kbuild
+    from harness.kbuild.kernel import check_name
+    from harness.kbuild.progress import ConsoleProgress
 
     if options.a == options.b:
         raise UsageError("A and B are built, and need a name each")
-    for name, series in ((options.a, options.series_a), (options.b, options.series_b)):
-        base = options.base or DEFAULT_BASE
-        build_kernel(BuildOptions(name, base, series=series, config=options.config))
+    base = options.base or DEFAULT_BASE
+    sides = ((options.a, options.series_a), (options.b, options.series_b))
+    commits = {}
+    with ConsoleProgress(console) as progress:
+        for name, series in sides:  # what does not apply is told before minutes of building
+            check_name(name)
+            steps = kbuild.applied(base, series, progress=progress, say=console.print)
+            commits[name] = [commit for commit, _ in steps]
+    for name, series in sides:
+        with ConsoleProgress(console) as progress:
+            kernel = kbuild.build(
+                name,
+                base,
+                series,
+                fragments=options.config,
+                commits=commits[name],
+                progress=progress,
+                say=console.print,
+            )
+        console.print(Text(f"built {name}: Linux {kernel.release}", style="dim"), soft_wrap=True)
 
 
 def _side(options: CompareOptions, word: str) -> Target | Side:
     """Find out what A or B is: a stored run, a revision on the emulator, or a built kernel."""
     if (path := stored.find(word)) is not None:
-        if options.expression:
-            raise UsageError(f"{word} is a stored run: -k cannot choose among its tests")
+        _no_expression(options, word)
         return stored.load(path, options.suites)
-    words = [*options.suites, "-n", options.workers, "--seed", str(options.seed)]
+    if options.backend is None and not options.builds and runs.is_name(word):
+        return _of_history(options, word)
+    words = [*options.suites]
     if options.expression:
         words += ["-k", options.expression]
+    common = ("-n", options.workers, "--seed", str(options.seed))
     emulator = backends.get("emulator")
     if options.backend in (None, emulator.name) and word in emulator.revisions:
-        return Target(word, ("--revision", word), tuple(words))
+        return Target(word, ("--revision", word, *common), tuple(words))
     if options.backend == emulator.name:
         raise UsageError(
             f"the emulator has no revision {word!r}", f"it has {', '.join(emulator.revisions)}"
         )
     from harness import kbuild
 
+    if "/" in word or Path(word).is_dir():
+        raise UsageError(
+            f"{word} holds no stored run" if Path(word).exists() else f"{word} does not exist",
+            "a stored run is results/TIME, or what `run --json FILE` wrote",
+        )
     kernel = kbuild.get(word)
     chosen = ["--backend", options.backend or "vng", "--kernel", word]
     for name in ("machine", "memory", "host"):
@@ -109,7 +144,23 @@ def _side(options: CompareOptions, word: str) -> Target | Side:
         if value is not None:
             chosen += [f"--{name}", value]
     label = f"{word} {kernel.release}"
-    return Target(label, tuple(chosen), tuple(words))
+    return Target(label, (*chosen, *common), tuple(words))
+
+
+def _of_history(options: CompareOptions, word: str) -> Side:
+    """Read a run of the history by its number, or last, last-1."""
+    from harness.cli.history import opened
+
+    _no_expression(options, word)
+    with opened(None) as history, history.reading():
+        return stored.of_suites(runs.side(history, runs.find(history, word)), options.suites)
+
+
+def _no_expression(options: CompareOptions, word: str) -> None:
+    if options.expression:
+        raise UsageError(
+            f"{word} is a stored run: -k cannot choose among its tests", "name suites or tests"
+        )
 
 
 class _Display:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from harness.cli.output import write_text
+from harness.cli.output import need_writable, write_text
 from harness.cli.run import make_console
 from harness.errors import UsageError
 from harness.history.store import History
@@ -44,6 +44,8 @@ class NightlyOptions:
 
 def nightly(options: NightlyOptions, tools: Tools | None = None) -> int:
     """Run a night; 0 where nothing fails that is not known or flaky, 1 where it does, 3 else."""
+    if not options.dry_run:
+        need_writable(options.markdown, options.json)
     schedule = _only(load(options.file), options.only)
     console = make_console()
     if options.dry_run:

@@ -23,6 +23,31 @@ def write_text(path: Path | None, text: str) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
+def need_writable(*paths: Path | None) -> None:
+    """Check that files can be written, before minutes are spent on what belongs in them.
+
+    What there is stays as it is.  UsageError where one cannot be; None and - need no check.
+    """
+    for path in paths:
+        if path is None or path == Path("-"):
+            continue
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory", "name a file")
+        there = path.exists()
+        if there and not path.is_file():
+            continue  # a pipe's reader would take it for the end
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab"):
+                pass
+            if not there:
+                path.unlink()
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {path}: {error.strerror}", "nothing was run; name another file"
+            ) from None
+
+
 class ResultsBar:
     """Counts results as they come: on terminals a bar, elsewhere nothing.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import options
+from harness.cli.output import need_writable
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def report(
     """Write reports of stored runs."""
     if not (output or junit or ktap or kcidb):
         raise UsageError("what is to be written?", "-o DIR, --junit, --ktap or --kcidb FILE")
+    need_writable(junit, ktap, kcidb)
     words = list(runs or ())
     with _history(words, db) as history, history.reading():
         chosen = _chosen(history, words)

@@ -18,6 +18,7 @@ from harness.backends.base import Backend
 from harness.cli import kselftest
 from harness.cli.kernels import DEFAULT_BASE, build_kernel
 from harness.cli.machine import need_machine, suggest_machine
+from harness.cli.output import need_writable
 from harness.errors import UsageError
 from harness.history import identity, store
 from harness.history.record import Recorder
@@ -75,15 +76,13 @@ def run_suites(options: RunOptions) -> int:
             f"it offers {', '.join(backend.revisions)}",
         )
     known.load()  # a mistake in it is the user's, and told at once
-    paths = _paths(options.suites)
+    paths = suite_paths(options.suites)
+    need_writable(options.junit, options.ktap, options.json)
     options = _built(options)
     if options.machine is None and options.kernel is not None and options.backend == "vng":
         options = replace(options, machine=suggest_machine(options.kernel))
     workers = _workers(options.workers, backend)
     backend.check(kernel=options.kernel, host=options.host)
-    outputs = [path for path in (options.junit, options.ktap, options.json) if path]
-    for path in outputs:
-        _check_writable(path)
     if any(path.startswith(f"suites/{kselftest.SUITE}") for path in paths):
         kselftest.prepare(options.backend, options.kernel)
     console = make_console(stderr=options.ktap == Path("-"))
@@ -221,7 +220,8 @@ def _report(options: RunOptions, run: Run, console: Console) -> int:
     return exit_code(run.results, broken=bool(run.broken) or missing > 0)
 
 
-def _paths(names: tuple[str, ...]) -> list[str]:
+def suite_paths(names: tuple[str, ...]) -> list[str]:
+    """Return what pytest is given for suites and tests; UsageError where there is no such."""
     known = [name for name in (*ORDER, *NAMED) if (SUITES / name).is_dir()]
     if not names:
         if not known:
@@ -290,19 +290,6 @@ def _rerun(options: RunOptions) -> list[str]:
     if options.seed:
         words += ["--seed", str(options.seed)]
     return words
-
-
-def _check_writable(path: Path) -> None:
-    if path == Path("-"):
-        return
-    if path.is_dir():
-        raise UsageError(f"{path} is a directory", "name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"cannot write {path}: permission denied")
 
 
 def _results_folder() -> Path:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What differs between two sides: results in, changes out; nothing is run or printed here.
 
-A test may have run several times on a side.  Where its runs there disagree it is flaky, and says
-nothing about the revision.  "Slower" is only what passed on both sides and is slower by
+A test may have run several times on a side.  Where its runs there disagree it is flaky.  Flaky on
+A, it says nothing about B; where B fails now and then what A never failed in several runs (or
+skips, or does not have), B has most likely broken it, as a race does: that is "newly flaky", and
+counts as broken.  "Slower" is only what passed on both sides and is slower by
 SLOWER_RATIO and by SLOWER_SECONDS both, beyond what everything else is slower by; where a test
 ran more than once, the fastest run of B must also be slower than the slowest of A.
 """
@@ -32,9 +34,11 @@ class Kind(enum.StrEnum):
 
     BROKEN = "broken"
     """B fails what A does not: what A skips or does not have, too."""
+    NEWLY_FLAKY = "newly flaky"
+    """B fails now and then; A never did, in several runs."""
     FIXED = "fixed"
     FLAKY = "flaky"
-    """Runs on one side disagree."""
+    """Runs on one side disagree, and A's do, too, or are too few to tell."""
     KNOWN = "known issue"
     """B fails as a known issue says; A passes."""
     SLOWER = "slower"
@@ -58,6 +62,9 @@ class State(enum.Enum):
     ERROR = "has an error"
     NONE = "is not there"
 
+
+REGRESSIONS = (Kind.BROKEN, Kind.NEWLY_FLAKY)
+"""What B did worse than A: exit code 1."""
 
 _STATES = {
     Outcome.PASS: State.GOOD,
@@ -89,6 +96,11 @@ class Change:
     kind: Kind
     before: tuple[Result, ...]
     after: tuple[Result, ...]
+
+    @property
+    def once(self) -> bool:
+        """Whether nothing but one run a side speaks for it."""
+        return max(len(self.before), len(self.after)) == 1
 
     @property
     def sample(self) -> Result:
@@ -178,13 +190,13 @@ def compare(a: Side, b: Side) -> Comparison:
 
 
 def exit_code(comparison: Comparison, a: Side, b: Side) -> ExitCode:
-    """1 where something is broken; 3 where a side, or a test on a side, could not be judged.
+    """1 where something is broken or newly flaky; 3 where a side, or a test, could not be judged.
 
     A side that was cut short beats what is broken; a single test without a verdict does not.
     """
     if a.broken or b.broken:
         return ExitCode.BROKEN
-    if comparison.of(Kind.BROKEN):
+    if any(comparison.of(kind) for kind in REGRESSIONS):
         return ExitCode.FAILED
     return ExitCode.BROKEN if comparison.of(Kind.UNJUDGED) else ExitCode.PASSED
 
@@ -226,6 +238,18 @@ def _seconds(runs: Sequence[Result]) -> list[float]:
     return [each.seconds for each in runs if each.outcome is Outcome.PASS]
 
 
+def _is_bad(result: Result) -> bool:
+    return _STATES[result.outcome] is State.BAD
+
+
+def _is_steady(before: Sequence[Result]) -> bool:
+    """Whether a test does not fail on A, as far as several runs tell; a skip needs but one."""
+    state = state_of(before)
+    if state in (State.GOOD, State.KNOWN):
+        return sum(_STATES[each.outcome] is state for each in before) > 1
+    return state in (State.SKIP, State.NONE)
+
+
 def _of_boot(before: Sequence[Result], after: Sequence[Result]) -> Kind | None:
     old, new = (any(each.outcome.bad for each in runs) for runs in (before, after))
     if old and new:
@@ -241,6 +265,8 @@ def _kind(
         return Kind.UNJUDGED
     if State.NONE in (old, new) and cut:
         return Kind.UNJUDGED
+    if new is State.FLAKY and _is_steady(before) and any(_is_bad(each) for each in after):
+        return Kind.NEWLY_FLAKY
     if State.FLAKY in (old, new):
         return Kind.FLAKY
     if new is State.BAD:

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness import suiterun
-from harness.compare.diff import Side, grouped, to_repeat
+from harness.bisect.verdicts import Rates
+from harness.compare.diff import Kind, Side, compare, grouped, to_repeat
 from harness.report import sanitize
-from harness.report.outcome import BOOT, Result
+from harness.report.outcome import BOOT, Outcome, Result
 
 Listener = Callable[[Result], None]
 MOST_NAMED = 400
@@ -24,7 +25,7 @@ class Target:
     options: tuple[str, ...]
     """Options of `snptest run` that make it this side."""
     suites: tuple[str, ...] = ()
-    """Suites or tests, and -k EXPR: what is asked for on both sides."""
+    """Suites or tests, and -k EXPR: what is asked for at first."""
     side: Side = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,13 +39,14 @@ class Target:
         self.side.about = sanitize.line(", ".join(found))
         self._take(done)
 
-    def again(self, ids: Iterable[str], listener: Listener) -> None:
-        """Run some tests once more, by their ids on this side."""
+    def again(self, ids: Iterable[str], listener: Listener, times: int = 1) -> None:
+        """Run some tests more times, by their ids on this side; on a kernel, in one boot."""
         wanted = list(dict.fromkeys(ids))
         if not wanted:
             return
         words = wanted if len(wanted) <= MOST_NAMED else list(self.suites)
-        self._take(suiterun.run((*words, *self.options), listener, history=False))
+        options = (*self.options, "--repeat", str(times))
+        self._take(suiterun.run((*words, *options), listener, history=False))
 
     def _take(self, done: suiterun.SuiteRun) -> None:
         self.side.results += done.results
@@ -53,10 +55,17 @@ class Target:
             self.side.broken.append(f"{self.label}: {suiterun.last_line(done.said)}")
 
 
-def repeat(a: Target | Side, b: Target | Side, times: int, listener: Listener) -> int:
+def repeat(
+    a: Target | Side,
+    b: Target | Side,
+    times: int,
+    listener: Listener,
+    begin: Callable[[str], None] = lambda what: None,
+) -> int:
     """Run what differs up to `times` times more on each side that is live; tell how often.
 
-    A stored side stays as it is.  Ends early where nothing differs, or a side broke.
+    A stored side stays as it is.  Ends early where nothing differs, or a side broke.  `begin` is
+    told what runs.
     """
     sides = [each.side if isinstance(each, Target) else each for each in (a, b)]
     keys: list[str] = []
@@ -68,7 +77,45 @@ def repeat(a: Target | Side, b: Target | Side, times: int, listener: Listener) -
         if not keys:
             return done
         for target, tests in zip((a, b), grouped(sides), strict=True):
-            if isinstance(target, Target):
-                ids = [each.id for key in keys for each in tests.get(key, ())[:1]]
-                target.again((each for each in ids if each != BOOT), listener)
+            ids = [each.id for key in keys for each in tests.get(key, ())[:1]]
+            ids = [each for each in ids if each != BOOT]
+            if isinstance(target, Target) and ids:
+                begin(f"{_tests(ids)} again, {done + 1} of {times}: {target.label}")
+                target.again(ids, listener)
     return times
+
+
+def assure(
+    a: Target | Side,
+    b: Target | Side,
+    listener: Listener,
+    begin: Callable[[str], None] = lambda what: None,
+) -> None:
+    """Run what is flaky on B alone so often on A that it would have failed there, too.
+
+    That is, that a test as flaky as on B would pass them all once in a hundred times.
+    """
+    sides = [each.side if isinstance(each, Target) else each for each in (a, b)]
+    if not isinstance(a, Target) or sides[0].broken or sides[1].broken:
+        return
+    found = [each for each in compare(*sides).of(Kind.NEWLY_FLAKY) if each.before]
+    missing = {each.before[0].id: _missing(each.before, each.after) for each in found}
+    wanted = [name for name, more in missing.items() if more > 0]
+    if wanted:
+        times = max(missing.values())
+        begin(f"{_tests(wanted)}, flaky on B, {times} times more: {a.label}")
+        a.again(wanted, listener, times)
+
+
+def _missing(before: Sequence[Result], after: Sequence[Result]) -> int:
+    """Tell how many runs A lacks."""
+    if all(each.outcome is Outcome.SKIP for each in before):
+        return 0
+    passed = sum(not each.outcome.bad for each in before)
+    failed = sum(each.outcome in (Outcome.FAIL, Outcome.CRASH) for each in after)
+    runs = sum(each.outcome is not Outcome.ERROR for each in after)
+    return Rates(failed, runs).sure() - passed
+
+
+def _tests(names: Sequence[str]) -> str:
+    return "1 test" if len(names) == 1 else f"{len(names)} tests"

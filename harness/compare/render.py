@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.compare.diff import Change, Comparison, Kind, Side
+from harness.compare.diff import REGRESSIONS, Change, Comparison, Kind, Side
 from harness.report import sanitize
 from harness.report.outcome import Outcome, Result
 
@@ -27,6 +27,7 @@ PARAMETERS = 8
 """Of a test that are listed."""
 COLOURS = {
     Kind.BROKEN: "bold red",
+    Kind.NEWLY_FLAKY: "bold red",
     Kind.FIXED: "green",
     Kind.FLAKY: "bold yellow",
     Kind.KNOWN: "cyan",
@@ -140,7 +141,7 @@ def show(
             if family.parameters:
                 console.print(Text(f"      {_listed(family)}"), soft_wrap=True)
             console.print(Text(f"      {line_of(change)}"), soft_wrap=True)
-            if change.kind is Kind.BROKEN and change.sample.description:
+            if change.kind in REGRESSIONS and change.sample.description:
                 text = f"      must hold: {change.sample.description}"
                 console.print(Text(text, style="dim"), soft_wrap=True)
         if len(made) > LISTED:
@@ -177,11 +178,11 @@ def mail(comparison: Comparison, a: Side, b: Side, subjects: Mapping[str, str]) 
         made = families(changes)
         for family in made[:LISTED]:
             change = family.first
-            lines += ["", f"  {family.name}"]
+            lines += ["", f"  {sanitize.line(family.name)}"]
             if family.parameters:
                 lines += _wrapped(_listed(family), "    ")
             lines += _wrapped(line_of(change), "    ")
-            if change.kind is Kind.BROKEN and change.sample.description:
+            if change.kind in REGRESSIONS and change.sample.description:
                 lines += _wrapped(f"Must hold: {change.sample.description}", "    ")
         if len(made) > LISTED:
             lines += ["", f"  ... and {len(made) - LISTED} more"]
@@ -197,7 +198,7 @@ def mail(comparison: Comparison, a: Side, b: Side, subjects: Mapping[str, str]) 
         lines.append("")
         for text in remarks:
             lines += _wrapped(text)
-    return "\n".join(sanitize.text(line).rstrip() for line in lines) + "\n"
+    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def _table(found: Mapping[str, Sequence[Change]], kinds: Sequence[Kind]) -> Table:
@@ -220,15 +221,14 @@ def _remarks(comparison: Comparison, a: Side, b: Side) -> list[str]:
     said = [f"not judged: {reason}" for reason in dict.fromkeys((*a.broken, *b.broken))]
     if comparison.pace > 1.1 or comparison.pace < 0.9:
         said.append(f"B takes {comparison.pace:.2f} times as long as A altogether")
-    once = [
-        change
-        for change in comparison.changes
-        if change.kind in (Kind.BROKEN, Kind.FIXED)
-        and max(len(change.before), len(change.after)) == 1
-    ]
-    if once:
-        tests = "1 of these was" if len(once) == 1 else f"{len(once)} of these were"
+    changes = [*comparison.of(Kind.BROKEN), *comparison.of(Kind.FIXED)]
+    if once := sum(change.once for change in changes):
+        tests = "1 of the broken and fixed was" if once == 1 else f"{once} broken or fixed were"
         said.append(f"{tests} seen once: it could be flaky")
+    unsure = [each for each in comparison.of(Kind.FLAKY) if len(each.before) == 1]
+    if unsure:
+        tests = "1 flaky test" if len(unsure) == 1 else f"{len(unsure)} flaky tests"
+        said.append(f"{tests} ran once on A: that says not whether it is as flaky there")
     return said
 
 
@@ -239,7 +239,7 @@ def _usual(results: Sequence[Result]) -> float:
 
 def _wrapped(text: str, first: str = "", after: str | None = None) -> list[str]:
     return textwrap.wrap(
-        text,
+        sanitize.line(text),
         WIDTH,
         initial_indent=first,
         subsequent_indent=first if after is None else after,

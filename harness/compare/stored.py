@@ -52,11 +52,17 @@ def load(path: Path, suites: Sequence[str] = ()) -> Side:
             side.broken += [sanitize.line(str(each)) for each in event.get("broken") or ()]
     if not finished:
         side.broken.append(f"{side.label} was cut short" + (": half a line" if cut else ""))
+    return of_suites(side, suites)
+
+
+def of_suites(side: Side, suites: Sequence[str]) -> Side:
+    """Leave what is of these suites, files or tests, where any are named; it must be something."""
     if suites:
         wanted = {name.rstrip("/") for name in suites}
         side.results = [each for each in side.results if _is_wanted(each, wanted)]
     if not side.results:
-        side.broken.append(f"{side.label} holds no results")
+        which = f" of {', '.join(suites)}" if suites else ""
+        side.broken.append(f"{side.label} holds no results{which}")
     return side
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -159,19 +160,29 @@ def get(history: History, number: int) -> StoredRun:
     return _run(row)
 
 
+_NAME = re.compile(r"(?P<number>[0-9]+)|last(?:[-~](?P<back>[0-9]+))?")
+
+
+def is_name(word: str) -> bool:
+    """Whether a word can only mean a run of the history: a number, last, last-2 (or last~2)."""
+    return _NAME.fullmatch(word) is not None
+
+
 def find(history: History, word: str) -> StoredRun:
     """Return the run that a word names: its number, `last`, `last-2`, or its folder.
 
     UsageError where it names none.
     """
-    if word.isascii() and word.isdigit():
-        return get(history, int(word[:18]))
-    name, _, back = word.partition("-")
-    if name == "last" and (not back or (back.isascii() and back.isdigit())):
-        found = runs(history, int(back[:9] or 0) + 1)
-        if len(found) == int(back[:9] or 0) + 1:
+    if match := _NAME.fullmatch(word):
+        if match["number"]:
+            return get(history, int(word[:18]))
+        back = int((match["back"] or "0")[:9])
+        found = runs(history, back + 1)
+        if len(found) == back + 1:
             return found[-1]
-        raise UsageError(f"there is no run {word}: the history has {len(found)}")
+        raise UsageError(
+            f"there is no run {word}: the history has {len(found)}", "`snptest history` lists them"
+        )
     path = Path(word).expanduser()
     if path.exists():
         head = stream.header(stream.find(path))
@@ -232,6 +243,8 @@ def side(history: History, run: StoredRun) -> Side:
     """Return a run as `harness.compare` takes it."""
     about = ", ".join(filter(None, (run.where, run.what)))
     broken = [f"run {run.id}: {reason}" for reason in run.broken]
+    if run.state == schema.RUNNING:
+        broken.append(f"run {run.id}: it goes on")
     if run.pruned:
         broken.append(f"run {run.id}: its results were pruned")
     return Side(f"run {run.id}", results(history, run, texts=False), broken, about)

@@ -11,15 +11,16 @@ and counts only where revisions, kernels and environment say so.
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import tables
 from harness.errors import UsageError
 from harness.splats.extract import Splat
 
 FILE = Path(__file__).resolve().parents[2] / "kernels" / "known-issues.toml"
+HINT = "kernels/known-issues.toml explains its form"
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
 _TEXT_FIELDS = ("id", "pattern", "fails", "skips", "kernels", "reason", "link")
@@ -166,10 +167,7 @@ def _version(text: str, *, whole: bool = False) -> _Version | None:
 
 def load(path: Path = FILE) -> KnownIssues:
     """Read the file; UsageError names file, entry and field where something is wrong."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"known issues cannot be read from {path}: {error}") from None
+    table = tables.read(path, HINT)
     entries = table.pop("issue", [])
     if table or not isinstance(entries, list):
         what = f"{next(iter(table))!r}" if table else "'issue'"

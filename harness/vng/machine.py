@@ -24,6 +24,7 @@ from harness.vng.accel import accelerated
 VIRTME_TIMEOUT = 60.0
 DEFAULT_MEMORY = "1G"
 PORT = "snptest.agent"
+STATUS = "snptest.status"
 _SIZE = re.compile(r"[1-9][0-9]{0,5}[MG]", re.ASCII)
 _INIT = re.compile(r"(?<!\S)init=\S+$")
 _ROOT = re.compile(r"(?<=\srootflags=)\S+")
@@ -181,12 +182,16 @@ def script_command(setup: Setup, paths: Paths) -> list[str]:
 def shell_command(setup: Setup, paths: Paths) -> list[str]:
     """Return virtme-ng's command for a shell on this terminal, in all that its init sets up.
 
-    `paths.share` is seen as /run/snptest; its file `shell` is the shell to start.
+    `paths.share` is seen as /run/snptest; its file `shell` is the shell to start.  What that
+    writes to the port STATUS goes to `paths.status`.
     """
     return [
         *_options(setup),
         *("--pwd", f"--rodir=run/snptest={paths.share}", "--shell", "/run/snptest/shell"),
         *("--qemu-opts", *setup.qemu_options(paths.psp)),
+        *("-chardev", f"file,id=snptest,path={paths.status}"),
+        *("-device", "virtio-serial-pci,id=snptest-bus"),
+        *("-device", f"virtserialport,bus=snptest-bus.0,chardev=snptest,name={STATUS}"),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from harness.errors import BootError
 from harness.kbuild import KernelBuild
 from harness.vng.boot import BOOT_TIMEOUT, PARAMETERS
 from harness.vng.consolelog import new_path
-from harness.vng.machine import Paths, Setup, script_command, shell_command
+from harness.vng.machine import STATUS, Paths, Setup, script_command, shell_command
 from harness.vng.qemu import Qemu
 from harness.vng.scene import examine
 from harness.vng.share import fill, make_scratch, need_qemu
@@ -45,9 +46,9 @@ def run_in(kernel: KernelBuild, setup: Setup, command: Sequence[str], timeout: f
         overdue = _wait(qemu, timeout)
         if not overdue:
             qemu.drain()
-        status = paths.status.read_text(errors="replace") if paths.status.exists() else ""
-        if not overdue and status.isascii() and status.isdigit():
-            return int(status)
+        status = _status(paths)
+        if not overdue and status is not None:
+            return status
         death = examine(qemu, kernel.directory / "System.map", lost=not overdue)
         why = f"{overdue}; " if overdue else ""
         raise BootError(
@@ -56,8 +57,22 @@ def run_in(kernel: KernelBuild, setup: Setup, command: Sequence[str], timeout: f
         )
 
 
+_SHELL = """#!/bin/sh
+{loads}
+{shell}
+status=$?
+for port in /sys/class/virtio-ports/*; do
+    [ "$(cat "$port/name" 2>/dev/null)" = {port} ] && echo $status > "/dev/${{port##*/}}"
+done
+exit $status
+"""
+
+
 def explore(kernel: KernelBuild, setup: Setup) -> int:
-    """Boot a kernel to a root shell on this terminal, its modules loaded."""
+    """Boot a kernel to a root shell on this terminal, its modules loaded; return its exit status.
+
+    BootError where the machine ended and the shell had not.
+    """
     need_qemu(setup.machine)
     paths = Paths(make_scratch(), new_path(kernel.name))
     with contextlib.ExitStack() as undo:
@@ -66,12 +81,25 @@ def explore(kernel: KernelBuild, setup: Setup) -> int:
         shell = paths.share / "shell"
         # udev may have loaded some of them already.
         loads = "".join(f"insmod /run/snptest/{each} 2>/dev/null || :\n" for each in kernel.modules)
-        shell.write_text(f"#!/bin/sh\n{loads}exec {os.environ.get('SHELL', '/bin/sh')}\n")
+        users = shlex.quote(os.environ.get("SHELL") or "/bin/sh")
+        shell.write_text(_SHELL.format(loads=loads, shell=users, port=STATUS))
         shell.chmod(0o755)
         undo.enter_context(kernel.in_use())
         if setup.machine.psp:
             undo.callback(Firmware(paths).stop)
-        return subprocess.call(shell_command(setup, paths))
+        undo.callback(paths.status.unlink, missing_ok=True)
+        code = subprocess.call(shell_command(setup, paths))
+        status = _status(paths)
+        if status is not None:
+            return status
+        ended = f" (QEMU ended with {code})" if code else ""
+        raise BootError(f"the machine ended before its shell did{ended}")
+
+
+def _status(paths: Paths) -> int | None:
+    """Read what became of the command or shell; None where it has not ended."""
+    said = paths.status.read_text(errors="replace").strip() if paths.status.exists() else ""
+    return int(said) if said.isascii() and said.isdigit() else None
 
 
 def _wait(qemu: Qemu, timeout: float) -> str:

@@ -24,7 +24,7 @@ Examples:
   snptest boot mine                     a root shell on this terminal
 
 \b
-Exit codes: the command's; 2 usage, 3 where the kernel died or the command did not end.
+Exit codes: the command's or the shell's; 2 usage, 3 where the kernel died, or did not end it.
 """
 
 

@@ -13,22 +13,26 @@ from harness.cli.kernels import complete_base, complete_config, complete_kernel
 
 HELP = """Compare two revisions: what is broken, fixed, flaky, skipped, slower.
 
-A and B are kernels that `snptest build` made, the emulator (v12, merged, 7.3), or stored runs
-(results/TIME, or a file of `run --json`).  What differs runs again, so that flaky tests are
-told from changed ones.  With --base or --series-a or --series-b, A and B are built first.
+A and B are kernels that `snptest build` made, the emulator (v12, merged, 7.3), or stored runs:
+a number of `snptest history`, last, last-1, results/TIME, or a file of `run --json` (a kernel
+whose name is a number needs --backend vng).  What differs runs again, so that flaky tests are
+told from changed ones; what is flaky in B alone runs in A until that can be no accident.  With
+--base, --config, --series-a or --series-b, A and B are built first, under these names.
 
 \b
 Examples:
   snptest compare old new                       all suites in both kernels
   snptest compare old new gmem -k hole          some tests
   snptest compare v12 merged psc                two revisions of the interfaces
+  snptest compare last-1 last                   the two newest runs of the history
   snptest compare results/20261123-081337 new   a run of the past against a kernel
   snptest compare v1 v2 --base ~/linux@v6.16 --series-a v1.mbox --series-b v2.mbox
   snptest compare old new --markdown reply.txt  for a mail, 72 columns; - is stdout
 
 \b
 "Slower" passes in both, and takes 1.5 times as long and half a second more.
-Exit codes: 0 nothing broken, 1 B fails what A does not, 2 usage,
+"Newly flaky" fails in B now and then, and in A never, in several runs: a race, most likely.
+Exit codes: 0 nothing broken, 1 B fails what A does not, newly flaky included, 2 usage,
             3 a side, or a test that differs, could not be judged
 """
 
