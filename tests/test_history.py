@@ -442,6 +442,23 @@ def test_an_older_history_is_brought_up_to_date(
         assert columns[-1] == "mood"
 
 
+def test_kernels_of_an_older_history_have_no_public_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+    with History.open(tmp_path / "h.db") as history:
+        history.db.execute(
+            "INSERT INTO kernel VALUES"
+            " (1, x'00', 'mine', '6.12', 'x@v6.12', '', '', '[]', '[]', '', '')"
+        )
+    monkeypatch.undo()
+    with History.open(tmp_path / "h.db") as history:
+        old = history.one("SELECT name, base_commit, base_url, patchset FROM kernel")
+        assert old == ("mine", "", "", "")
+        record.take(history, write(tmp_path / "r", [result()]))
+        assert len(runs.runs(history)) == 1
+
+
 def test_a_history_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot make"):
         History.open(Path("/proc/nothing/h.db"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from harness.errors import UsageError
 from harness.kbuild import cache, cli, compile, config, debsource, estimate, kernel
 from harness.kbuild.tree import KernelTree
 from tests import fakekernel
+from tests.fakekernel import git
 
 BASE = debsource.DebianSource("linux-source-6.12", "6.12.7-1")
 
@@ -314,3 +316,39 @@ def test_a_series_that_was_applied_is_not_applied_again(
     )
     assert (one.key, one.commit) == (again.key, commits[1])
     assert (both.commit, both.series) == (commits[2], ("1.patch", "2.patch"))
+
+
+def test_a_git_base_is_told_by_what_others_can_fetch(tmp_path: Path) -> None:
+    """The base's commit, its https address if that has it, and KCIDB's hash of the series."""
+    origin = fakekernel.write_tree(tmp_path / "origin")
+    git(origin, "init", "-q")
+    git(origin, "add", "--force", ".")
+    git(origin, "commit", "-q", "-m", "base")
+    git(origin, "tag", "v6.12")
+    git(tmp_path, "clone", "-q", str(origin), "clone")
+    clone, url = tmp_path / "clone", "https://git.kernel.org/pub/scm/virt/kvm/kvm.git"
+    (clone / "include/kvm.h").write_text("#define KVM 2\n")
+    patch = tmp_path / "0001-x.patch"
+    patch.write_text(git(clone, "diff") + "\n")
+    git(clone, "commit", "-q", "-a", "-m", "own")
+    for address, expected in (
+        (url, url),
+        ("git://git.kernel.org/pub/scm/virt/kvm/kvm.git", url),
+        ("https://me:secret@example.org/linux.git", ""),
+        (str(origin), ""),
+    ):
+        git(clone, "remote", "set-url", "origin", address)
+        built = kbuild.build("mine", f"{clone}@v6.12", patch)
+        assert built.base_commit == git(origin, "rev-parse", "v6.12")
+        assert built.base_url == expected
+    digest = hashlib.sha256(patch.read_bytes()).hexdigest()
+    assert built.patchset == hashlib.sha256(f"{digest}\n".encode()).hexdigest()
+    # What only this machine has cannot be fetched from there.
+    git(clone, "remote", "set-url", "origin", url)
+    own = kbuild.build("own", f"{clone}@main")
+    assert (own.base_url, own.patchset) == ("", "")
+    assert own.base_commit == git(clone, "rev-parse", "main")
+    commits = [commit for commit, _ in kbuild.applied(f"{clone}@v6.12", patch)]
+    known = kbuild.build("known", f"{clone}@v6.12", patch, commits=commits)
+    assert (known.base_commit, known.base_url) == (built.base_commit, url)
+    assert kbuild.build("work", str(origin)).base_commit == ""

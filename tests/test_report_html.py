@@ -231,6 +231,62 @@ def test_kcidb_takes_every_run(history: History) -> None:
     assert statuses == ["PASS"] * 31 + ["PASS"]
 
 
+KVM_URL = "https://git.kernel.org/pub/scm/virt/kvm/kvm.git"
+
+
+@pytest.mark.parametrize(
+    ("built", "expected"),
+    [
+        (
+            {"base": "~/linux@v6.16", "base_commit": "a" * 40, "base_url": KVM_URL},
+            {
+                "git_commit_hash": "a" * 40,
+                "git_commit_name": "v6.16",
+                "git_repository_url": KVM_URL,
+                "tree_name": "kvm",
+                "patchset_hash": "",
+            },
+        ),
+        (
+            {"base": "x@topic", "base_commit": "b" * 40, "patchset": "c" * 64},
+            {"git_commit_hash": "b" * 40, "patchset_hash": "c" * 64},
+        ),
+        ({"base": "linux-source-6.12", "patchset": "c" * 64}, {"patchset_hash": "c" * 64}),
+        ({"base": "linux-source-6.12"}, {}),
+        ({"base": "x@y", "base_commit": "HEAD", "base_url": "file:///x", "patchset": "z"}, {}),
+    ],
+)
+def test_kcidb_names_what_others_can_fetch(
+    tmp_path: Path, built: dict[str, str], expected: dict[str, str]
+) -> None:
+    from kcidb_io import schema
+
+    write(tmp_path / "run", [result("one")], built=built)
+    with History.open(tmp_path / "h.db") as history:
+        number = record.take(history, tmp_path / "run").run
+        run = runs.get(history, number)
+        found = kcidb.report(run, runs.results(history, run))
+    schema.LATEST.validate(found)
+    names = ("git_commit_hash", "git_commit_name", "git_repository_url", "tree_name")
+    [checkout] = found["checkouts"]
+    seen = {name: checkout[name] for name in (*names, "patchset_hash") if name in checkout}
+    assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git", "mainline"),
+        ("https://git.kernel.org/pub/scm/linux/kernel/git/next/linux-next.git", "linux-next"),
+        (KVM_URL, "kvm"),
+        ("https://example.org/linux.git", ""),
+        ("", ""),
+    ],
+)
+def test_kcidb_trees(url: str, name: str) -> None:
+    assert kcidb.tree_name(url) == name
+
+
 def test_kcidb_paths_and_excerpts() -> None:
     assert kcidb.path_of(result("x y")) == "snptest.psc.psc.x_y.v12"
     assert kcidb.path_of(result(id="boot::a b.c", suite="boot")) == "snptest.boot.boot.a_b_c"
@@ -281,6 +337,7 @@ def test_pages_of_runs_by_their_numbers(
     [
         (["last"], "what is to be written?"),
         (["--ktap", "-"], "hold one run, and 5 are chosen"),
+        (["last", "--kcidb", "-", "--origin", "Our CI"], "KCIDB takes a-z, 0-9 and _"),
         (["99", "--ktap", "-"], "the history has no run 99"),
         (["last", "-o", "/proc/x"], "cannot write /proc/x"),
         (["last", "--kcidb", "/proc/x/y"], "cannot write /proc/x"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -57,6 +58,8 @@ def report(
     """Write reports of stored runs."""
     if not (output or junit or ktap or kcidb):
         raise UsageError("what is to be written?", "-o DIR, --junit, --ktap or --kcidb FILE")
+    if not re.fullmatch("[a-z0-9_]+", origin):
+        raise UsageError(f"--origin {origin!r}: KCIDB takes a-z, 0-9 and _", "our_ci")
     need_writable(junit, ktap, kcidb)
     words = list(runs or ())
     with _history(words, db) as history, history.reading():

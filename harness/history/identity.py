@@ -52,6 +52,9 @@ def built(name: str) -> dict[str, Any]:
         "series": list(kernel.series),
         "config": list(kernel.fragments),
         "compiler": kernel.compiler,
+        "base_commit": kernel.base_commit,
+        "base_url": kernel.base_url,
+        "patchset": kernel.patchset,
     }
 
 

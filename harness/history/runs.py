@@ -136,7 +136,7 @@ _COLUMNS = (
     "r.id, r.state, r.started, r.seconds, r.exit, r.setting, r.label, r.seed, r.command,"
     f" r.broken, r.file, r.pruned, {', '.join(f'r.{name}' for name in schema.COUNTS)},"
     " s.backend, s.revision, s.machine, s.host, s.firmware, s.harness,"
-    f" {_KERNEL}, k.build_id, r.key"
+    f" {_KERNEL}, k.build_id, k.base_commit, k.base_url, k.patchset, r.key"
 )
 _FROM = "run r JOIN setting s ON s.id = r.setting JOIN kernel k ON k.id = s.kernel"
 

@@ -118,5 +118,11 @@ CREATE TABLE daily (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS = (_FIRST,)
+# What others can fetch: the commit of --base, where it lies, and KCIDB's hash of the patches.
+_ORIGIN = "".join(
+    f"ALTER TABLE kernel ADD COLUMN {name} TEXT NOT NULL DEFAULT '';\n"
+    for name in ("base_commit", "base_url", "patchset")
+)
+
+MIGRATIONS = (_FIRST, _ORIGIN)
 """Scripts; the one at index N makes version N + 1 of version N."""

@@ -36,6 +36,9 @@ class Kernel:
     config: tuple[str, ...] = ()
     compiler: str = ""
     build_id: str = ""
+    base_commit: str = ""
+    base_url: str = ""
+    patchset: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,9 @@ def _kernel(name: str, built: dict[str, Any]) -> Kernel:
         config=_texts(built.get("config")),
         compiler=_text(built.get("compiler")),
         build_id=_text(built.get("build_id")),
+        base_commit=_text(built.get("base_commit")),
+        base_url=_text(built.get("base_url")),
+        patchset=_text(built.get("patchset")),
     )
 
 

@@ -250,9 +250,10 @@ def _setting(history: History, head: stream.Header) -> int:
     values = [json.dumps(each) if isinstance(each, tuple) else each for each in astuple(kernel)]
     digest = hashlib.sha256(json.dumps(values).encode()).digest()
     names = "name, release, base, tree, git_commit, series, config, compiler, build_id"
+    names += ", base_commit, base_url, patchset"
+    marks = ", ".join("?" * (1 + len(values)))
     history.db.execute(
-        f"INSERT OR IGNORE INTO kernel (digest, {names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (digest, *values),
+        f"INSERT OR IGNORE INTO kernel (digest, {names}) VALUES ({marks})", (digest, *values)
     )
     found = history.one("SELECT id FROM kernel WHERE digest = ?", (digest,))
     where = (head.backend, head.revision, head.machine, head.host, head.firmware, head.harness)

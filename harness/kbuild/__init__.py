@@ -19,6 +19,7 @@ from harness.kbuild import base as bases
 from harness.kbuild import cache
 from harness.kbuild.compile import compiler_version
 from harness.kbuild.config import Fragment, allconfig, find_fragments, wanted_symbols
+from harness.kbuild.gitbase import GitRevision
 from harness.kbuild.gitrun import GitError
 from harness.kbuild.kernel import (
     KernelBuild,
@@ -32,7 +33,7 @@ from harness.kbuild.kernel import (
 from harness.kbuild.make import make_kernel
 from harness.kbuild.own import sources_digest
 from harness.kbuild.progress import Progress
-from harness.kbuild.series import Patch, load_all
+from harness.kbuild.series import Patch, load_all, patchset_hash
 from harness.kbuild.tree import KernelTree, PatchError
 
 __all__ = [
@@ -215,6 +216,8 @@ class _Job:
         """Return the commit after the last patch, where it is among these and still there."""
         self.tree = KernelTree(cache.root() / "linux")
         number = len(self.patches)
+        if commits:
+            self._commit = commits[0]
         return self.tree.commit_of(commits[number]) if number < len(commits) else None
 
     def base_commit(self) -> str:
@@ -240,9 +243,14 @@ class _Job:
     def record(self, commit: str, patches: Sequence[Patch]) -> None:
         """Give a commit's kernel the name."""
         key = _key(self.tree, commit, self.configuration)
+        where = {}
+        if isinstance(self.base, GitRevision):
+            where = {"base_commit": self._commit, "base_url": self.base.public_url(self._commit)}
         record = {
             "key": key,
             "commit": commit,
+            **where,
+            "patchset": patchset_hash(patches),
             "base": str(self.base),
             "source": self.base.source,
             "series": [patch.name for patch in patches],

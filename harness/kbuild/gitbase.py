@@ -16,6 +16,7 @@ from harness.kbuild.tree import KernelTree
 from harness.report import sanitize
 
 FETCH_TIMEOUT = 1800.0
+LOOK_TIMEOUT = 30.0
 _URL = re.compile(r"(?:https?|git|ssh|file)://.+|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^@]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _USERS = {
@@ -53,6 +54,25 @@ class GitRevision:
         digest = hashlib.sha256(f"{self.where} {wanted}".encode()).hexdigest()[:16]
         tree.git("update-ref", f"refs/snptest/base/git-{digest}", wanted)
         return wanted
+
+    def public_url(self, commit: str) -> str:
+        """Return where anybody can fetch a commit, an https address; "" where that is not known.
+
+        Of a repository on this machine it is that of its origin, once that is known to have it.
+        """
+        address = self.where
+        try:
+            if not is_url(address):
+                look = ["for-each-ref", "--count=1", f"--contains={commit}", "refs/remotes/origin"]
+                if not run_git(look, Path(self.where), {"LC_ALL": "C"}, timeout=LOOK_TIMEOUT):
+                    return ""
+                get = ["remote", "get-url", "origin"]
+                address = run_git(get, Path(self.where), {"LC_ALL": "C"}).decode().strip()
+        except GitError:
+            return ""
+        address = re.sub(r"^git://git\.kernel\.org/", "https://git.kernel.org/", address)
+        # Names and passwords are nobody's business.
+        return address if re.fullmatch(r"https://[^@\s]+", address) else ""
 
     def _fetch(self, tree: KernelTree, wanted: str) -> str:
         # What is being fetched must be a commit of its own: no tags, no history.

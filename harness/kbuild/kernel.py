@@ -60,6 +60,12 @@ class KernelBuild:
     seconds: float
     created: str
     directory: Path
+    base_commit: str = ""
+    """The commit that --base named in a git repository; "" of other bases."""
+    base_url: str = ""
+    """Where anybody can fetch that; "" where it is not known."""
+    patchset: str = ""
+    """KCIDB's hash of the patches; "" of none."""
 
     @property
     def bzimage(self) -> Path:
@@ -207,6 +213,9 @@ def _kernel(name: str, record: dict[str, Any]) -> KernelBuild | None:
             version=(int(major), int(minor), int(patch)),
             tree=str(built["tree"]),
             commit=str(record.get("commit", "")),
+            base_commit=str(record.get("base_commit", "")),
+            base_url=str(record.get("base_url", "")),
+            patchset=str(record.get("patchset", "")),
             compiler=str(built["compiler"]),
             modules=tuple(map(str, built["modules"])),
             extra_modules=tuple(map(str, built["extra_modules"])),

@@ -7,6 +7,7 @@ import contextlib
 import email
 import email.errors
 import email.header
+import hashlib
 import re
 import tempfile
 from collections.abc import Sequence
@@ -49,6 +50,14 @@ class Patch:
         match = _DIFF.search(self.diff)
         text = self.diff[: match.start()] if match else self.diff
         return sanitize.text(text).strip()
+
+
+def patchset_hash(patches: Sequence[Patch]) -> str:
+    """Hash a series as KCIDB does: sha256sum *.patch | cut -c-64 | sha256sum; "" of none."""
+    if not patches:
+        return ""
+    lines = [f"{hashlib.sha256(patch.diff).hexdigest()}\n" for patch in patches]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def load_all(specs: Sequence[str | Path], repository: Path | None = None) -> list[Patch]:

@@ -20,6 +20,11 @@ from harness.report.outcome import Outcome, Result
 
 VERSION = {"major": 5, "minor": 3}
 ORIGIN = "snptest"
+_TAG = re.compile(r"v[0-9]+\.[0-9]+[0-9.]*(?:-rc[0-9]+)?")
+"""Of a release: what `git describe` says of its commit."""
+_KERNEL_ORG = re.compile(
+    r"https://git\.kernel\.org/pub/scm/(?:linux/kernel/git|virt)/([\w-]+)/([\w-]+?)(?:\.git)?/?"
+)
 EXCERPT = 16384
 """Characters that the schema allows."""
 _STATUS = {
@@ -61,16 +66,36 @@ def _checkout(run: StoredRun, own: str, origin: str) -> dict[str, Any]:
     if kernel.series:
         comment += f" with {len(kernel.series)} patches"
     misc = {"tree": kernel.tree, "series": list(kernel.series), "commit": kernel.commit}
-    # The commit is one of our own cache, not one that anybody can fetch: no git_commit_hash.
-    return _filled(
+    # kernel.commit is one of our own cache; what others can fetch is the base's.
+    public = kernel.base_commit if re.fullmatch(r"[0-9a-f]{40}", kernel.base_commit) else ""
+    url = kernel.base_url if public and kernel.base_url.startswith("https://") else ""
+    where, _, name = kernel.base.rpartition("@")
+    tagged = public and where and _TAG.fullmatch(name)
+    known = re.fullmatch(r"[0-9a-f]{64}", kernel.patchset) or (public and not kernel.patchset)
+    # "" says that there is no patch, and must stay.
+    patchset = {"patchset_hash": kernel.patchset} if known else {}
+    return patchset | _filled(
         {
             "id": own,
             "origin": origin,
+            "git_commit_hash": public,
+            "git_commit_name": name if tagged else "",
+            "git_repository_url": url,
+            "tree_name": tree_name(url),
             "comment": comment or run.what,
             "valid": True,
             "misc": _filled(misc),
         }
     )
+
+
+def tree_name(url: str) -> str:
+    """Return the name by which a tree is known; "" where it is none of git.kernel.org's."""
+    match = _KERNEL_ORG.fullmatch(url)
+    if match is None:
+        return ""
+    owner, name = match.groups()
+    return {"torvalds": "mainline"}.get(owner, name)
 
 
 def _build(run: StoredRun, own: str, checkout: str, origin: str) -> dict[str, Any]:
