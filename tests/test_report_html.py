@@ -321,6 +321,13 @@ def test_pages_of_folders_need_no_history(
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
+def test_days_are_told_without_a_time(history: History, tmp_path: Path) -> None:
+    """All runs are of one day (UTC), which is named once."""
+    index = site.write(history, runs.runs(history), tmp_path / "out")
+    days = index.read_text().partition("Results by day")[2].partition("</section>")[0]
+    assert re.search(r">20\d\d-\d\d-\d\d: \d+ good", days), days[-300:]
+
+
 def test_pages_of_runs_by_their_numbers(
     history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

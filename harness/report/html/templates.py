@@ -41,7 +41,7 @@ def environment() -> jinja2.Environment:
         line=charts.line,
         day_bars=charts.day_bars,
     )
-    made.filters.update(took=took, when=when, iso=_iso, percent=_percent, short=_short)
+    made.filters.update(took=took, when=when, iso=_iso, day=_day, percent=_percent, short=_short)
     return made
 
 
@@ -61,6 +61,10 @@ def _hash(text: str) -> str:
 
 def _iso(started: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
+
+
+def _day(started: float) -> str:
+    return _iso(started)[:10]
 
 
 def _short(name: str) -> str:
