@@ -237,6 +237,11 @@ def test_kernels_run_with_the_parameters_of_the_host(host: Pretender, build: Ker
     again.open().shutdown()
     again.close()
     assert host.boots == [OLD, NEW, NEW], "it runs already, with them"
+    host.write_hosts('how = "kexec"')
+    less = Session(hosts.get("box"), build)
+    less.open().shutdown()
+    less.close()
+    assert host.boots == [OLD, NEW, NEW, NEW], "with more than is asked for"
 
 
 def test_the_hosts_own_kernel_may_be_of_the_same_build(host: Pretender, build: KernelBuild) -> None:

@@ -15,7 +15,7 @@ from harness import backends, kbuild
 from harness.errors import HostError, UsageError
 from harness.kbuild import KernelBuild
 from harness.ssh import hosts
-from harness.ssh.boot import PARAMETERS, command_line
+from harness.ssh.boot import PARAMETERS, TOKEN, command_line
 from harness.ssh.connection import Connection
 from harness.ssh.hosts import BootWay, Host
 from harness.ssh.install import KEEP, install
@@ -132,17 +132,23 @@ def test_a_disk_that_fills_up_while_it_is_copied(
     assert not list(small_disk.rglob("bzImage")), "no half of a kernel has its name"
 
 
+TOKENED = f"{TOKEN}=1"
+
+
 def test_the_command_line_is_the_old_one_with_ours() -> None:
     host = Host("a", "a", boot=BootWay("kexec", parameters="kvm_amd.sev_snp=1 console=ttyS1"))
     first = command_line(
-        "BOOT_IMAGE=/vmlinuz root=UUID=1 ro panic=0 console=tty0 quiet\n", host, "x=1"
+        "BOOT_IMAGE=/vmlinuz root=UUID=1 ro panic=0 console=tty0 quiet\n", host, TOKENED
     )
     assert first == (
-        f"root=UUID=1 ro console=tty0 quiet {' '.join(PARAMETERS)} kvm_amd.sev_snp=1 console=ttyS1"
-        " x=1"
+        f"root=UUID=1 ro console=tty0 quiet {TOKENED} {' '.join(PARAMETERS)} kvm_amd.sev_snp=1"
+        " console=ttyS1"
     )
-    assert command_line(first, host, "x=1") == first, "it does not grow from boot to boot"
-    assert command_line("ro -- -I x\n", host, "x=1").endswith("console=ttyS1 x=1 -- -I x")
+    assert command_line(first, host, TOKENED) == first, "it does not grow from boot to boot"
+    assert command_line("ro -- -I x\n", host, TOKENED).endswith("console=ttyS1 -- -I x")
+    plain = Host("a", "a", boot=BootWay("kexec"))
+    without = f"root=UUID=1 ro console=tty0 quiet snptest.boot=2 {' '.join(PARAMETERS)}"
+    assert command_line(first, plain, "snptest.boot=2") == without, "what is asked for no more"
 
 
 def test_what_a_host_is_not_said_to_do(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:

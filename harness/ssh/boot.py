@@ -30,7 +30,7 @@ PARAMETERS = (
 
 
 TOKEN = "snptest.boot"
-"""Parameter that tells one boot of ours from every other; the kernel ignores it."""
+"""Parameter that tells one boot of ours from every other; kexec has what is ours follow it."""
 
 
 def parameters(host: Host) -> tuple[str, ...]:
@@ -42,6 +42,24 @@ def carries(host: Host) -> bool:
     """Whether a kernel gets the parameters: by kexec, or by commands that make use of them."""
     way = host.boot
     return way.how == "kexec" or "SNPTEST_PARAMETERS" in way.prepare + way.command
+
+
+def has_parameters(host: Host, words: tuple[str, ...]) -> bool:
+    """Whether a command line has what a kernel that is booted there has, and no more of ours."""
+    if not carries(host):
+        return True
+    wanted = set(parameters(host))
+    # A boot loader may put words of its own after ours.
+    return wanted.issubset(words) and (host.boot.how != "kexec" or wanted.issuperset(_ours(words)))
+
+
+def _ours(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what a boot of ours has put on a command line, less its token."""
+    for number, word in enumerate(words):
+        if word.startswith(f"{TOKEN}="):
+            end = words.index("--") if "--" in words else len(words)
+            return words[number + 1 : end]
+    return ()
 
 
 def leave(kernel: Kernel, host: Host, build: KernelBuild, installed: Installed, token: str) -> None:
@@ -89,12 +107,13 @@ def _load(kernel: Kernel, host: Host, build: KernelBuild, installed: Installed, 
 
 def command_line(before: str, host: Host, token: str) -> str:
     """Return the kernel's command line: the old one, without what is ours, with what is."""
-    ours = (*parameters(host), token)
+    ours = (token, *parameters(host))
     names = {word.partition("=")[0] for word in ours}
     kernel, separator, arguments = before.strip().partition(" -- ")
+    words = tuple(kernel.split())
     kept = [
         word
-        for word in kernel.split()
+        for word in words[: len(words) - len(_ours(words))]
         if word not in ours
         and (word.partition("=")[0] not in names or word.startswith("console="))
         and not word.startswith("BOOT_IMAGE=")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import BootError
 from harness.kbuild import KernelBuild
 from harness.kernel import TargetError
-from harness.ssh.boot import TOKEN, carries, leave, parameters, power_cycle
+from harness.ssh.boot import TOKEN, carries, has_parameters, leave, power_cycle
 from harness.ssh.connection import RETRY, NotLetIn, Unreachable
 from harness.ssh.fate import Boot, judged
 from harness.ssh.install import Installed, install
@@ -30,10 +30,9 @@ def bring_up(session: Session, build: KernelBuild, deadline: float) -> Installed
     connection = session.connected(deadline)
     facts = look(connection, modules=build.module_ids())
     before = Boot.of(facts)
-    wanted = parameters(session.host) if carries(session.host) else ()
     runs = (
         before.build_id == session.build_id
-        and before.parameters.issuperset(wanted)
+        and has_parameters(session.host, before.parameters)
         and not _other_modules(facts, build)
     )
     if runs and session.installed is not None:

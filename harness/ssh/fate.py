@@ -27,7 +27,7 @@ class Boot:
     version: str
     build_id: str
     """From /sys/kernel/notes; "" where they have none."""
-    parameters: frozenset[str] = frozenset()
+    parameters: tuple[str, ...] = ()
     """The words of its command line."""
 
     @classmethod
@@ -39,7 +39,7 @@ class Boot:
         except ValueError:
             notes = b""
         boot, release, version = (sanitize.line(str(facts.get(name, "")), 200) for name in names)
-        parameters = frozenset(str(facts.get("cmdline", "")).split())
+        parameters = tuple(str(facts.get("cmdline", "")).split())
         return cls(boot, release, version, buildid.of_notes(notes), parameters)
 
     def same_kernel(self, other: Boot) -> bool:
