@@ -6,6 +6,7 @@ from __future__ import annotations
 from harness.uapi import kvm as uapi
 from harness.vm.exits import Exit
 from harness.vm.guest import Guest, GuestCpu, Pending
+from harness.vm.guest_result import GuestResult
 from harness.vm.layout import PAGE_SIZE as PAGE
 from harness.vm.mailbox import Header
 
@@ -13,6 +14,9 @@ AREA = 0x400000
 """2 MiB of free private memory; its first page is aligned to 2 MiB and holds no VMSA."""
 COUNTER = 0x380000
 """A word in shared memory."""
+X2APIC_ICR, INIT, SIPI = 0x830, 0x4500, 0x4600
+WAKES = 50
+"""INITs and SIPIs for a vCPU that does not wake."""
 
 
 def vmsa_page(number: int) -> int:
@@ -39,6 +43,23 @@ def settle(guest: Guest) -> None:
     """Let every vCPU that can run do so for a while: the first one makes a few round trips."""
     for _ in range(8):
         guest.cpu().cpuid(0)
+
+
+def wake(guest: Guest, held: Pending) -> list[GuestResult]:
+    """Send the second vCPU INIT and SIPI until it leaves its reset hold; what the guest got.
+
+    On a busy machine the first ones may come before it is there.
+    """
+    bsp = guest.cpu()
+    for _ in range(WAKES):
+        bsp.wrmsr(X2APIC_ICR, 1 << 32 | INIT).check()
+        bsp.wrmsr(X2APIC_ICR, 1 << 32 | SIPI).check()
+        settle(guest)
+        guest.serve(held)
+        if held.results is not None:
+            break
+    [results] = guest.wait([held])
+    return results
 
 
 def booted(guest: Guest, waiting: Pending) -> Header:

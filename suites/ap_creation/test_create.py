@@ -21,11 +21,15 @@ from harness.vm.vcpu import RUN_TIMEOUT
 from suites.ap_creation.starting import (
     AREA,
     COUNTER,
+    INIT,
+    SIPI,
+    X2APIC_ICR,
     booted,
     bring_up,
     kick_out,
     settle,
     vmsa_page,
+    wake,
 )
 
 pytestmark = [
@@ -40,7 +44,6 @@ ON_INIT, CREATE, DESTROY = (
     abi.SVM_VMGEXIT_AP_DESTROY,
 )
 APIC_BASE, X2APIC_ENABLE = 0x1B, 1 << 10
-X2APIC_ICR, INIT, SIPI = 0x830, 0x4500, 0x4600
 
 
 def test_ap_runs(pair: Guest) -> None:
@@ -238,19 +241,12 @@ def test_hypervisor_features(pair: Guest) -> None:
 
 @pytest.mark.patches(7)
 def test_reset_hold_ends_with_sipi(pair: Guest) -> None:
-    """An AP in AP reset hold sleeps until INIT and SIPI; a second SIPI returns to the guest."""
+    """An AP in AP reset hold sleeps until INIT and SIPI, and returns to the guest then."""
     bring_up(pair, 1)
     bsp, ap = pair.cpu(), pair.cpu(1)
     held = ap.start(Command(Op.VMGEXIT_MSR, (abi.GHCB_MSR_AP_RESET_HOLD_REQ,)))
-    bsp.cpuid(0)
     bsp.wrmsr(APIC_BASE, bsp.rdmsr(APIC_BASE).check().value | X2APIC_ENABLE).check()
-    for _ in range(2):
-        bsp.wrmsr(X2APIC_ICR, 1 << 32 | INIT).check()
-        bsp.wrmsr(X2APIC_ICR, 1 << 32 | SIPI).check()
-        bsp.cpuid(0)
-        if held.results is not None:
-            break
-    (results,) = pair.wait([held])
+    results = wake(pair, held)
     assert results[0].check().value & 0xFFF == abi.GHCB_MSR_AP_RESET_HOLD_RESP
 
 
@@ -271,11 +267,7 @@ def test_reset_hold_says_that_it_was_a_sipi(pair: Guest, protocol: str) -> None:
     bsp, ap = pair.cpu(), pair.cpu(1)
     bsp.wrmsr(APIC_BASE, bsp.rdmsr(APIC_BASE).check().value | X2APIC_ENABLE).check()
     for _ in range(2):
-        held = ap.start(HOLDS[protocol])
-        settle(pair)
-        bsp.wrmsr(X2APIC_ICR, 1 << 32 | INIT).check()
-        bsp.wrmsr(X2APIC_ICR, 1 << 32 | SIPI).check()
-        [[result]] = pair.wait([held])
+        [result] = wake(pair, ap.start(HOLDS[protocol]))
     if protocol == "msr":
         assert result.check().value & 0xFFF == abi.GHCB_MSR_AP_RESET_HOLD_RESP
         assert result.value >> 12 != 0
