@@ -88,7 +88,8 @@ MUTANTS: Final = (
     _mutant(
         "fallocate beyond the end",
         _GMEM,
-        "        if offset + length > self.size:\n            raise KvmError(errno.EINVAL)\n",
+        "        if not hole and offset + length > self.size:\n"
+        "            raise KvmError(errno.EINVAL)\n",
         "",
         "creation.py::test_bad_fallocate",
     ),
