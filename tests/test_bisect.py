@@ -304,6 +304,13 @@ def test_what_a_run_came_to() -> None:
     assert trial.tests["a"].console.startswith("[60 lines before this left out]\n60\n")
     assert BOOT in trial.tests
     assert Trial.from_dict(trial.as_dict()) == trial
+    # A splat tells more than the end of a console, which may be the next boot's.
+    trace = ["kernel BUG at arch/x86/kvm/svm/sev.c:9!", *(f" f{n}+0x1/0x2" for n in range(50))]
+    console = "\n".join(["before"] * 100 + trace + ["---[ end trace 1 ]---"] + ["behind"] * 100)
+    died = SuiteRun([result("a", F, console=console)], header={}, code=ExitCode.FAILED)
+    lines = trial_of(7, (), died, "").tests["a"].console.splitlines()
+    assert lines[:2] == trace[:2]
+    assert lines[-2:] == [trace[39], "[12 lines of this left out]"]
     # Tests that have no result: the exit code says so alone.
     cut = SuiteRun([result("a", P)], code=ExitCode.BROKEN, said="snptest: 3 tests have no result")
     assert trial_of(7, (), cut, "").trouble == "3 tests have no result"

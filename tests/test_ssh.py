@@ -483,6 +483,30 @@ def test_a_panic_without_reboot_is_told_by_the_console(sshd: Sshd, opened: Sessi
     mine.close()
 
 
+def test_last_words_end_where_the_next_boot_begins(sshd: Sshd, opened: Session) -> None:
+    command, path = printer(sshd)
+    sshd.write_hosts(console=command)
+    mine = Session(hosts.get("box"))
+    mine.open().shutdown()
+    wait_until(lambda: "before the run" in mine.console.tail())
+    kernel = mine.open()
+    rebooted(mine)
+    with path.open("a") as file:
+        file.write("[   99.0] kernel BUG at mm/slub.c:1!\n")
+        file.write("[   99.0] Kernel panic - not syncing: Fatal exception\n")
+        file.write("\x1b[2JBIOS\r\n[    0.000000] Linux version 6.1.0 (of the host) #1\r\n")
+        file.write("[    9.0] Kernel panic - not syncing: of the next boot\r\n")
+    sshd.signal(signal.SIGKILL)
+    lost(kernel)
+    death = kernel.autopsy()
+    assert death.kind == Kind.OOPS
+    assert "kernel BUG at mm/slub.c" in death.summary
+    assert "Fatal exception" in kernel.log()
+    assert "Linux version" not in kernel.log()
+    kernel.shutdown()
+    mine.close()
+
+
 def test_a_console_is_ended_and_started_again(sshd: Sshd, opened: Session) -> None:
     command, _ = printer(sshd)
     sshd.write_hosts(console=command)

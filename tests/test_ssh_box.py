@@ -153,6 +153,7 @@ def test_a_run_survives_the_death_of_its_kernel(bench: Bench) -> None:
     assert deadly.outcome is Outcome.CRASH
     assert deadly.reason.startswith("panic: sysrq triggered crash; the host was back")
     assert "sysrq triggered crash" in deadly.console
+    assert "Linux version" not in deadly.console, "that is of the next boot"
     assert results["test_after"].outcome is Outcome.PASS, results
     old, new = bench.old.build_id, bench.new.build_id
     assert box.boots[-2:] == [old, new], "a reset brings the old one back"

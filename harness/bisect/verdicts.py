@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from harness.report.outcome import BOOT, ExitCode, Outcome, Result
+from harness.splats import find_splats
 from harness.suiterun import SuiteRun, last_line
 
 DOUBT = 0.01
@@ -158,16 +159,26 @@ def bads(tests: Mapping[str, Seen]) -> int:
 
 
 def _seen(result: Result, *, console: bool) -> Seen:
-    lines = result.console.splitlines() if console else []
-    if len(lines) > EXCERPT:
-        lines = [f"[{len(lines) - EXCERPT} lines before this left out]", *lines[-EXCERPT:]]
     return Seen(
         result.outcome,
         failed=int(result.outcome in _BAD),
         seconds=round(result.seconds, 3),
         reason=result.reason,
-        console="\n".join(lines),
+        console=_excerpt(result.console) if console else "",
     )
+
+
+def _excerpt(console: str) -> str:
+    """Return what tells most of a console: its first splat from the head on, else its end."""
+    for splat in find_splats(console):
+        lines = splat.block.splitlines()
+        if len(lines) > EXCERPT:
+            lines[EXCERPT:] = [f"[{len(lines) - EXCERPT} lines of this left out]"]
+        return "\n".join(lines)
+    lines = console.splitlines()
+    if len(lines) > EXCERPT:
+        lines = [f"[{len(lines) - EXCERPT} lines before this left out]", *lines[-EXCERPT:]]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ HOST_LOST = "host lost"
 HOST_SILENT = "host silent"
 AGENT_HANGS = "agent hangs"
 """Kinds of death beside those of harness/vng/autopsy.py."""
+
+_NEXT_BOOT = re.compile(r"^(?:\[ *0\.0+\] ?)?Linux version \d", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,12 @@ class Boot:
 
     def __str__(self) -> str:
         return f"{self.release} {self.version} (build id {self.build_id[:12] or 'none'})"
+
+
+def before_next_boot(console: str) -> str:
+    """Return what a console shows up to the first line of the kernel that came next."""
+    match = _NEXT_BOOT.search(console)
+    return console[: match.start()] if match else console
 
 
 def judged(words: str) -> Death | None:

@@ -18,7 +18,14 @@ from harness.ssh.boot import power_cycle
 from harness.ssh.bringup import bring_up
 from harness.ssh.connection import RETRY, Connection, Unreachable, connect_again
 from harness.ssh.console import Console
-from harness.ssh.fate import CONNECTION_LOST, HOST_LOST, HOST_SILENT, Boot, judged
+from harness.ssh.fate import (
+    CONNECTION_LOST,
+    HOST_LOST,
+    HOST_SILENT,
+    Boot,
+    before_next_boot,
+    judged,
+)
 from harness.ssh.hosts import Host
 from harness.ssh.install import Installed, load_modules
 from harness.ssh.kernel import SshKernel
@@ -162,7 +169,7 @@ class Session:
             return Death(CONNECTION_LOST, summary, blameless=True), ""
         # pstore keeps the levels that dmesg leaves out.
         kept = re.sub(r"^<\d+>", "", str(facts.get("pstore", "")), flags=re.MULTILINE)
-        words = kept if kept.strip() else self.console.said()
+        words = kept if kept.strip() else before_next_boot(self.console.said())
         back = f"the host was back, booted anew, after {waited}"
         death = judged(words)
         if death is None:
