@@ -10,7 +10,7 @@ from typing import Any
 from harness.backends.base import Backend
 from harness.errors import BootError
 from harness.kernel import Death, Kernel
-from harness.report.about import about
+from harness.report.about import about, why_without_snp
 from harness.splats import Splat
 from harness.splats.known import Where
 from harness.splats.symbols import Symbols
@@ -30,13 +30,15 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """A boot that was not silent: what a kernel printed before its first test."""
+    """A boot to tell of: what a kernel printed before its first test, or that it has no SNP."""
 
     kernel: str
     revision: str
     sightings: tuple[Sighting, ...]
     console: str
     where: Where
+    without_snp: str = ""
+    """Why SNP is off on a machine that has it."""
 
 
 _Key = tuple[str | None, tuple[tuple[str, Any], ...], str]
@@ -74,7 +76,7 @@ class KernelPool:
                 self._discard_configured()
             kernel = self._opened(revision, parameters)
             self._open[key] = kernel
-            self.watch(kernel, revision)
+            self.watch(kernel, revision, snp=not parameters)
             kernel.mark(self._test)
         return self._open[key]
 
@@ -136,16 +138,20 @@ class KernelPool:
 
     # Logs -------------------------------------------------------------------------------
 
-    def watch(self, kernel: Kernel, revision: str | None) -> None:
-        """Follow a kernel's log; what its boot printed is not the first test's."""
+    def watch(self, kernel: Kernel, revision: str | None, *, snp: bool = True) -> None:
+        """Follow a kernel's log; what its boot printed is not the first test's.
+
+        snp: nothing was switched off, so that it should have SNP where its machine does.
+        """
         watch = self._watches[id(kernel)] = LogWatch(kernel)
         sightings = _sightings(watch)
         self._last, self._last_release = kernel, watch.release
         if not self.backend.revisions:  # what runs decides: a real kernel
             self._abouts.append(about(kernel, watch))
-        if sightings:
+        without = (snp and why_without_snp(kernel, watch.last)) or ""
+        if sightings or without:
             where = self.where(f"boot::{kernel.name}", revision)
-            boot = Boot(kernel.name, revision or "", tuple(sightings), watch.last, where)
+            boot = Boot(kernel.name, revision or "", tuple(sightings), watch.last, where, without)
             self._boots.append(boot)
         watch.mark()
 

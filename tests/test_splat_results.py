@@ -216,6 +216,52 @@ def test_a_boot_that_warns_is_a_result_of_its_own(
     assert run.collected == 6
 
 
+WITHOUT_SNP = (
+    """
+    import conftest_fake, pytest
+    from harness.kernel import Result
+    log = "[    1.063674] ccp 0000:00:04.0: could not enable MSI-X (-22), trying MSI\\n"
+    log += "[    7.546580] ccp 0000:00:04.0: SEV: INIT failed 0x1a, rc -5\\n"
+    plain = conftest_fake.FakeKernel.__init__
+    def init(self, revision):
+        plain(self, revision)
+        self.text = log
+    conftest_fake.FakeKernel.__init__ = init
+    conftest_fake.FakeKernel.environment = frozenset(%r)
+    conftest_fake.FakeKernel.call = lambda self, op, **options: Result(0, 0, %r)
+    conftest_fake.FakeBackend.revisions = ()
+"""
+    """
+    def test_first(kernel): pytest.skip("needs SEV-SNP")
+    def test_second(kernel): pytest.skip("needs SEV-SNP")
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("environment", "parameter", "told"),
+    [
+        (["snp"], b"N\n", True),
+        (["snp"], b"Y\n", False),
+        (["stock"], b"N\n", False),
+    ],
+)
+def test_snp_that_is_off_fails_the_boot(
+    tmp_path: Path, environment: list[str], parameter: bytes, told: bool
+) -> None:
+    """On a machine that has SNP: else all would skip, and the run would pass."""
+    run = execute(tmp_path, WITHOUT_SNP % (environment, parameter))
+    boots = [each for each in run.results if each.suite == BOOT]
+    assert [each.outcome for each in boots] == [Outcome.FAIL] * told
+    for each in boots:
+        assert each.reason == (
+            "SEV-SNP is off (kvm_amd.sev_snp=N) on a machine that has it: "
+            "ccp 0000:00:04.0: SEV: INIT failed 0x1a, rc -5"
+        )
+    tests = [each.outcome for each in run.results if each.suite != BOOT]
+    assert tests == [Outcome.SKIP] * 2
+
+
 def test_a_boots_result_reads_well() -> None:
     result = Result(
         id="boot::mine", suite=BOOT, revision="", outcome=Outcome.FAIL, seconds=0, reason="warned"

@@ -47,7 +47,7 @@ def test_every_key_of_the_example_is_taken(tmp_path: Path) -> None:
     assert milan.sudo
     assert (milan.boot.how, milan.boot.command) == ("one-shot", "grub-reboot snptest")
     assert milan.folder == hosts.FOLDER
-    assert milan.has == {"genoa", "2-socket"}
+    assert milan.has == {"snp", "genoa", "2-socket"}
     assert milan.boot_timeout == 600
     assert read["gate"].address == "gate.lab.example.org"
 

@@ -2,8 +2,9 @@
 """Splats and known issues in pytest's reports: the part between the plugin and `judge`.
 
 What a boot printed becomes a result of its own, "boot::KERNEL", told once a run however often
-the kernel is booted.  It is no test's fault, and a warning at boot must neither fail the test
-that happens to come first nor all of them; but it is the kernel's, so it fails the run.
+the kernel is booted; so does SNP that is off though the machine has it.  It is no test's fault,
+and a warning at boot must neither fail the test that happens to come first nor all of them; but
+it is the kernel's, so it fails the run.
 """
 
 from __future__ import annotations
@@ -49,8 +50,14 @@ def boots_of(pool: KernelPool, known: KnownIssues, backend: str) -> list[dict[st
 
 def _boot_result(boot: Boot, known: KnownIssues, backend: str) -> Result:
     splats = [each.splat for each in boot.sightings]
+    why = boot.without_snp
     judgement = judge(
-        Outcome.PASS, "", splats=splats, known=known, where=boot.where, complete=False
+        Outcome.FAIL if why else Outcome.PASS,
+        why,
+        splats=splats,
+        known=known,
+        where=boot.where,
+        complete=False,
     )
     return Result(
         id=f"{BOOT}::{boot.kernel}[{boot.revision}]" if boot.revision else f"{BOOT}::{boot.kernel}",
@@ -58,7 +65,7 @@ def _boot_result(boot: Boot, known: KnownIssues, backend: str) -> Result:
         revision=boot.revision,
         outcome=judgement.outcome,
         seconds=0.0,
-        description="The kernel boots without a warning.",
+        description="The kernel boots without a warning, and has SNP where its machine does.",
         reason=judgement.reason,
         details=blocks(boot.sightings, judgement.splats),
         console=sanitize.tail(boot.console),

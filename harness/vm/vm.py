@@ -53,7 +53,8 @@ class SevResult:
 class Vm(Closing):
     """One VM; a context that closes its vCPUs, its guest_memfds and itself."""
 
-    _threads = 0
+    next_threads = 0
+    """The first thread number of the next VM."""
 
     def __init__(self, host: Host, fd: int, type: int) -> None:
         self.host = host
@@ -68,8 +69,8 @@ class Vm(Closing):
         # Each VM gets a range of thread numbers of its own, so that several VMs run side by side.
         # Where numbers are few they come again; close() sees to it that the old owner is out.
         limit = host.kernel.thread_limit
-        self.thread_base = Vm._threads % limit if limit else Vm._threads
-        Vm._threads += THREADS
+        self.thread_base = Vm.next_threads % limit if limit else Vm.next_threads
+        Vm.next_threads += THREADS
         self._scratch: dict[int, int] = {}
         self._staging: tuple[int, int] | None = None
         self._open = True
