@@ -369,8 +369,7 @@ def host(kernel: Kernel, revision: str | None) -> Iterator[Host]:
 
     opened = Host(kernel, REVISIONS[revision] if revision else probe(kernel))
     yield opened
-    if "fd" in vars(opened):
-        kernel.close(opened.fd)
+    opened.close()
 
 
 @pytest.fixture
@@ -388,7 +387,24 @@ def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Calla
     numbers = itertools.count()
     opened: list[tuple[dict[str, Any], str]] = []
 
+    changed: list[Host] = []
+
+    def change_host(parameters: dict[str, Any]) -> Host:
+        host = request.getfixturevalue("host")
+        if not parameters:
+            pytest.skip("a remote host is not booted anew for one test")
+        for each in changed:
+            each.close()
+        try:
+            session.backend.configure(host, parameters)
+        except Unconfigurable as error:
+            pytest.skip(str(error))
+        changed.append(Host(host.kernel, host.revision))
+        return changed[-1]
+
     def boot_host(shared: str = "", **parameters: Any) -> Host:
+        if session.backend.in_place:
+            return change_host(parameters)
         owner = shared
         if not session.backend.reusable or not (parameters or shared):
             owner = f"{request.node.nodeid} {next(numbers)}"
@@ -400,6 +416,10 @@ def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Calla
         return Host(kernel, REVISIONS[revision] if revision else probe(kernel))
 
     yield boot_host
+    for host in changed:
+        host.close()
+    if changed:
+        session.backend.configure(changed[0], {})
     for parameters, owner in opened:
         session.pool.discard(revision, parameters, owner)
 

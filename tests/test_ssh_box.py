@@ -160,6 +160,12 @@ def test_a_run_survives_the_death_of_its_kernel(bench: Bench) -> None:
     assert len(box.boots) in (before + 2, before + 3)  # it ran already, or was booted first
 
 
+SOME = (
+    *("test_two_files", "test_hole_costs_no_wbinvd", "deleted_slot"),
+    *("test_snp_off", "test_sev_off", "test_snp_on"),
+)
+
+
 def test_suites_run_on_a_box_that_has_snp(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snp_machine: MachineBuild
 ) -> None:
@@ -175,7 +181,7 @@ def test_suites_run_on_a_box_that_has_snp(
             folder = tmp_path / kernel.name
             folder.mkdir()
             done = runs.run(
-                *("gmem", "-k", "test_two_files or test_hole_costs_no_wbinvd or deleted_slot"),
+                *("gmem", "launch", "-k", " or ".join(SOME)),
                 *("--backend", "ssh", "--host", "box", "--kernel", kernel.name),
                 folder=folder,
                 timeout=400,
@@ -185,11 +191,16 @@ def test_suites_run_on_a_box_that_has_snp(
             outcomes = {each["id"].rpartition("::")[2]: each["outcome"] for each in done.results}
             assert outcomes["test_two_files[ssh]"] == "pass"
             assert outcomes["test_deleted_slot_is_gone[ssh]"] == "pass"
+            # These have kvm_amd loaded anew, and as before for the next one.
+            assert outcomes["test_snp_off[ssh]"] == outcomes["test_sev_off[ssh]"] == "pass"
+            assert outcomes["test_snp_on[ssh]"] == "pass"
             # The counters are QEMU's: a host that is reached by ssh alone has none.
             assert outcomes["test_hole_costs_no_wbinvd[ssh]"] == "skip"
     finally:
         box.stop()
     assert box.boots == [old.build_id, new.build_id, old.build_id]
     console = box.console.read_text(errors="replace")
-    assert console.count("kvm_amd: SEV-SNP enabled") == 2, console
+    # By each kernel once at first, and after each of two tests.
+    assert console.count("kvm_amd: SEV-SNP enabled") == 2 * 3, console
+    assert console.count("kvm_amd: SEV-SNP disabled") == 2 * 2, console
     assert find_splats(console) == []

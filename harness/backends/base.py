@@ -4,13 +4,29 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.kernel import Kernel
+
+if TYPE_CHECKING:
+    from harness.vm.host import Host
+
+
+_MODULE_PARAMETERS = frozenset({"sev", "sev_es", "sev_snp"})
+"""What can be changed about a kernel: parameters of kvm_amd that are on or off."""
 
 
 class Unconfigurable(Exception):  # a reason to skip, no failure
     """Why a backend opens no kernel with the parameters that a test wants, in one line."""
+
+
+def kvm_amd_parameters(changes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return kvm_amd's parameters for what a test wants changed, as sev_snp=0; Unconfigurable."""
+    unknown = sorted(changes.keys() - _MODULE_PARAMETERS)
+    if unknown:
+        raise Unconfigurable(f"a booted kernel takes no {', '.join(unknown)}")
+    return tuple(f"{name}={int(value)}" for name, value in changes.items())
 
 
 class Backend(abc.ABC):
@@ -24,6 +40,9 @@ class Backend(abc.ABC):
 
     reusable: ClassVar[bool] = False
     """Whether one kernel serves many test modules: where opening is dear (a boot), yes."""
+
+    in_place: ClassVar[bool] = False
+    """Whether a kernel that is open is changed for a test (`configure`), not another one opened."""
 
     schedules: ClassVar[bool] = False
     """Whether the parameter `seed` decides in which order threads run."""
@@ -48,6 +67,15 @@ class Backend(abc.ABC):
         Raises UserError where the user can do something about a failure, BuildError where a
         build or boot failed.
         """
+
+    def configure(self, host: Host, parameters: Mapping[str, Any]) -> None:
+        """Give the KVM of a host other parameters; without any, those that it had at first.
+
+        Where `in_place` says so.  The host is closed, with its VMs; nobody else may have /dev/kvm
+        open.  Raises Unconfigurable where that cannot be done, UserError where it fails,
+        TargetError where there is no way back.
+        """
+        raise NotImplementedError
 
     def check(self, **options: Any) -> None:
         """Raise UserError where no kernel can be opened with these options: before any test."""

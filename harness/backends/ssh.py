@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import kbuild
-from harness.backends.base import Backend, Unconfigurable
+from harness.backends.base import Backend, Unconfigurable, kvm_amd_parameters
 from harness.errors import UsageError
 from harness.kbuild import KernelBuild
 from harness.kernel import Kernel
 from harness.pool import ATTEMPTS
 from harness.ssh import hosts
+
+if TYPE_CHECKING:
+    from harness.vm.host import Host
 
 
 class SshBackend(Backend):
@@ -19,6 +23,7 @@ class SshBackend(Backend):
 
     name: ClassVar[str] = "ssh"
     reusable: ClassVar[bool] = True
+    in_place: ClassVar[bool] = True
     side_by_side: ClassVar[int | None] = 1  # a host has one kernel, and a lock
     open_deadline: ClassVar[float] = ATTEMPTS * (hosts.MAX_BOOT_TIMEOUT + 300)
 
@@ -40,14 +45,25 @@ class SshBackend(Backend):
         # The command line asks for names only; it need not load paramiko for that.
         from harness.ssh.session import Session
 
-        if "parameters" in options:
-            raise Unconfigurable("a remote host's kernel is taken as it runs")
         host, build = _chosen(options)
         if self._session is None:
             self._session = Session(host, build)
         kernel = self._session.open()
         assert isinstance(kernel, Kernel)
         return kernel
+
+    def configure(self, host: Host, parameters: Mapping[str, Any]) -> None:
+        """Load kvm_amd anew; only where `--kernel` put it there, which nobody else uses."""
+        installed = self._session.installed
+        if installed is None:
+            raise Unconfigurable("a remote host's kernel is taken as it runs, without --kernel")
+        if not installed.kvm_amd:
+            raise Unconfigurable("kvm_amd is no module of this kernel")
+        from harness.ssh.modules import reload_kvm_amd
+
+        words = kvm_amd_parameters(parameters)
+        host.close()
+        reload_kvm_amd(host.kernel, self._session.host, installed, words)
 
 
 def _chosen(options: dict[str, Any]) -> tuple[hosts.Host, KernelBuild | None]:

@@ -4,20 +4,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from harness import kbuild
-from harness.backends.base import Backend, Unconfigurable
+from harness.backends.base import Backend, kvm_amd_parameters
 from harness.errors import UsageError
 from harness.kernel import Kernel
 from harness.pool import ATTEMPTS
 from harness.vng.boot import BOOT_TIMEOUT, boot
 from harness.vng.machine import DEFAULT_MEMORY, STOCK, virtme_run
 from harness.vng.snp import choose
-
-_MODULE_PARAMETERS = frozenset({"sev", "sev_es", "sev_snp"})
-"""What can be changed about a kernel: parameters of kvm_amd that are on or off."""
 
 
 class VngBackend(Backend):
@@ -40,7 +36,7 @@ class VngBackend(Backend):
         changes = dict(options.get("parameters", {}))
         # Stock QEMU has no SNP whose guests could be counted.
         asids = changes.pop("asids", None) if machine.psp else None
-        parameters = _kernel_parameters(changes)
+        parameters = tuple(f"kvm_amd.{each}" for each in kvm_amd_parameters(changes))
         return boot(kernel, machine=machine, memory=memory, parameters=parameters, asids=asids)
 
     def unavailable(self) -> str | None:
@@ -52,11 +48,3 @@ class VngBackend(Backend):
         if not kbuild.list_kernels():
             return "no kernel was built yet: ./snptest build NAME --base linux-source-6.12"
         return None
-
-
-def _kernel_parameters(changes: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the kernel's parameters for what a test wants changed."""
-    unknown = sorted(changes.keys() - _MODULE_PARAMETERS)
-    if unknown:
-        raise Unconfigurable(f"a booted kernel takes no {', '.join(unknown)}")
-    return tuple(f"kvm_amd.{name}={int(value)}" for name, value in changes.items())

@@ -38,6 +38,11 @@ class Installed:
     modules: tuple[str, ...]
     """In the order in which they are loaded."""
 
+    @property
+    def kvm_amd(self) -> str:
+        """The file of that module; "" where it is built in."""
+        return next((path for path in self.modules if path.endswith("/kvm-amd.ko")), "")
+
 
 def command(kernel: Kernel, argv: Sequence[str], timeout: float = COMMAND_TIMEOUT) -> Completed:
     """Run a program on the host, sbin in its path, as the agent's user."""
@@ -77,17 +82,6 @@ def install(connection: Connection, kernel: Kernel, build: KernelBuild) -> Insta
     names = tuple(posixpath.join(folder, name) for name in build.modules)
     image, initrd = (posixpath.join(folder, name) for name in ("bzImage", "initrd"))
     return Installed(folder, image, initrd, names)
-
-
-def load_modules(kernel: Kernel, host: str, installed: Installed) -> None:
-    """Load those that are not loaded; HostError with what the kernel says."""
-    for path in installed.modules:
-        name = posixpath.basename(path).removesuffix(".ko").replace("-", "_")
-        if command(kernel, ["test", "-d", f"/sys/module/{name}"]).status == 0:
-            continue
-        done = command(kernel, ["insmod", path])
-        if done.status != 0:
-            raise HostError(f"{host}: module {name} does not load: {said(done)}")
 
 
 def _copy(connection: Connection, files: dict[Path, str]) -> None:

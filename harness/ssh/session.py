@@ -27,9 +27,10 @@ from harness.ssh.fate import (
     judged,
 )
 from harness.ssh.hosts import Host
-from harness.ssh.install import Installed, load_modules
+from harness.ssh.install import Installed
 from harness.ssh.kernel import SshKernel
 from harness.ssh.link import AgentLink, Loss, who
+from harness.ssh.modules import load_modules
 from harness.ssh.remote import look
 from harness.vng.autopsy import Kind
 
@@ -84,7 +85,7 @@ class Session:
             self.console.mark()
             kernel = SshKernel(self, link)
             if self.installed is not None:
-                load_modules(kernel, self.host.name, self.installed)
+                load_modules(kernel, self.host, self.installed)
                 if why := _wrong_module(kernel, self.build) or _why_no_kvm(kernel):
                     raise self._not_fit(why)
             if not self._examined:

@@ -38,6 +38,14 @@ class Host:
         """Descriptor of /dev/kvm, opened at first use."""
         return self.kernel.open("/dev/kvm")
 
+    def close(self) -> None:
+        """Close /dev/kvm, and the VMs that are left; it is opened again at the next use."""
+        for vm in list(self.vms):
+            vm.close()
+        fd = vars(self).pop("fd", None)
+        if fd is not None:
+            self.kernel.close(fd)
+
     @cached_property
     def sev(self) -> SevPlatform:
         """/dev/sev, opened at first use."""
