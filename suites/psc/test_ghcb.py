@@ -105,11 +105,11 @@ def test_termination(guest: Guest, reason_set: int, reason: int) -> None:
 
 @pytest.mark.patches(20)
 def test_termination_by_nae(guest: Guest) -> None:
-    """The NAE event for termination ends KVM_RUN with a SEV_TERM event, too."""
+    """The NAE event for termination ends KVM_RUN with a SEV_TERM event that says where the GHCB is."""
     cpu = guest.cpu()
     cpu.vmgexit_raw(abi.SVM_VMGEXIT_TERM_REQUEST, 0, 1)
-    assert isinstance(cpu.stopped, SystemEventExit)
-    assert cpu.stopped.type == uapi.KVM_SYSTEM_EVENT_SEV_TERM
+    where = layout.ghcb(0)
+    assert cpu.stopped == SystemEventExit(uapi.KVM_SYSTEM_EVENT_SEV_TERM, (where,))
 
 
 def test_usage_other_than_zero(guest: Guest) -> None:

@@ -281,7 +281,7 @@ _GHCB = (
         "ghcb.py::test_protocol_versions",
     ),
     _mutant(
-        "terminated guests go on",
+        "terminations do not say why",
         _EXIT,
         "    vcpu.run.system_event.data[0] = vcpu.state.vmcb.ghcb_gpa\n    return LEAVE",
         "    vcpu.run.system_event.data[0] = 0\n    return LEAVE",
