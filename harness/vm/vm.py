@@ -345,9 +345,7 @@ class Vm(Closing):
         """Close vCPUs, the VM, then its guest_memfds; may be called twice."""
         if not self._open:
             return
-        self._open = False
-        if self in self.host.vms:
-            self.host.vms.remove(self)
+        self._forget()
         for vcpu in self.vcpus:
             self.kernel.interrupt(vcpu.thread)  # whoever is still in KVM_RUN leaves it
         mappings = [(slot.address, slot.size) for slot in self.slots.values() if slot.mapped]
@@ -362,6 +360,16 @@ class Vm(Closing):
                 *(Munmap(address, size) for address, size in mappings),
             ]
         )
+
+    def close_file(self) -> None:
+        """Close the VM's own descriptor alone: its vCPUs and guest_memfds are the caller's then."""
+        self._forget()
+        self.kernel.close(self.fd)
+
+    def _forget(self) -> None:
+        self._open = False
+        if self in self.host.vms:
+            self.host.vms.remove(self)
 
 
 def fill(kind: type[ctypes.Structure], **fields: Any) -> ctypes.Structure:

@@ -86,7 +86,7 @@ def bring_to(vm: Vm, stage: str) -> None:
 
 def close_vm_first(vm: Vm) -> None:
     """The VM's descriptor, then its vCPUs, then its memory."""
-    vm.kernel.close(vm.fd)
+    vm.close_file()
     for vcpu in vm.vcpus:
         vcpu.close()
     for gmem in vm.gmems:
@@ -99,14 +99,14 @@ def close_memory_first(vm: Vm) -> None:
         gmem.close()
     for vcpu in vm.vcpus:
         vcpu.close()
-    vm.kernel.close(vm.fd)
+    vm.close_file()
 
 
 def close_vcpus_last(vm: Vm) -> None:
     """A vCPU keeps the VM alive."""
     for gmem in vm.gmems:
         gmem.close()
-    vm.kernel.close(vm.fd)
+    vm.close_file()
     for vcpu in reversed(vm.vcpus):
         vcpu.close()
 
@@ -164,7 +164,7 @@ def test_memory_that_outlives_its_vm(host: Host) -> None:
     vm = host.create_vm(uapi.KVM_X86_SNP_VM)
     bring_to(vm, "finish")
     held = balance.now()
-    vm.kernel.close(vm.fd)
+    vm.close_file()
     for vcpu in vm.vcpus:
         vcpu.close()
     assert balance.now() == held

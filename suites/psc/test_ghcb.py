@@ -105,7 +105,7 @@ def test_termination(guest: Guest, reason_set: int, reason: int) -> None:
 
 @pytest.mark.patches(20)
 def test_termination_by_nae(guest: Guest) -> None:
-    """The NAE event for termination ends KVM_RUN with a SEV_TERM event that says where the GHCB is."""
+    """The NAE event for termination ends KVM_RUN with a SEV_TERM event that names the GHCB."""
     cpu = guest.cpu()
     cpu.vmgexit_raw(abi.SVM_VMGEXIT_TERM_REQUEST, 0, 1)
     where = layout.ghcb(0)
