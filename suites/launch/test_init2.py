@@ -143,6 +143,16 @@ def test_twice(initialised: Vm) -> None:
     assert start(initialised) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    "type", [uapi.KVM_X86_SEV_VM, uapi.KVM_X86_SEV_ES_VM], ids=["sev", "sev_es"]
+)
+def test_twice_on_other_types(host: Host, type: int) -> None:
+    """A SEV guest is initialised once, too: INIT2 is one of the commands that it goes on taking."""
+    with host.create_vm(type) as vm:
+        assert init2(vm) == (0, 0)
+        assert init2(vm) == (errno.EINVAL, 0)
+
+
 def test_after_a_vcpu_exists(vm: Vm) -> None:
     """KVM_SEV_INIT2 is refused once a vCPU was created."""
     vm.create_vcpu()

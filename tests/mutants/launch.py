@@ -25,6 +25,13 @@ _INIT2 = (
         "init2.py::test_after_a_vcpu_exists",
     ),
     _mutant(
+        "INIT2 again is fine",
+        _KVM + "sev.py",
+        "    if not vm.sev.need_init:\n        raise KvmError(errno.EINVAL)\n    if vm.type not in",
+        "    if not vm.sev.need_init:\n        return 0\n    if vm.type not in",
+        "init2.py::test_twice_on_other_types",
+    ),
+    _mutant(
         "INIT2 ignores flags",
         _KVM + "sev.py",
         "if vm.vcpus or data.flags or",
