@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.compare.diff import Side
-from harness.errors import UserError
+from harness.errors import UsageError
 from harness.report import sanitize
 from harness.report.outcome import Result
 
@@ -26,7 +26,7 @@ def find(text: str) -> Path | None:
 
 
 def load(path: Path, suites: Sequence[str] = ()) -> Side:
-    """Read a stored run, all of it or some suites or tests; UserError where it is none.
+    """Read a stored run, all of it or some suites or tests; UsageError where it is none.
 
     A last line that is cut, or missing, tells of a run that was killed: it counts as broken.
     """
@@ -41,7 +41,7 @@ def load(path: Path, suites: Sequence[str] = ()) -> Side:
             if kind == "result":
                 side.results.append(result_of(event))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
+            raise UsageError(
                 f"{path}:{number} is no line of results: {sanitize.line(str(error), 100)}",
                 "a stored run is results/TIME, or what `run --json FILE` wrote",
             ) from None
