@@ -15,13 +15,17 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
 
 from harness.cli import nightly as command
 from harness.errors import BuildError, UsageError, UserError
+from harness.history.judge import Judged, Status
 from harness.nightly import night as nights
+from harness.nightly import render
 from harness.nightly.night import Operation, Tools
 from harness.nightly.schedule import Job, Revision, Schedule, load
 from harness.nightly.state import Night
@@ -448,6 +452,25 @@ def test_a_night_on_the_emulator(
 
 def only(options: command.NightlyOptions, *words: str) -> command.NightlyOptions:
     return dataclasses.replace(options, only=words)
+
+
+def test_what_each_job_of_a_kernel_says_is_told_once() -> None:
+    boot = Result("boot::box", "boot", "", Outcome.FAIL, 0.0, reason="SEV-SNP is off")
+    own = Result("test_hole", "gmem", "", Outcome.FAIL, 0.0)
+
+    def verdict(*results: Result) -> Any:
+        judged = [Judged(each.id, Status.FAILING, each) for each in results]
+        return SimpleNamespace(
+            problem="",
+            job=SimpleNamespace(revision="series"),
+            record=SimpleNamespace(worker="box"),
+            of=lambda status: judged if status is Status.FAILING else [],
+        )
+
+    [(heading, lines)] = render.sections([verdict(boot), verdict(boot, own)])
+    assert heading == "still failing"
+    told = "boot::box (series on box): SEV-SNP is off (2 jobs)"
+    assert lines == [told, "test_hole (series on box)"]
 
 
 def test_only_some_jobs(small: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -89,9 +90,11 @@ def sections(found: Sequence[Verdict]) -> Iterator[tuple[str, list[str]]]:
     if problems:
         yield "not answered", _cut(problems)
     for status in TOLD:
-        lines = [_line(each, judged) for each in found for judged in each.of(status)]
+        # A boot that is bad is told by each job of that kernel there.
+        lines = Counter(_line(each, judged) for each in found for judged in each.of(status))
         if lines:
-            yield str(status), _cut(lines)
+            texts = [f"{line} ({n} jobs)" if n > 1 else line for line, n in lines.items()]
+            yield str(status), _cut(texts)
     ranges = [line for each in found if each.of(Status.NEW) and (line := _range(each))]
     if ranges:
         yield "between the last good night and this one", ranges
