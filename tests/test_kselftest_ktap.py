@@ -208,8 +208,8 @@ def test_a_child_of_what_may_fail_may_fail(directive: str) -> None:
 
 def test_missing_results_are_told() -> None:
     document = parse("TAP version 13\n1..3\nok 1 a\nSegmentation fault\n")
-    assert document.problems == ("1 results where 3 were planned",)
-    assert list(document.failures()) == [("", "1 results where 3 were planned")]
+    assert document.problems == ("1 result where 3 were planned",)
+    assert list(document.failures()) == [("", "1 result where 3 were planned")]
     assert document.rest == ("Segmentation fault",)
 
 
@@ -231,7 +231,7 @@ def test_nested_results_that_nothing_ends_are_missing_their_parent() -> None:
         """
     )
     assert [case.status for case in document.cases] == [Status.PASS, Status.MISSING]
-    assert list(document.failures()) == [("second", "1 results where 3 were planned")]
+    assert list(document.failures()) == [("second", "1 result where 3 were planned")]
 
 
 def test_nested_results_whose_parent_alone_is_missing() -> None:

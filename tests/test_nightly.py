@@ -427,7 +427,7 @@ def test_a_night_on_the_emulator(
     first = command.nightly(only(options, "launch"))
     text = capsys.readouterr().out
     assert first == 0, text
-    assert "small: all 1 jobs good" in text
+    assert "small: the job is good" in text
     record = json.loads((tmp_path / "night.json").read_text())
     [job] = record["jobs"]
     assert job["problem"] == ""

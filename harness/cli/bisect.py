@@ -27,6 +27,7 @@ from harness.cli.run import make_console, suite_paths
 from harness.errors import BuildError, UsageError, UserError
 from harness.kbuild.progress import ConsoleProgress
 from harness.report.outcome import ExitCode, Result
+from harness.report.words import counted
 
 SKIPPED = 125
 """What `git bisect run` takes as: cannot be tested."""
@@ -168,7 +169,7 @@ class _Display(Listener):
     def running(self, step: Step) -> None:
         """Go from the bar of a build to that of tests."""
         self._close()
-        tests = f"{len(step.only)} tests" if step.only else "all that was asked for"
+        tests = counted(len(step.only), "test") if step.only else "all that was asked for"
         times = f", {step.repeat} times" if step.repeat > 1 else ""
         self._tests.begin(f"running {tests}{times}")
 

@@ -24,6 +24,7 @@ from harness.nightly.schedule import Job, Revision, Schedule, load
 from harness.nightly.state import Night, Record
 from harness.nightly.verdict import exit_code, verdicts
 from harness.report.outcome import Outcome
+from harness.report.words import counted
 from harness.runner import ROOT
 from harness.suiterun import SuiteRun
 
@@ -89,7 +90,7 @@ def _tell(console: Console, schedule: Schedule) -> None:
     for job in schedule.jobs:
         workers = ", ".join(schedule.places[job.place].workers)
         console.print(Text(f"{job.name}  on {workers}"), soft_wrap=True)
-    console.print(f"{len(schedule.jobs)} jobs, {schedule.hours:g} hours at most")
+    console.print(f"{counted(len(schedule.jobs), 'job')}, {schedule.hours:g} hours at most")
 
 
 class _Display(Listener):

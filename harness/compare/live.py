@@ -11,6 +11,7 @@ from harness.bisect.verdicts import Rates
 from harness.compare.diff import Kind, Side, compare, grouped, to_repeat
 from harness.report import sanitize
 from harness.report.outcome import BOOT, Outcome, Result
+from harness.report.words import counted
 
 Listener = Callable[[Result], None]
 MOST_NAMED = 400
@@ -118,4 +119,4 @@ def _missing(before: Sequence[Result], after: Sequence[Result]) -> int:
 
 
 def _tests(names: Sequence[str]) -> str:
-    return "1 test" if len(names) == 1 else f"{len(names)} tests"
+    return counted(len(names), "test")

@@ -19,6 +19,7 @@ from rich.text import Text
 from harness.compare.diff import REGRESSIONS, Change, Comparison, Kind, Side
 from harness.report import sanitize
 from harness.report.outcome import Outcome, Result
+from harness.report.words import counted
 
 WIDTH = 72
 LISTED = 40
@@ -159,7 +160,7 @@ def verdict(comparison: Comparison, a: Side, b: Side) -> str:
     counts = [(kind, len(comparison.of(kind))) for kind in Kind if comparison.of(kind)]
     said = ", ".join(f"{count} {kind}" for kind, count in counts) or "no difference"
     end = "; not all could be judged" if a.broken or b.broken else ""
-    tests = "1 test" if comparison.both == 1 else f"{comparison.both} tests"
+    tests = counted(comparison.both, "test")
     return f"{tests} on both sides: {said}{end}"
 
 

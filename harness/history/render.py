@@ -16,6 +16,7 @@ from harness.history.runs import StoredRun
 from harness.history.trend import Day, Point
 from harness.report.live import COLOURS, tally
 from harness.report.outcome import Outcome
+from harness.report.words import counted
 
 VERDICTS = {
     "good": "green",
@@ -96,7 +97,7 @@ def facts(run: StoredRun) -> dict[str, str]:
         "kernel": kernel.name,
         "release": kernel.release,
         "base": kernel.base,
-        "series": f"{len(kernel.series)} patches" if kernel.series else "",
+        "series": counted(len(kernel.series), "patch", "patches") if kernel.series else "",
         "config": "+".join(kernel.config),
         "compiler": kernel.compiler,
         "tree": kernel.tree,
@@ -150,7 +151,7 @@ def show_test(
     good = [point.seconds for point in points if point.outcome is Outcome.PASS]
     bad = [point for point in points if point.outcome.bad]
     judged = len(good) + len(bad)
-    said = [f"{len(points)} results"]
+    said = [counted(len(points), "result")]
     if judged:
         said.append(f"{len(good)} good, {len(bad)} bad")
         said.append(f"flake rate {flakes / judged:.1%}")

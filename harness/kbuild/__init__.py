@@ -35,6 +35,7 @@ from harness.kbuild.own import sources_digest
 from harness.kbuild.progress import Progress
 from harness.kbuild.series import Patch, load_all, patchset_hash
 from harness.kbuild.tree import KernelTree, PatchError
+from harness.report.words import counted
 
 __all__ = [
     "KernelBuild",
@@ -209,7 +210,8 @@ class _Job:
         self.patches = load_all(specs, bases.repository_of(self.base))
         if until is not None:
             if not 0 <= until <= len(self.patches):
-                raise UsageError(f"--until {until}: the series has {len(self.patches)} patches")
+                whole = counted(len(self.patches), "patch", "patches")
+                raise UsageError(f"--until {until}: the series has {whole}")
             self.patches = self.patches[:until]
 
     def known(self, commits: Sequence[str]) -> str | None:
@@ -229,7 +231,7 @@ class _Job:
     def patch_commits(self) -> Iterator[str]:
         """Return the commit after each patch."""
         if self.patches:
-            self.progress.stage(f"applying {len(self.patches)} patches")
+            self.progress.stage(f"applying {counted(len(self.patches), 'patch', 'patches')}")
         return _apply(self.tree, self._commit, self.patches)
 
     def make(self, commit: str) -> None:

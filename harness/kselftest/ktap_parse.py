@@ -18,6 +18,8 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from harness.report.words import counted
+
 MAX_DEPTH = 16
 """Documents within documents; what is deeper counts as text."""
 MAX_NAME = 200
@@ -102,7 +104,7 @@ class Document:
         if self.bailed is not None:
             found.append(f"bailed out: {self.bailed}" if self.bailed else "bailed out")
         if self.plan is not None and self.plan != len(self.cases):
-            found.append(f"{len(self.cases)} results where {self.plan} were planned")
+            found.append(f"{counted(len(self.cases), 'result')} where {self.plan} were planned")
         return tuple(found)
 
     @property

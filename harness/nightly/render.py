@@ -19,6 +19,7 @@ from harness.nightly.state import Night
 from harness.nightly.verdict import Verdict, exit_code
 from harness.report import sanitize
 from harness.report.outcome import ExitCode, Outcome
+from harness.report.words import counted
 
 TOLD = (Status.NEW, Status.FAILING, Status.FLAKY, Status.FIXED, Status.GONE)
 """What is told test by test; known issues are only counted."""
@@ -43,10 +44,12 @@ def headline(night: Night, found: Sequence[Verdict]) -> str:
     ]
     unanswered = sum(bool(each.problem) for each in found)
     if unanswered:
-        said.append(f"{unanswered} of {len(found)} jobs not answered")
+        said.append(f"{unanswered} of {counted(len(found), 'job')} not answered")
     if night.lost:
         said.append(f"lost: {', '.join(night.lost)}")
-    return ", ".join(said) or f"all {len(found)} jobs good"
+    if said:
+        return ", ".join(said)
+    return "the job is good" if len(found) == 1 else f"all {len(found)} jobs good"
 
 
 def show(console: Console, schedule: Schedule, night: Night, found: Sequence[Verdict]) -> None:

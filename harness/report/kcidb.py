@@ -17,6 +17,7 @@ from typing import Any
 
 from harness.history.runs import StoredRun
 from harness.report.outcome import Outcome, Result
+from harness.report.words import counted
 
 VERSION = {"major": 5, "minor": 3}
 ORIGIN = "snptest"
@@ -64,7 +65,7 @@ def _checkout(run: StoredRun, own: str, origin: str) -> dict[str, Any]:
     kernel = run.kernel
     comment = kernel.base
     if kernel.series:
-        comment += f" with {len(kernel.series)} patches"
+        comment += f" with {counted(len(kernel.series), 'patch', 'patches')}"
     misc = {"tree": kernel.tree, "series": list(kernel.series), "commit": kernel.commit}
     # kernel.commit is one of our own cache; what others can fetch is the base's.
     public = kernel.base_commit if re.fullmatch(r"[0-9a-f]{40}", kernel.base_commit) else ""

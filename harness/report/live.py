@@ -13,6 +13,7 @@ from rich.text import Text
 
 from harness.report import sanitize
 from harness.report.outcome import Outcome, Result
+from harness.report.words import counted
 
 COLOURS = {
     Outcome.PASS: "green",
@@ -124,7 +125,7 @@ class PlainDisplay:
     def collected(self, count: int) -> None:
         """Say how many tests there are."""
         self.total = count
-        self._print(Text(f"{count} tests"))
+        self._print(Text(counted(count, "test")))
 
     def begin(self, id: str) -> None:
         """Begin silently."""

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from harness.history.render import took, when
 from harness.history.schema import OUTCOMES
 from harness.report.html import charts
+from harness.report.words import counted
 
 FOLDER = Path(__file__).parent / "templates"
 
@@ -40,6 +41,7 @@ def environment() -> jinja2.Environment:
         bar=charts.bar,
         line=charts.line,
         day_bars=charts.day_bars,
+        counted=counted,
     )
     made.filters.update(took=took, when=when, iso=_iso, day=_day, percent=_percent, short=_short)
     return made
