@@ -9,6 +9,9 @@ from typing import TypeVar
 
 import pytest
 
+from harness.errors import UserError
+from harness.kselftest.build import check_visible
+
 _Test = TypeVar("_Test", bound=Callable[..., object])
 
 
@@ -32,3 +35,11 @@ def real_test(what: str, seconds: float) -> Callable[[_Test], _Test]:
         return test
 
     return marked
+
+
+def skip_without_cache_in_guests() -> None:
+    """Skip a test whose kernel needs files of the cache, where it mounts something over them."""
+    try:
+        check_visible()
+    except UserError as error:
+        pytest.skip(str(error))

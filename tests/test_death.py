@@ -21,7 +21,7 @@ from harness.kbuild import cache
 from harness.vng.autopsy import CpuState, Evidence, Kind, judge
 from harness.vng.scene import Symbols
 from tests import test_vng
-from tests.marks import real_test
+from tests.marks import real_test, skip_without_cache_in_guests
 from tests.mutants.mutant import ROOT
 from tests.runs import run
 
@@ -250,6 +250,7 @@ def step_of(id: str) -> str:
 @on_a_kernel
 def test_a_campaign_that_kills_the_kernel(update: test_vng.Update, tmp_path: Path) -> None:
     """Every death is one crash, rightly named; what runs between the deaths passes."""
+    skip_without_cache_in_guests()
     results = tmp_path / "results.jsonl"
     command = [sys.executable, "-m", "pytest", str(CAMPAIGN), "--backend=vng"]
     command.append("--machine=stock")

@@ -13,7 +13,7 @@ from typing import Any
 from harness import kbuild
 from harness.kselftest import build, catalogue
 from tests import test_vng
-from tests.marks import real
+from tests.marks import real, skip_without_cache_in_guests
 
 pytestmark = real("builds kernels", 900)
 
@@ -43,6 +43,7 @@ def test_selftests_pass_and_skip_in_a_real_kernel(
     updated: kbuild.KernelBuild, tmp_path: Path
 ) -> None:
     """Each named selftest has a result; SEV, which stock QEMU has not, is skipped for."""
+    skip_without_cache_in_guests()
     names = ["private_mem_kvm_exits_test", "sev_smoke_test", "x86_64/userspace_msr_exit_test"]
     arguments = ["kselftest", *names, "--kernel", updated.name]
     code, results = run(arguments, tmp_path / "results.jsonl")
