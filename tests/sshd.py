@@ -159,6 +159,13 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def kill_below(pid: int) -> None:
+    """Kill the processes below one; some may end meanwhile, by themselves or with another."""
+    for each in descendants(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+
+
 def _free_port() -> int:
     """Return a port below those that outgoing connections are given: it is free again later."""
     while True:

@@ -35,7 +35,7 @@ from harness.ssh.session import Session
 from harness.uapi.revisions import MERGED
 from harness.vm.host import Host
 from harness.vng.autopsy import Kind
-from tests.sshd import Sshd, descendants, sshd
+from tests.sshd import Sshd, descendants, kill_below, sshd
 
 __all__ = ["sshd"]
 
@@ -517,8 +517,7 @@ def test_a_console_is_ended_and_started_again(sshd: Sshd, opened: Session) -> No
     process = mine.console._process
     assert process is not None
     wait_until(lambda: "before the run" in mine.console.tail())
-    for each in descendants(process.pid):
-        os.kill(each, signal.SIGKILL)
+    kill_below(process.pid)
     process.wait(10)
     with mine.open() as kernel:
         wait_until(lambda: "before the run" in mine.console.tail())

@@ -296,8 +296,7 @@ def test_a_lost_connection_is_no_reboot(host: Pretender, build: KernelBuild) -> 
     host.write_hosts(host.one_shot(NEW))
     session = Session(hosts.get("box"), build)
     kernel = session.open()
-    for each in host.keys.sessions():
-        os.kill(each, signal.SIGKILL)
+    host.keys.signal(signal.SIGKILL)
     lost(kernel)
     assert kernel.autopsy().blameless
     kernel.shutdown()

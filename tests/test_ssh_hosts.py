@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ from harness.errors import HostError, UsageError
 from harness.ssh import connection, hosts
 from harness.ssh.config import hops
 from harness.ssh.connection import Connection, NotLetIn, Unreachable
-from tests.sshd import Sshd, descendants, sshd
+from tests.sshd import Sshd, kill_below, sshd
 
 __all__ = ["sshd"]
 
@@ -338,8 +337,6 @@ def test_a_host_that_comes_back_is_connected_again(sshd: Sshd) -> None:
             connection.connect_again(hosts.get("box"), time.monotonic() + 30)
         assert time.monotonic() - began < 10
     finally:
-        for child in [*descendants(pid), pid]:
-            # The session of a closed connection may end meanwhile.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+        kill_below(pid)
+        os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
