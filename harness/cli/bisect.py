@@ -25,7 +25,7 @@ from harness.cli.kernels import DEFAULT_BASE
 from harness.cli.output import ResultsBar, need_writable, write_text
 from harness.cli.run import make_console, suite_paths
 from harness.errors import BuildError, UsageError, UserError
-from harness.kbuild.progress import ConsoleProgress
+from harness.kbuild.progress import ConsoleProgress, sayer
 from harness.report.outcome import ExitCode, Result
 from harness.report.words import counted
 
@@ -87,7 +87,7 @@ def bisect(options: BisectOptions) -> int:
         )
     console = make_console()
     with ConsoleProgress(console) as progress:
-        searched = _range(options, progress, console.print)
+        searched = _range(options, progress, sayer(console))
     asked = Asked(options.tests, options.words, options.expression, options.workers, options.runs)
     with State(_question(options, searched), restart=options.restart) as state:
         _greet(console, searched, asked, state)

@@ -86,7 +86,7 @@ def _build(options: CompareOptions, console: Console) -> None:
     """Build A and B of the base, each with its series."""
     from harness import kbuild
     from harness.kbuild.kernel import check_name
-    from harness.kbuild.progress import ConsoleProgress
+    from harness.kbuild.progress import ConsoleProgress, sayer
 
     if options.a == options.b:
         raise UsageError("A and B are built, and need a name each")
@@ -96,7 +96,7 @@ def _build(options: CompareOptions, console: Console) -> None:
     with ConsoleProgress(console) as progress:
         for name, series in sides:  # what does not apply is told before minutes of building
             check_name(name)
-            steps = kbuild.applied(base, series, progress=progress, say=console.print)
+            steps = kbuild.applied(base, series, progress=progress, say=sayer(console))
             commits[name] = [commit for commit, _ in steps]
     for name, series in sides:
         with ConsoleProgress(console) as progress:
@@ -107,7 +107,7 @@ def _build(options: CompareOptions, console: Console) -> None:
                 fragments=options.config,
                 commits=commits[name],
                 progress=progress,
-                say=console.print,
+                say=sayer(console),
             )
         console.print(Text(f"built {name}: Linux {kernel.release}", style="dim"), soft_wrap=True)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from harness.errors import BuildError, UsageError
 from harness.host_packages import ensure_packages
 from harness.kbuild import base as bases
-from harness.kbuild import cache
+from harness.kbuild import cache, origin
 from harness.kbuild.compile import compiler_version
 from harness.kbuild.config import Fragment, allconfig, find_fragments, wanted_symbols
 from harness.kbuild.gitbase import GitRevision
@@ -33,14 +33,16 @@ from harness.kbuild.kernel import (
 from harness.kbuild.make import make_kernel
 from harness.kbuild.own import sources_digest
 from harness.kbuild.progress import Progress
-from harness.kbuild.series import Patch, load_all, patchset_hash
-from harness.kbuild.tree import KernelTree, PatchError
+from harness.kbuild.series import Patch, patchset_hash
+from harness.kbuild.threeway import ThreeWay
+from harness.kbuild.tree import KernelTree, Merge, PatchError
 from harness.report.words import counted
 
 __all__ = [
     "KernelBuild",
     "Patch",
     "PatchResult",
+    "Plan",
     "Progress",
     "applied",
     "apply_series",
@@ -48,6 +50,7 @@ __all__ = [
     "build_every",
     "get",
     "list_kernels",
+    "plan",
 ]
 
 PACKAGES = (
@@ -105,6 +108,7 @@ def build(
     take, the compiler complained.
     """
     job = _Job(name, base, series, revision, until, fragments, progress or Progress(), say)
+    job.begin(quiet=bool(commits))
     with cache.locked(say):
         commit = job.known(commits) or [job.base_commit(), *job.patch_commits()][-1]
         job.make(commit)
@@ -124,9 +128,52 @@ def applied(
     Errors as of build().
     """
     job = _Job("applied", base, series, None, None, (), progress or Progress(), say)
+    job.begin()
     with cache.locked(say):
         commits = [job.base_commit(), *job.patch_commits()]
     return list(zip(commits, [None, *job.patches], strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a build would be made of."""
+
+    base: str
+    commit: str
+    """The base's commit in our tree."""
+    patches: tuple[Patch, ...]
+    label: str
+    """The version of the series that was taken, "" where it has none."""
+    named: str
+    """The base that the series names, a commit; "" where it names none."""
+
+
+def plan(
+    name: str,
+    base: str,
+    series: Series = None,
+    *,
+    revision: str | None = None,
+    until: int | None = None,
+    fragments: Sequence[str] = (),
+    progress: Progress | None = None,
+    say: Callable[[str], None] = print,
+) -> Plan:
+    """Resolve, check and apply what build() would build, and stop: no compiler is needed.
+
+    UsageError also where a patch does not apply.
+    """
+    job = _Job(name, base, series, revision, until, fragments, progress or Progress(), say)
+    job.say_notes()
+    with cache.locked(say):
+        commit = job.base_commit()
+        try:
+            for _ in job.patch_commits():
+                pass
+        except DoesNotApply as error:
+            raise UsageError(error.message, error.hint) from None
+    whole = job.series
+    return Plan(str(job.base), commit, tuple(job.patches), whole.label, whole.base_commit)
 
 
 def build_every(
@@ -149,6 +196,7 @@ def build_every(
     job = _Job(name, base, series, revision, until, fragments, progress or Progress(), say)
     if not job.patches:
         raise UsageError("--every needs a series", "--series says which")
+    job.begin()
     with cache.locked(say):
         job.base_commit()
         commits = job.patch_commits()
@@ -173,16 +221,26 @@ def build_every(
                 return
 
 
+class DoesNotApply(BuildError):
+    """A patch does not apply to the base."""
+
+
 def apply_series(tree: KernelTree, commit: str, patches: list[Patch]) -> str:
     """Apply patches on top of a commit; BuildError names patch, file and hunk that fail."""
     return [commit, *_apply(tree, commit, patches)][-1]
 
 
-def _apply(tree: KernelTree, commit: str, patches: list[Patch]) -> Iterator[str]:
+def _apply(
+    tree: KernelTree,
+    commit: str,
+    patches: Sequence[Patch],
+    merge: Merge | None = None,
+    hint: Callable[[], str] = lambda: "is the series made for this base?",
+) -> Iterator[str]:
     try:
-        yield from tree.apply_each(commit, [(patch.name, patch.diff) for patch in patches])
+        yield from tree.apply_each(commit, [(patch.name, patch.diff) for patch in patches], merge)
     except PatchError as error:
-        raise BuildError(error.summary, "is the series made for this base?") from None
+        raise DoesNotApply(error.summary, hint()) from None
 
 
 class _Job:
@@ -205,14 +263,25 @@ class _Job:
         self.label = ""
         specs: Sequence[str | Path]
         specs = [] if series is None else [series] if isinstance(series, str | Path) else series
-        ensure_packages(PACKAGES, "for building kernels", say)
-        self.base = bases.resolve(base, revision)
-        self.patches = load_all(specs, bases.repository_of(self.base))
+        self._say = say
+        self.base, self.series = origin.resolve(base, revision, specs)
+        self.patches: Sequence[Patch] = self.series.patches
         if until is not None:
             if not 0 <= until <= len(self.patches):
                 whole = counted(len(self.patches), "patch", "patches")
                 raise UsageError(f"--until {until}: the series has {whole}")
             self.patches = self.patches[:until]
+
+    def begin(self, *, quiet: bool = False) -> None:
+        """Get what building needs; say what was decided about the series, unless told before."""
+        ensure_packages(PACKAGES, "for building kernels", self._say)
+        if not quiet:
+            self.say_notes()
+
+    def say_notes(self) -> None:
+        """Say what was decided about the series."""
+        for note in self.series.notes:
+            self._say(note)
 
     def known(self, commits: Sequence[str]) -> str | None:
         """Return the commit after the last patch, where it is among these and still there."""
@@ -232,7 +301,14 @@ class _Job:
         """Return the commit after each patch."""
         if self.patches:
             self.progress.stage(f"applying {counted(len(self.patches), 'patch', 'patches')}")
-        return _apply(self.tree, self._commit, self.patches)
+        places = (bases.repository_of(self.base), self.series.repository)
+        repositories = list(dict.fromkeys(each for each in places if each is not None))
+        merge = ThreeWay(self.tree, repositories, self._say)
+
+        def hint() -> str:
+            return origin.hint(self.base, self._commit, self.series)
+
+        return _apply(self.tree, self._commit, self.patches, merge, hint)
 
     def make(self, commit: str) -> None:
         """Compile a commit, unless that was done."""

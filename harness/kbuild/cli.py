@@ -15,9 +15,10 @@ from harness import kbuild
 from harness.errors import UsageError
 from harness.kbuild import collect
 from harness.kbuild.kernel import stale_names
-from harness.kbuild.progress import ConsoleProgress
+from harness.kbuild.progress import ConsoleProgress, sayer
 from harness.report import sanitize
 from harness.report.outcome import ExitCode
+from harness.report.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +33,19 @@ class BuildOptions:
     config: Sequence[str] = ()
     every: bool = False
     keep_going: bool = False
+    dry_run: bool = False
 
 
 def build(options: BuildOptions) -> int:
     """Build a kernel, or one after each patch, and say what came out."""
     if options.every:
+        if options.dry_run:
+            raise UsageError("--dry-run builds nothing", "leave out --every")
         return _build_every(options)
     if options.keep_going:
         raise UsageError("--keep-going says what to do after a patch that fails", "with --every")
+    if options.dry_run:
+        return _dry_run(options)
     console = Console(stderr=True)
     with ConsoleProgress(console) as progress:
         kernel = kbuild.build(
@@ -50,9 +56,37 @@ def build(options: BuildOptions) -> int:
             until=options.until,
             fragments=options.config,
             progress=progress,
-            say=console.print,
+            say=sayer(console),
         )
     print(f"{kernel.name}: Linux {kernel.release}, {_content(kernel)}, in {kernel.directory}")
+    return ExitCode.PASSED
+
+
+def _dry_run(options: BuildOptions) -> int:
+    """List what would be built, patch by patch."""
+    console = Console(stderr=True)
+    with ConsoleProgress(console) as progress:
+        plan = kbuild.plan(
+            options.name,
+            options.base,
+            options.series,
+            revision=options.revision,
+            until=options.until,
+            fragments=options.config,
+            progress=progress,
+            say=sayer(console),
+        )
+    print(f"base: {plan.base} ({plan.commit[:12]})")
+    if plan.named:
+        same = plan.commit.startswith(plan.named)
+        print(f"the series names base {plan.named[:12]}{', this one' * same}")
+    version = f" ({plan.label})" * bool(plan.label)
+    print(f"{counted(len(plan.patches), 'patch', 'patches')}{version}, applied in this order:")
+    table = Table("", "patch", "author", box=None)
+    for number, patch in enumerate(plan.patches, 1):
+        table.add_row(str(number), Text(patch.subject or patch.name), Text(patch.author))
+    if plan.patches:
+        _show(table)
     return ExitCode.PASSED
 
 
@@ -71,7 +105,7 @@ def _build_every(options: BuildOptions) -> int:
             fragments=options.config,
             keep_going=options.keep_going,
             progress=progress,
-            say=console.print,
+            say=sayer(console),
         ):
             results.append(result)
             failed += result.error is not None
@@ -120,7 +154,7 @@ def collect_kernels(
 ) -> int:
     """Remove old kernels and what only they needed; say what that frees."""
     console = Console(stderr=True)
-    freed = collect.collect(names, keep=keep, older=older, dry_run=dry_run, say=console.print)
+    freed = collect.collect(names, keep=keep, older=older, dry_run=dry_run, say=sayer(console))
     for item in freed:
         print(f"{'would remove' if dry_run else 'removed'} {item.what} ({item.size / 1e6:.0f} MB)")
     total = sum(item.size for item in freed)

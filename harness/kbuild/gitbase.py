@@ -123,6 +123,16 @@ def resolve_revision(path: Path, revision: str) -> str:
         raise UsageError(f"{path}: {reason}", f"see: git -C {path} log --oneline") from None
 
 
+def start_of(path: Path, spec: str) -> str:
+    """Return the commit behind which a range A..B begins: A, or where B left it."""
+    first, _, last = spec.partition("..")
+    arguments = ["merge-base", first, last or "HEAD"]
+    try:
+        return run_git(arguments, path, {"LC_ALL": "C"}).decode().strip()
+    except GitError:
+        return ""  # they have nothing in common
+
+
 def commits_between(path: Path, spec: str) -> list[tuple[str, bytes]]:
     """Return the commits of A..B, oldest first, each as its subject and its diff.
 

@@ -24,6 +24,9 @@ IDENTITY = {
 }
 """Environment for our own repository: the same input gives the same commits, whoever we are."""
 
+OFFLINE = {"LC_ALL": "C", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
+"""For looking into the user's repositories: what a partial clone lacks is not fetched."""
+
 _POINTERS = frozenset(
     f"GIT_{name}"
     for name in (

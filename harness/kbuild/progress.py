@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 
 class Progress:
@@ -74,3 +76,12 @@ class ConsoleProgress(Progress):
         trace: TracebackType | None,
     ) -> None:
         self._live.stop()
+
+
+def sayer(console: Console) -> Callable[[str], None]:
+    """Return what prints lines on a console as they are: brackets in them are no markup."""
+
+    def say(text: str) -> None:
+        console.print(Text(text), soft_wrap=True)
+
+    return say

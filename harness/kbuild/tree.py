@@ -20,6 +20,8 @@ from pathlib import Path
 from harness.kbuild.gitrun import GIT_TIMEOUT, IDENTITY, GitError, run_git
 from harness.kbuild.importer import import_tarball
 
+Merge = Callable[[str, bytes, Path], str | None]
+"""Applies a patch, by name, to an index in another way; returns None, or why it did not go."""
 _VERSION = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL) *= *([0-9]+)$", re.MULTILINE)
 
 
@@ -101,8 +103,10 @@ class SourceTree:
         """
         return ([base] + list(self.apply_each(base, patches)))[-1]
 
-    def apply_each(self, base: str, patches: list[tuple[str, bytes]]) -> Iterator[str]:
-        """Do the same, and return the commit after each."""
+    def apply_each(
+        self, base: str, patches: list[tuple[str, bytes]], merge: Merge | None = None
+    ) -> Iterator[str]:
+        """Do the same, and return the commit after each; `merge` tries what does not apply."""
         commit = base
         with tempfile.TemporaryDirectory(prefix="snptest-index-") as scratch:
             index = Path(scratch) / "index"
@@ -113,7 +117,9 @@ class SourceTree:
                         "apply", "--cached", "--whitespace=nowarn", "-", stdin=diff, index=index
                     )
                 except GitError as error:
-                    raise PatchError(name, diff, str(error)) from None
+                    reason = merge(name, diff, index) if merge is not None else ""
+                    if reason is not None:
+                        raise PatchError(name, diff, str(error), reason) from None
                 commit = self.commit(self.git("write-tree", index=index), name, commit)
                 yield commit
 
@@ -170,10 +176,12 @@ class KernelTree(SourceTree):
 class PatchError(Exception):
     """A patch does not apply; `summary` names patch, file and hunk."""
 
-    def __init__(self, name: str, diff: bytes, output: str) -> None:
+    def __init__(self, name: str, diff: bytes, output: str, merge: str = "") -> None:
         self.name = name
         self.output = output
         self.summary = _first_complaint(name, diff, output)
+        if merge:
+            self.summary += f"; by a three-way merge: {merge}"
         super().__init__(self.summary)
 
 

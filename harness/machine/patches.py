@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.errors import BuildError
 from harness.kbuild.gitrun import GitError
-from harness.kbuild.series import load_series
+from harness.kbuild.series import load_files
 from harness.kbuild.tree import PatchError, SourceTree
 from harness.report import sanitize
 
@@ -34,13 +34,10 @@ class MachinePatch:
 
 def load(folder: Path = PATCHES) -> list[MachinePatch]:
     """Read the series in order; none is a series, too."""
-    files = {each.name: each for each in folder.glob("*.patch")}
-    if not files:
-        return []
+    files = sorted(folder.glob("*.patch"))
     return [
-        MachinePatch(each.name, _subject(files[each.name]), each.diff)
-        for each in load_series(folder)
-        if each.name in files
+        MachinePatch(each.name, _subject(file), each.diff)
+        for file, each in zip(files, load_files(files), strict=True)
     ]
 
 

@@ -20,8 +20,13 @@ BASE is  linux-source-6.12             Debian's source package, the newest
          ~/linux@v6.16                 a revision of a git repository (or --rev v6.16)
          https://HOST/linux.git@v6.16  the same, fetched
          linux-6.16.tar.xz             a tarball, as kernel.org has them
-SERIES is a folder of patches, a quilt series, an mbox, a maildir, a patch,
-         REPOSITORY:A..B (A..B alone: of the base's), or a message id of lore.kernel.org.
+         ~/linux@auto                  the base-commit that the series names, in that repository
+                                       (auto alone: in this one, or where the range begins)
+SERIES is a folder of patches or mails, a quilt series, an mbox, a maildir, a patch,
+         REPOSITORY:A..B (A..B alone: of the base's), or a message id or its address at
+         lore.kernel.org or patchwork.  Patches n/m must all be there.
+         Of several versions in a file the newest is taken: FILE@v2 is another, FILE@ID that of
+         a message.  By message id it is the version of that message: newest:ID is the newest.
 
 \b
 Examples:
@@ -30,6 +35,7 @@ Examples:
   snptest build mine --base ~/linux@v6.16 --series v6.16..topic
   snptest build v12 --base ~/linux@kvm/next --series 20240329225835.400662-1-michael.roth@amd.com
   snptest build mine --series ~/patches --every   does it build after each patch?
+  snptest build mine --base ~/linux@auto --series thread.mbox@v2 --dry-run   does it apply?
   snptest build slow --base ~/linux --config debug   lockdep, KASAN, KVM's own assertions
 """
 
@@ -57,6 +63,12 @@ def build(
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="with --every: go on after one that fails")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="only list the patches; 2 if one is missing or does not apply"
+        ),
+    ] = False,
     config: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,5 +91,6 @@ def build(
         config=tuple(config or ()),
         every=every,
         keep_going=keep_going,
+        dry_run=dry_run,
     )
     raise typer.Exit(build_kernel(wanted))
