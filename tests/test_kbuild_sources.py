@@ -6,9 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
-import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +16,7 @@ import pytest
 from harness import host_packages
 from harness.errors import BuildError, UsageError
 from harness.kbuild import base as bases
-from harness.kbuild import cache, gitbase, lore
+from harness.kbuild import cache, gitbase
 from harness.kbuild.gitbase import GitRevision
 from harness.kbuild.progress import Progress
 from harness.kbuild.series import load_all, load_series
@@ -294,43 +292,6 @@ def test_several_series_follow_each_other(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist") as caught:
         load_all(["gone.patch"])
     assert "REPOSITORY:A..B" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "20240329225835.400662-1-michael.roth@amd.com",
-        "<20240329225835.400662-1-michael.roth@amd.com>",
-        "https://lore.kernel.org/kvm/20240329225835.400662-1-michael.roth@amd.com/",
-        "https://lore.kernel.org/r/20240329225835.400662-1-michael.roth%40amd.com/T/#u",
-        "https://patch.msgid.link/20240329225835.400662-1-michael.roth@amd.com",
-    ],
-)
-def test_message_ids_are_known(spec: str) -> None:
-    assert lore.message_id(spec) == "20240329225835.400662-1-michael.roth@amd.com"
-
-
-def test_what_is_no_message_id() -> None:
-    for spec in ("v1..v2", "patches", "https://example.org/a@b.org", "~/x@y/z"):
-        assert lore.message_id(spec) is None
-    with pytest.raises(UsageError, match="names no message"):
-        lore.message_id("https://lore.kernel.org/kvm/")
-
-
-def fake_b4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    program = tmp_path / "bin" / "b4"
-    program.parent.mkdir()
-    program.write_text(f"#!{shutil.which('python3')}\nimport pathlib, sys\n{script}")
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
-
-
-def test_b4_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_b4(tmp_path, monkeypatch, "print('Looking up'); print('no such host'); sys.exit(1)\n")
-    with pytest.raises(BuildError) as caught:
-        load_all(["id@example.org"])
-    assert caught.value.message == "b4 could not get id@example.org: no such host"
-    assert "offline?" in caught.value.hint
 
 
 def test_a_url_is_not_a_path() -> None:

@@ -119,7 +119,10 @@ def _load(spec: str | Path, repository: Path | None) -> Series:
         found = lore.fetch(identifier, newest=newest)
         return _chosen(identifier, found, Wanted(identifier=identifier, newest=newest))
     if lore.is_address(plain):
-        return _chosen(plain, lore.download(plain), Wanted())
+        downloaded = lore.download(plain)
+        if len(downloaded) == 1:
+            return _of_one(plain, downloaded[0], ANYTHING)
+        return _chosen(plain, downloaded, ANYTHING)
     if ".." in spec.rpartition("/")[2] and spec not in ("..", "../"):
         return _range(spec, repository)
     return read_series(path)
@@ -175,7 +178,7 @@ def read_series(path: Path, wanted: Wanted = ANYTHING) -> Series:
     if path.is_file():
         found = mails.read(path)
         if len(found) == 1 and not wanted.identifier:
-            return _of_one(path, found[0], wanted)
+            return _of_one(path.name, found[0], wanted)
         return _chosen(path.name, found, wanted)
     if (quilt := _quilt_series(path)) is not None:
         if not quilt:
@@ -186,17 +189,14 @@ def read_series(path: Path, wanted: Wanted = ANYTHING) -> Series:
     return _of_folder(path, wanted)
 
 
-def _of_one(path: Path, mail: Mail, wanted: Wanted) -> Series:
+def _of_one(where: str, mail: Mail, wanted: Wanted) -> Series:
     """Take the single patch of a file; it may be one of many."""
-    found = _chosen(path.name, [mail], Wanted(alone=True))
+    found = _chosen(where, [mail], Wanted(wanted.version, alone=True))
     subject = parse(mail.subject)
-    notes = list(found.notes)
-    if subject.total is not None and subject.total > 1:
-        count = f"{subject.number}/{subject.total}"
-        notes.append(f"{path.name} is {count} of its series, and taken alone")
-    if wanted.version not in (None, subject.version):
-        raise UsageError(f"{path.name} is {subject.label}", f"--series {path}")
-    return Series(found.patches, tuple(notes), found.label, found.base_commit, found.prerequisites)
+    if subject.total is None or subject.total < 2:
+        return found
+    note = f"{where} is {subject.number}/{subject.total} of its series, and taken alone"
+    return dataclasses.replace(found, notes=(*found.notes, note))
 
 
 def _of_folder(path: Path, wanted: Wanted) -> Series:
@@ -219,8 +219,9 @@ def _of_folder(path: Path, wanted: Wanted) -> Series:
         return Series(series.patches, (note,))
     series = _chosen(path.name, found, wanted)
     gap = _gap(numbers) if not any(parse(mail.subject).total for mail in found) else ""
-    notes = (*series.notes, f"{path.name}: {gap}") if gap else series.notes
-    return Series(series.patches, notes, series.label, series.base_commit, series.prerequisites)
+    if gap:
+        return dataclasses.replace(series, notes=(*series.notes, f"{path.name}: {gap}"))
+    return series
 
 
 def _patch_files(path: Path) -> list[Path]:
