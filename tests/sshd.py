@@ -42,6 +42,15 @@ class Sshd:
         """The client's known_hosts."""
         return self.home / ".ssh" / "known_hosts"
 
+    def configure(self, text: str = "") -> Path:
+        """Write the client's ssh configuration: these lines, and nothing of the user's own."""
+        path = self.home / ".ssh" / "config"
+        path.write_text(
+            f'{text}\nMatch all\n  UserKnownHostsFile "{self.known_hosts}"\n'
+            "  GlobalKnownHostsFile none\n  IdentityFile none\n"
+        )
+        return path
+
     @property
     def log(self) -> str:
         """What sshd said."""
@@ -65,7 +74,9 @@ class Sshd:
 
     def start(self) -> None:
         """Start it; it answers when this returns."""
+        # The first value of an option holds.
         config = [
+            *self.options,
             f"Port {self.port}",
             "ListenAddress 127.0.0.1",
             f"HostKey {self.host_key}",
@@ -79,7 +90,6 @@ class Sshd:
             "PrintMotd no",
             "Subsystem sftp internal-sftp",
             "LogLevel VERBOSE",
-            *self.options,
         ]
         (self.folder / "sshd_config").write_text("\n".join(config) + "\n")
         if os.geteuid() == 0:
@@ -177,10 +187,11 @@ def _free_port() -> int:
 
 @pytest.fixture
 def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
-    """An sshd that runs and is known to a client whose home is empty otherwise."""
+    """An sshd that runs and is known to a client whose configuration is empty otherwise."""
     host_packages.ensure_packages(["openssh-server", "openssh-client"], "for tests of ssh")
     daemon = Sshd(tmp_path)
-    monkeypatch.setenv("HOME", str(daemon.home))
+    # ssh takes the home that the user database has, whatever HOME says.
+    monkeypatch.setenv("SNPTEST_SSH_CONFIG", str(daemon.configure()))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
     monkeypatch.setenv("SNPTEST_HOSTS", str(daemon.write_hosts()))
     daemon.trust()

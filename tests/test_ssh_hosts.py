@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -120,7 +119,7 @@ def test_a_command_runs_where_the_key_is_known(sshd: Sshd) -> None:
 def test_an_unknown_key_is_refused_and_not_learnt(sshd: Sshd) -> None:
     sshd.known_hosts.write_text("")
     # What ssh users set to be rid of the question does not open this door.
-    (sshd.home / ".ssh/config").write_text("Host *\n  StrictHostKeyChecking no\n")
+    sshd.configure("Host *\n  StrictHostKeyChecking no\n")
     with pytest.raises(HostError, match="is not known") as caught:
         connect()
     assert sshd.known_hosts.read_text() == ""
@@ -152,15 +151,22 @@ def test_a_revoked_key_is_refused_though_it_is_known(sshd: Sshd, host: str) -> N
 
 def test_revoked_host_keys_of_the_configuration(sshd: Sshd) -> None:
     listed = sshd.folder / "revoked"
-    (sshd.home / ".ssh/config").write_text(f"RevokedHostKeys {listed}\n")
+    sshd.configure(f"RevokedHostKeys {listed}\n")
     with pytest.raises(HostError, match="cannot be read"):
         connect()
     listed.write_text(sshd.public() + " comment\n")
     with pytest.raises(HostError, match="is revoked"):
         connect()
     listed.write_bytes(b"SSHKRL\n\0" + bytes(40))
-    with pytest.raises(HostError, match="binary list"):
+    with pytest.raises(HostError, match="is not understood: Invalid KRL"):
         connect()
+    make_list = ["ssh-keygen", "-q", "-k", "-f", str(listed)]
+    subprocess.run([*make_list, f"{sshd.host_key}.pub"], check=True, timeout=30)
+    assert listed.read_bytes().startswith(b"SSHKRL")
+    with pytest.raises(HostError, match="is revoked"):
+        connect()
+    subprocess.run([*make_list, f"{sshd.key}.pub"], check=True, timeout=30)
+    connect().close()
     listed.write_text("")
     connect().close()
 
@@ -169,7 +175,9 @@ def test_revoked_host_keys_of_the_configuration(sshd: Sshd) -> None:
     "line",
     [
         "[127.0.0.*]:* {key}",
-        "other,[127.0.0.1]:{port} {key} comment",
+        "other,[127.0.0.1]:{port} {key} a comment  # and more",
+        "  [127.0.0.1]:{port}\t{key}",
+        "127.0.0.1 {key}",  # ssh takes a key that is known without the port
         "# comment\n\nbroken line\nbox ssh-ed25519 %%%\n[127.0.0.1]:{port} {key}",
     ],
 )
@@ -181,13 +189,16 @@ def test_known_hosts_patterns(sshd: Sshd, line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("127.0.0.1 {key}", "is not known"),  # that is port 22
+        ("[127.0.0.1]:22 {key}", "is not known"),
+        ("[127.0.0.1]:{port} {other}\n127.0.0.1 {key}", "has changed"),
+        ("[127.0.0.1]:{port} {key}\n@revoked 127.0.0.1 {key}", "is revoked"),
         ("[127.0.0.*]:*,![127.0.0.1]:{port} {key}", "is not known"),
         ("@cert-authority * {key}", "by a certificate authority only"),
     ],
 )
 def test_known_hosts_lines_that_do_not_count(sshd: Sshd, line: str, said: str) -> None:
-    sshd.known_hosts.write_text(line.format(port=sshd.port, key=sshd.public()) + "\n")
+    keys = {"key": sshd.public(), "other": sshd.public(sshd.make_key("other"))}
+    sshd.known_hosts.write_text(line.format(port=sshd.port, **keys) + "\n")
     with pytest.raises(HostError, match=said):
         connect()
 
@@ -207,33 +218,6 @@ def test_the_key_type_that_is_known_is_asked_for(sshd: Sshd) -> None:
     sshd.start()
     sshd.trust(rsa)
     connect().close()
-
-
-def test_ssh_config_aliases_includes_and_jumps(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An alias of ~/.ssh/config, in a file it includes, through a jump host: here, this sshd."""
-    monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 3.0)
-    user = hosts.get("box").user
-    folder = sshd.home / ".ssh"
-    (folder / "config").write_text("Include lab.conf\nHost other\n  Port 1\n")
-    (folder / "lab.conf").write_text(
-        f"Host lab\n  HostName 127.0.0.1\n  Port {sshd.port}\n  User {user}\n"
-        f"  IdentityFile {sshd.key}\n  IdentityFile {sshd.folder}/none\n  HostKeyAlias snp\n"
-        f"Host behind\n  HostName localhost\n  Port {sshd.port}\n  User {user}\n"
-        f"  IdentityFile {sshd.key}\n  HostKeyAlias snp\n  ProxyJump lab\n"
-        f"Host piped\n  HostName localhost\n  Port {sshd.port}\n  User {user}\n"
-        f"  IdentityFile {sshd.key}\n  HostKeyAlias snp\n"
-        f"  ProxyCommand {sys.executable} -c 'import sys;sys.exit(1)'\n"
-    )
-    sshd.known_hosts.write_text(f"snp {sshd.public()}\n")
-    monkeypatch.setenv(
-        "SNPTEST_HOSTS",
-        str(hosts_file(sshd.folder, "[hosts.lab]\n[hosts.behind]\n[hosts.piped]\n")),
-    )
-    assert [way.shown for way in hops(hosts.get("behind"))] == ["lab", "behind"]
-    assert output(Connection(hosts.get("behind")), "echo $SSH_CONNECTION").split()[0]
-    assert sshd.log.count("Accepted publickey") == 2
-    with pytest.raises(HostError, match="piped"):
-        Connection(hosts.get("piped"))
 
 
 def test_jumps_that_lead_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

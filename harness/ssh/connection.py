@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 import paramiko
@@ -16,16 +14,15 @@ from harness.errors import HostError
 from harness.report import sanitize
 from harness.ssh.config import Way, hops
 from harness.ssh.hosts import Host
-from harness.ssh.knownhosts import KnownHosts
+from harness.ssh.login import NotLetIn, log_in
+from harness.ssh.proxy import ProxyError, ProxyProcess
+
+__all__ = ["RETRY", "Connection", "NotLetIn", "Unreachable", "connect_again"]
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for each step: the connection, the banner, the keys."""
-AUTH_TIMEOUT = 30.0
 RETRY = 1.0
 """Seconds between attempts to reach a host that is on its way back."""
-
-# paramiko tells the log what it raises, too; unheard, Python would print that.
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 
 class Unreachable(HostError):
@@ -37,22 +34,19 @@ class Unreachable(HostError):
         """Whether the host's kernel answers, and says that nobody listens."""
 
 
-class NotLetIn(HostError):
-    """The host knows neither the user nor any of the keys; while it boots, it may not yet."""
-
-
 class Connection:
     """A connection to one host, with those to the hosts on the way."""
 
     def __init__(self, host: Host) -> None:
         """Connect once; Unreachable, NotLetIn, or HostError where the host's key is not right."""
         self.host = host
-        self._clients: list[paramiko.SSHClient] = []
+        self.keys: list[str] = []
+        """What the user was let in with, hop by hop."""
+        self._transports: list[paramiko.Transport] = []
+        self._proxy: ProxyProcess | None = None
         try:
-            sock: Any = None
             for way in hops(host):
-                sock = self._reach(way, sock)
-                self._clients.append(_client(way, sock))
+                self._log_in(way)
         except BaseException:
             self.close()
             raise
@@ -60,16 +54,14 @@ class Connection:
     @property
     def transport(self) -> paramiko.Transport:
         """The connection to the host itself."""
-        transport = self._clients[-1].get_transport() if self._clients else None
-        if transport is None:
+        if not self._transports:
             raise Unreachable(f"{self.host.name}: the connection is closed")
-        return transport
+        return self._transports[-1]
 
     @property
     def active(self) -> bool:
         """Whether nothing is known to be wrong with it."""
-        transport = self._clients[-1].get_transport() if self._clients else None
-        return transport is not None and transport.is_active()
+        return bool(self._transports) and self._transports[-1].is_active()
 
     def session(self) -> paramiko.Channel:
         """Open a channel for one command; Unreachable where the host does not."""
@@ -80,37 +72,65 @@ class Connection:
 
     def close(self) -> None:
         """Close it, the last hop first."""
-        for client in reversed(self._clients):
+        for transport in reversed(self._transports):
             with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-                client.close()
-        self._clients.clear()
+                transport.close()
+        self._transports.clear()
+        self._end_proxy()
 
-    def _reach(self, way: Way, through: Any) -> Any:
+    def _log_in(self, way: Way) -> None:
+        """Go one hop further."""
+        where = f"{way.shown} ({way.address} port {way.port})"
+        sock = self._reach(way)
+        try:
+            transport, key = log_in(way, sock, CONNECT_TIMEOUT)
+        except BaseException as error:
+            with contextlib.suppress(OSError, EOFError):
+                sock.close()
+            if isinstance(error, (paramiko.SSHException, EOFError, OSError)):
+                raise self._no_connection(where, error) from None
+            raise
+        self._transports.append(transport)
+        self.keys.append(key)
+
+    def _no_connection(self, where: str, error: Exception) -> HostError:
+        if self._proxy is None or self._transports:
+            return Unreachable(f"{where}: no ssh connection: {_words(error)}")
+        found = not self._proxy.not_found
+        said = self._end_proxy() or _words(error)
+        kind = Unreachable if found else HostError
+        return kind(f"{where}: its ProxyCommand gives no ssh connection: {said}")
+
+    def _end_proxy(self) -> str:
+        proxy, self._proxy = self._proxy, None
+        return proxy.close() if proxy is not None else ""
+
+    def _reach(self, way: Way) -> Any:
         """Return something like a socket to a hop: through the one before, where there is one."""
-        if self._clients:
-            transport = self._clients[-1].get_transport()
-            assert transport is not None
+        if self._transports:
+            there = (way.address, way.port)
             try:
-                there = (way.address, way.port)
-                return transport.open_channel("direct-tcpip", there, ("", 0), timeout=30.0)
+                return self._transports[-1].open_channel(
+                    "direct-tcpip", there, ("", 0), timeout=30.0
+                )
             except (paramiko.SSHException, EOFError, OSError) as error:
                 raise Unreachable(
-                    f"{way.shown}: {through and 'the host before it'} does not reach it: "
-                    f"{_words(error)}",
+                    f"{way.shown}: the host before it does not reach it: {_words(error)}",
                     refused="refused" in str(error).lower(),
                 ) from None
-        if way.proxy_command:
-            try:
-                return paramiko.ProxyCommand(way.proxy_command)
-            except (OSError, ValueError) as error:
-                raise HostError(f"{way.shown}: its ProxyCommand fails: {_words(error)}") from None
-        return _socket(way)
+        if way.proxy is None:
+            return _socket(way)
+        try:
+            self._proxy = ProxyProcess(way.proxy)
+        except ProxyError as error:
+            raise Unreachable(f"{way.shown}: its ProxyCommand fails: {error}") from None
+        return self._proxy.sock
 
 
 def _socket(way: Way) -> socket.socket:
     where = f"{way.shown} ({way.address} port {way.port})"
     try:
-        sock = socket.create_connection((way.address, way.port), CONNECT_TIMEOUT)
+        sock = _connected(way)
     except socket.gaierror as error:
         raise Unreachable(
             f"{way.shown}: {way.address} is no known name: {error.strerror}",
@@ -129,77 +149,22 @@ def _socket(way: Way) -> socket.socket:
     return sock
 
 
-class _Policy(paramiko.MissingHostKeyPolicy):
-    """Has known_hosts decide about every key: paramiko itself is told of none."""
-
-    def __init__(self, known: KnownHosts) -> None:
-        self._known = known
-
-    def missing_host_key(
-        self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey
-    ) -> None:
-        """Raise HostError unless the key is right."""
-        self._known.check(key)
-
-
-def _transports(known: KnownHosts) -> Callable[..., paramiko.Transport]:
-    """Make transports that ask for a key of a type that is known, if there is one."""
-    wanted: list[str] = []
-    for kind in known.types():
-        # The key's type; the signature of it is by SHA-2 only.
-        wanted += ["rsa-sha2-512", "rsa-sha2-256"] if kind == "ssh-rsa" else [kind]
-
-    def make(sock: Any, **options: Any) -> paramiko.Transport:
-        transport = paramiko.Transport(sock, **options)
-        security = transport.get_security_options()
-        offered = [kind for kind in security.key_types if kind != "ssh-rsa"]
-        first = [kind for kind in dict.fromkeys(wanted) if kind in offered]
-        security.key_types = tuple(first + [kind for kind in offered if kind not in first])
-        return transport
-
-    return make
-
-
-def _client(way: Way, sock: Any) -> paramiko.SSHClient:
-    """Speak ssh over a socket: check the key, then log in."""
-    known = way.known_hosts()
-    client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(_Policy(known))
-    try:
-        client.connect(
-            way.address,
-            port=way.port,
-            username=way.user,
-            key_filename=[str(path) for path in way.keys],  # type: ignore[arg-type]  # stubs
-            allow_agent=not way.only_keys,
-            look_for_keys=not way.keys and not way.only_keys,
-            timeout=CONNECT_TIMEOUT,
-            banner_timeout=CONNECT_TIMEOUT,
-            auth_timeout=AUTH_TIMEOUT,
-            sock=sock,
-            transport_factory=_transports(known),
-        )
-    except BaseException as error:
-        client.close()
-        with contextlib.suppress(OSError, EOFError):
+def _connected(way: Way) -> socket.socket:
+    """Connect to the first address that answers, of the family and from the address wanted."""
+    problem: OSError | None = None
+    found = socket.getaddrinfo(way.address, way.port, way.family, socket.SOCK_STREAM)
+    for family, kind, protocol, _, place in found:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(CONNECT_TIMEOUT)
+            if way.source:
+                sock.bind((way.source, 0))
+            sock.connect(place)
+            return sock
+        except OSError as error:
             sock.close()
-        if isinstance(error, paramiko.PasswordRequiredException):
-            raise NotLetIn(
-                f"{way.shown}: user {way.user} is not let in: a key needs its passphrase",
-                "ssh-add it to an agent",
-            ) from None
-        if isinstance(error, paramiko.AuthenticationException) or "No authentication" in str(error):
-            tried = ", ".join(map(str, way.keys)) or "the agent's keys and those of ~/.ssh"
-            raise NotLetIn(
-                f"{way.shown}: user {way.user} is not let in (tried {tried})",
-                f"does `ssh {way.user}@{way.address}` work without a password?",
-            ) from None
-        if isinstance(error, (paramiko.SSHException, EOFError, OSError)):
-            raise Unreachable(
-                f"{way.shown} ({way.address} port {way.port}): no ssh connection: {_words(error)}"
-            ) from None
-        raise
-    return client
+            problem = problem or error
+    raise problem or OSError("it has no address")
 
 
 def connect_again(host: Host, deadline: float) -> Connection:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,16 @@ def get(name: str | None) -> Host:
 
 
 def parse(text: str) -> Host:
-    """Read [USER@]ADDRESS[:PORT]; an IPv6 address with a port stands in brackets."""
-    user, _, rest = text.rpartition("@")
+    """Read [USER@]ADDRESS[:PORT]; an IPv6 address with a port stands in brackets.
+
+    ssh://[USER@]ADDRESS[:PORT] is read, too.
+    """
+    bare = text
+    if text.startswith("ssh://"):
+        bare = text.removeprefix("ssh://").removesuffix("/")
+    user, _, rest = bare.rpartition("@")
+    if bare is not text:
+        user = urllib.parse.unquote(user)
     address, port = rest, ""
     if rest.startswith("["):
         address, _, port = rest[1:].partition("]")

@@ -10,6 +10,9 @@ from __future__ import annotations
 import base64
 import binascii
 import fnmatch
+import hashlib
+import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +20,8 @@ from pathlib import Path
 import paramiko
 
 from harness.errors import HostError
+from harness.report import sanitize
 
-USER_FILES = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
-GLOBAL_FILES = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 _KRL = b"SSHKRL\n\0"
 """How a binary list of revoked keys begins (PROTOCOL.krl of OpenSSH)."""
 
@@ -38,8 +40,6 @@ class Entry:
 
 def fingerprint(key: bytes) -> str:
     """Return what ssh-keygen -l prints: the key's SHA-256 in base64."""
-    import hashlib
-
     digest = base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
     return f"SHA256:{digest}"
 
@@ -52,30 +52,51 @@ def name_of(address: str, port: int) -> str:
 class KnownHosts:
     """The known_hosts files that hold for one host."""
 
-    def __init__(self, name: str, files: Iterable[Path], revoked: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        files: Iterable[Path],
+        revoked: Iterable[Path] = (),
+        plain: str | None = None,
+        unused: Iterable[str] = (),
+    ) -> None:
+        """Read the files.
+
+        plain: the name without its port, which is looked up where the other is in no file.
+        unused: sources of keys that ssh has, and that are not used here.
+        """
         self.name = name
         self._files = [path for path in files if path.is_file()]
-        self._revoked = revoked
-        self._entries = [entry for path in self._files for entry in _entries(path, name)]
+        self._revoked = tuple(revoked)
+        self._unused = tuple(unused)
+        self._entries = self._read(name)
+        self._plain = self._read(plain) if plain not in (None, name) else []
+
+    def _read(self, name: str | None) -> list[Entry]:
+        return [entry for path in self._files for entry in _entries(path, name or "")]
 
     def types(self) -> list[str]:
         """Return the types of the keys that are known: those to ask the host for."""
-        return [entry.type for entry in self._entries if not entry.marker]
+        entries = self._entries or self._plain
+        return [entry.type for entry in entries if not entry.marker]
 
     def check(self, key: paramiko.PKey) -> None:
         """Raise HostError unless the key is the host's by a file, and not revoked by any."""
         offered = key.asbytes()
         shown = f"{key.get_name()} {fingerprint(offered)}"
-        for entry in self._entries:
+        for entry in (*self._entries, *self._plain):
             if entry.marker == "@revoked" and entry.key == offered:
                 raise HostError(
                     f"{self.name}: its host key {shown} is revoked",
                     f"by {entry.where}; whoever answers there is not to be trusted",
                 )
-        if self._revoked is not None and offered in _revoked_keys(self._revoked):
-            raise HostError(f"{self.name}: its host key {shown} is revoked", f"by {self._revoked}")
+        for path in self._revoked:
+            if _revokes(path, key):
+                raise HostError(f"{self.name}: its host key {shown} is revoked", f"by {path}")
         known = [entry for entry in self._entries if not entry.marker]
         if any(entry.key == offered for entry in known):
+            return
+        if not known and any(e.key == offered and not e.marker for e in self._plain):
             return
         same = [entry for entry in known if entry.type == key.get_name()]
         if same or known:
@@ -89,7 +110,13 @@ class KnownHosts:
         if any(entry.marker == "@cert-authority" for entry in self._entries):
             raise HostError(
                 f"{self.name}: known_hosts knows it by a certificate authority only",
-                "host certificates are not understood here: add the key itself (ssh-keyscan)",
+                "host certificates are not understood here: add the key itself to known_hosts "
+                "(ssh-keyscan shows it; compare its fingerprint)",
+            )
+        if "KnownHostsCommand" in self._unused:
+            raise HostError(
+                f"{self.name}: its host key {shown} is in no known_hosts file",
+                "KnownHostsCommand is not used here: add the key itself to known_hosts",
             )
         looked = ", ".join(str(path) for path in self._files) or "no known_hosts file is there"
         raise HostError(
@@ -135,22 +162,33 @@ def _matches(patterns: str, name: str) -> bool:
     return found
 
 
-def _revoked_keys(path: Path) -> set[bytes]:
-    """Read ssh_config's RevokedHostKeys: without the list no host is trusted, as in ssh."""
+def _revokes(path: Path, key: paramiko.PKey) -> bool:
+    """Whether ssh_config's RevokedHostKeys has a key: without the list no host is trusted."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise HostError(f"RevokedHostKeys {path} cannot be read: {error.strerror}") from None
     if data.startswith(_KRL):
-        raise HostError(
-            f"RevokedHostKeys {path} is a binary list, which is not understood here",
-            "a text file with one public key a line is",
+        return _listed(path, key)
+    words = (line.split() for line in data.decode(errors="replace").splitlines())
+    return any(key.get_base64() in each[1:2] for each in words)
+
+
+def _listed(path: Path, key: paramiko.PKey) -> bool:
+    """Have ssh-keygen look a key up in a binary list, which holds serial numbers and hashes."""
+    with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
+        print(key.get_name(), key.get_base64(), file=file, flush=True)
+        done = subprocess.run(
+            ["ssh-keygen", "-Q", "-f", str(path), file.name],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
-    keys = set()
-    for line in data.decode(errors="replace").splitlines():
-        for word in line.split()[1:2]:
-            try:
-                keys.add(base64.b64decode(word, validate=True))
-            except (binascii.Error, ValueError):
-                continue
-    return keys
+    if done.stdout.rstrip().endswith(("ok", "REVOKED")):
+        return done.returncode != 0
+    raise HostError(
+        f"RevokedHostKeys {path} is not understood: {sanitize.line(done.stderr, 200)}",
+        "made by ssh-keygen -k?",
+    )
