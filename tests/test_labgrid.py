@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -153,6 +155,50 @@ def test_a_place_that_somebody_has_is_waited_for(coordinator: str) -> None:
     with labgrid.acquired(coordinator, "milan1", "snptest-x", wait=60):
         assert "snptest-x" in who(coordinator)
     assert freeing.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("take", "give", "said"),
+    [
+        ("-p shared acquire", "-p shared release", "already acquired by place 'shared'"),
+        ("reserve board=milan1", "cancel-reservation TOKEN", "milan1 was not reserved for"),
+        (
+            "-p milan1 acquire",
+            "-p milan1 release",
+            "You have already acquired place milan1 on elsewhere",
+        ),
+    ],
+)
+def test_what_else_keeps_a_place_from_us_is_waited_for(
+    coordinator: str, monkeypatch: pytest.MonkeyPatch, take: str, give: str, said: str
+) -> None:
+    """Its resource is another place's, it is reserved, or our namesake elsewhere has it."""
+    client(coordinator, "-p", "shared", "create")
+    client(coordinator, "-p", "shared", "add-match", "farm/milan1/NetworkService")
+    client(coordinator, "-p", "milan1", "set-tags", "board=milan1")
+    environment = os.environ | {"LG_HOSTNAME": "elsewhere", "LG_USERNAME": "somebody"}
+    if "elsewhere" in said:
+        environment["LG_USERNAME"] = "snptest-x"
+
+    def theirs(words: str) -> str:
+        command = ["labgrid-client", "-x", coordinator, *words.split()]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+
+    found = re.search(r"'([A-Z0-9]+)'", theirs(take))
+    give = give.replace("TOKEN", found[1] if found else "")
+    with (
+        pytest.raises(UserError, match=said),
+        labgrid.acquired(coordinator, "milan1", "snptest-x", wait=1.0),
+    ):
+        pytest.fail("it was somebody else's")
+    giving = threading.Timer(2.0, theirs, [give])
+    giving.start()
+    with labgrid.acquired(coordinator, "milan1", "snptest-x", wait=60):
+        assert "snptest-x" in who(coordinator)
+        assert "elsewhere" not in who(coordinator)
+    giving.join()
 
 
 def test_what_a_killed_night_left_is_taken_over(coordinator: str) -> None:

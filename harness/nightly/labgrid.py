@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -23,24 +24,25 @@ TIMEOUT = 60.0
 WAIT = 1800.0
 """Seconds to wait for a place that somebody else has."""
 PAUSE = 10.0
-_OTHERS = "is already acquired by"
-_OURS = "You have already acquired"
-"""What labgrid-client says."""
+_OURS = re.compile(r"You have already acquired place \S+\.$")
+_OTHERS = re.compile(r"\balready acquired\b|\bwas not reserved for\b")
+"""What labgrid-client says: a place is somebody's, of the same name on another host, or reserved;
+one of its resources is acquired by another place; the coordinator has just given it away."""
 
 
 @contextlib.contextmanager
 def acquired(coordinator: str, place: str, owner: str, wait: float = WAIT) -> Iterator[None]:
     """Have a place, waiting for it if need be; UserError where it is not to be had in time.
 
-    owner: the user's name for labgrid.  What a killed process of the same owner has left
-    acquired is taken over.
+    owner: the user's name for labgrid.  What a killed process of the same owner on this host has
+    left acquired is taken over.
     """
     deadline = time.monotonic() + wait
-    while (problem := _client(coordinator, place, owner, "acquire")) and _OTHERS in problem:
+    while _is_others(problem := _client(coordinator, place, owner, "acquire")):
         if time.monotonic() + PAUSE > deadline:
             break
         time.sleep(PAUSE)
-    if problem and _OURS not in problem:
+    if problem and not _OURS.search(problem):
         raise UserError(f"labgrid place {place}: {problem}", f"labgrid-client -x {coordinator} who")
     try:
         yield
@@ -48,6 +50,11 @@ def acquired(coordinator: str, place: str, owner: str, wait: float = WAIT) -> It
         # The coordinator gives it back when we are gone, too; a failure costs only time.
         if problem := _client(coordinator, place, owner, "release"):
             raise UserError(f"labgrid place {place} was not released: {problem}")
+
+
+def _is_others(problem: str) -> bool:
+    """Whether somebody else has the place, who will give it back."""
+    return bool(_OTHERS.search(problem)) and not _OURS.search(problem)
 
 
 def _client(coordinator: str, place: str, owner: str, verb: str) -> str:
