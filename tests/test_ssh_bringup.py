@@ -22,7 +22,7 @@ import pytest
 from harness.errors import BootError, HostError
 from harness.kbuild import KernelBuild
 from harness.kernel import TargetError
-from harness.ssh import bringup, connection, hosts, remote
+from harness.ssh import bringup, connection, hosts, kexec, remote
 from harness.ssh import install as ssh_install
 from harness.ssh import session as ssh_session
 from harness.ssh.session import Session
@@ -371,7 +371,68 @@ def test_kexec_that_loads_nothing(host: Pretender, build: KernelBuild) -> None:
         host.keys.folder / "bin/kexec", "#!/bin/sh\necho 'syscall is not available' >&2\nexit 255\n"
     )
     session = Session(hosts.get("box"), build)
-    with pytest.raises(HostError, match=r"kexec does not load made: status 255: syscall is not"):
+    why = r"kexec does not load made: its kernel has no kexec: status 255: syscall is not"
+    with pytest.raises(HostError, match=why):
+        session.open()
+    session.close()
+
+
+SEGMENTS = "".join(f"segment[{number}].buf   = 0x7f3b6ba35010\n" for number in range(40))
+EPERM, EACCES = "Operation not permitted", "Permission denied"
+LOCKED, OPEN = "none [integrity] confidentiality\n", "[none] integrity confidentiality\n"
+
+
+@pytest.mark.parametrize(
+    ("by_load", "by_file", "lockdown", "disabled", "said"),
+    [
+        (EPERM, EPERM, LOCKED, "0", r"its kernel is locked down \(integrity\).*Secure Boot"),
+        (EPERM, "Required key not available", LOCKED, "0", r"is locked down \(integrity\)"),
+        (EACCES, "Key was rejected by service", LOCKED, "0", r"is locked down \(integrity\)"),
+        (EPERM, "", LOCKED, "0", r"is locked down .*kexec_load failed: Operation not permitted"),
+        (EPERM, "Required key not available", OPEN, "0", "takes signed kernels only.*SIG_FORCE"),
+        (EPERM, EPERM, OPEN, "1\n", "kernel.kexec_load_disabled is 1 there"),
+        (EPERM, EPERM, "", "1\n", "kernel.kexec_load_disabled is 1 there"),
+        ("Invalid argument", "Invalid argument", LOCKED, "0", "made: status 255: kexec_load"),
+        ("Function not implemented", "", OPEN, "0", "its kernel has no kexec: .*CONFIG_KEXEC"),
+    ],
+)
+def test_kexec_that_is_refused_is_told_with_its_cause(
+    host: Pretender,
+    build: KernelBuild,
+    monkeypatch: pytest.MonkeyPatch,
+    by_load: str,
+    by_file: str,
+    lockdown: str,
+    disabled: str,
+    said: str,
+) -> None:
+    """What is shut, and not only that a call failed; the reason comes before the segments."""
+    files = {"LOCKDOWN": lockdown, "DISABLED": disabled}
+    for name, text in files.items():
+        (host.state / name).write_text(text)
+        monkeypatch.setattr(kexec, name, str(host.state / name))
+    (host.state / "segments").write_text(SEGMENTS)
+    by_file = f"kexec_file_load failed: {by_file}" if by_file else "kexec_file_load not available."
+    program(
+        host.keys.folder / "bin/kexec",
+        f"#!/bin/sh\ncase $* in *--kexec-file-syscall*) echo '{by_file}' >&2 ;;\n"
+        f"*) echo 'kexec_load failed: {by_load}'; cat {host.state}/segments ;;\n"
+        "esac\nexit 255\n",
+    )
+    host.write_hosts(KEXEC)
+    session = Session(hosts.get("box"), build)
+    with pytest.raises(HostError, match=said) as caught:
+        session.open()
+    session.close()
+    assert "segment" not in str(caught.value)
+    assert host.boots == [OLD]
+
+
+def test_a_host_without_kexec(host: Pretender, build: KernelBuild) -> None:
+    host.write_hosts(KEXEC)
+    program(host.keys.folder / "bin/kexec", "#!/bin/sh\nexec no-such-program\n")
+    session = Session(hosts.get("box"), build)
+    with pytest.raises(HostError, match=r"there is no kexec \(install kexec-tools there"):
         session.open()
     session.close()
 

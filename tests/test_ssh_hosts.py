@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from harness import host_packages
 from harness.errors import HostError, UsageError
 from harness.ssh import connection, hosts
 from harness.ssh.config import hops
 from harness.ssh.connection import Connection, NotLetIn, Unreachable
+from tests.sshagent import real_agent
 from tests.sshd import Sshd, kill_below, sshd
 
 __all__ = ["sshd"]
@@ -221,6 +223,8 @@ def test_the_key_type_that_is_known_is_asked_for(sshd: Sshd) -> None:
 
 
 def test_jumps_that_lead_in_a_circle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host_packages.ensure_packages(["openssh-client"], "for tests of ssh")
+    monkeypatch.setenv("SNPTEST_SSH_CONFIG", os.devnull)
     text = "[hosts.a]\njump = 'b'\n[hosts.b]\njump = 'a'\n"
     monkeypatch.setenv("SNPTEST_HOSTS", str(hosts_file(tmp_path, text)))
     with pytest.raises(UsageError, match="a through b through a leads nowhere"):
@@ -247,18 +251,9 @@ def test_keys_of_the_agent_are_used(sshd: Sshd, monkeypatch: pytest.MonkeyPatch)
     sshd.write_hosts(key="")
     with pytest.raises(NotLetIn):
         connect()
-    where = sshd.folder / "agent"
-    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(where)], stdout=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 10
-        while not where.exists() and time.monotonic() < until:
-            time.sleep(0.02)
-        monkeypatch.setenv("SSH_AUTH_SOCK", str(where))
-        subprocess.run(["ssh-add", "-q", str(sshd.key)], check=True, timeout=30)
+    with real_agent(sshd.folder, sshd.key) as agent:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
         connect().close()
-    finally:
-        agent.kill()
-        agent.wait(10)
 
 
 def test_what_does_not_answer(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:

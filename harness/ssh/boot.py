@@ -11,6 +11,7 @@ from harness.kernel import Kernel, TargetError
 from harness.report import sanitize
 from harness.ssh.hosts import Host
 from harness.ssh.install import Installed, command, said
+from harness.ssh.kexec import why_not_loaded
 
 PREPARE_TIMEOUT = 600.0
 """Seconds that boot.prepare or boot.command may take: they may make an initrd."""
@@ -94,15 +95,13 @@ def _load(kernel: Kernel, host: Host, build: KernelBuild, installed: Installed, 
         argv.append(f"--initrd={installed.initrd}")
     line = kernel.read_file("/proc/cmdline") or ""
     argv.append(f"--command-line={command_line(line, host, token)}")
-    done = command(kernel, argv)
-    if done.status != 0:
+    attempts = [command(kernel, argv)]
+    if attempts[-1].status != 0:
         # A kernel that is locked down takes images by file only.
-        done = command(kernel, [*argv, "--kexec-file-syscall"])
-    if done.status != 0:
-        raise HostError(
-            f"{host.name}: kexec does not load {build.name}: {said(done)}",
-            "kexec-tools and CONFIG_KEXEC are needed there; or boot.how = 'one-shot'",
-        )
+        attempts.append(command(kernel, [*argv, "--kexec-file-syscall"]))
+    if attempts[-1].status != 0:
+        why, hint = why_not_loaded(kernel, attempts)
+        raise HostError(f"{host.name}: kexec does not load {build.name}: {why}", hint)
 
 
 def command_line(before: str, host: Host, token: str) -> str:

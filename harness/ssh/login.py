@@ -133,7 +133,7 @@ def _unsuitable(transport: paramiko.Transport, candidate: Candidate) -> str:
 def _refused(way: Way, why: str, hint: str = "") -> NotLetIn:
     return NotLetIn(
         f"{way.shown}: user {way.user} is not let in: {why}",
-        hint or f"does `ssh -o BatchMode=yes {way.user}@{way.address}` work?",
+        hint or f"does `ssh {way.user}@{way.address}` work without a password?",
     )
 
 
