@@ -128,6 +128,7 @@ def test_a_partial_clone_is_not_fetched_into(toy: Path, topic: Path, tmp_path: P
     clone = tmp_path / "partial"
     git(tmp_path, "clone", "-q", "--filter=blob:none", toy.as_uri(), str(clone))
     git(clone, "checkout", "-q", "base")
+    git(toy, "format-patch", "-q", "-2", "--full-index", "-o", str(topic))  # any may be asked for
     before = git(clone, "count-objects", "-v")
     with pytest.raises(BuildError, match="does not apply"):
         last_of(str(clone), topic, [])

@@ -86,11 +86,8 @@ def _alone(where: str, thread: Thread, posting: Posting, identifier: str) -> Cho
     alone = dataclasses.replace(posting, patches={1: mine[0]})
     chosen = Chosen(label=posting.label)
     _take(where, thread, alone, chosen)
-    chosen.notes += [
-        f"{where}: not taken: {each.subject.text} ({_named(each)})"
-        for each in letters
-        if each is not mine[0]
-    ]
+    others = [f"{each.subject.text} ({_named(each)})" for each in letters if each is not mine[0]]
+    chosen.notes.append(f"{where}: not taken: {_some(others)}")
     return chosen
 
 
@@ -101,9 +98,14 @@ def _labels(postings: Iterable[Posting]) -> str:
 
 def _posting_of(where: str, thread: Thread, identifier: str) -> Posting:
     """Return the posting to which a message belongs, or which it answers."""
-    for posting in thread.postings:
-        if identifier in posting.identifiers:
-            return posting
+    found = [posting for posting in thread.postings if identifier in posting.identifiers]
+    if len(found) > 1:
+        raise UsageError(
+            f"{where}: {identifier} is the id of {_labels(found)} alike",
+            f"save the thread's mbox; FILE@{found[-1].label.split()[0]} names the version",
+        )
+    if found:
+        return found[0]
     letters = {each.mail.identifier: each for each in thread.letters}
     letter = letters.get(identifier)
     if letter is None:
@@ -286,5 +288,13 @@ def _others(where: str, thread: Thread, taken: Sequence[Posting], wanted: Wanted
         and not any(thread.related(each, posting) for posting in taken)
         and (not wanted.identifier or any(thread.linked(each, posting) for posting in taken))
     ]
-    notes += [f"{where}: not taken: {each.title} ({_size(each)})" for each in beside]
+    if beside:
+        names = [f"{each.title} ({_size(each)})" for each in beside]
+        notes.append(f"{where}: not taken: {_some(names)}")
     return notes
+
+
+def _some(names: list[str]) -> str:
+    """Name a few of many."""
+    rest = f" and {len(names) - 3} more" * (len(names) > 4)
+    return ", ".join(names[:3] if rest else names) + rest

@@ -280,17 +280,28 @@ def header(message: Message, name: str) -> str:
     return sanitize.line(raw)
 
 
+def is_several(mail: Mail) -> bool:
+    """Whether a mail's text holds other mails behind its patch, which nothing tells apart."""
+    return _another_in(mail) is not None
+
+
 def check_alone(mail: Mail) -> None:
     """Refuse several patches in one: whoever counts patches would count wrong."""
+    another = _another_in(mail)
+    if another is not None:
+        raise UsageError(
+            f"{mail.name} holds several mails that cannot be told apart: "
+            f"another begins at {sanitize.line(another, 60)}",
+            "save them as an mbox, or each in a file of its own",
+        )
+
+
+def _another_in(mail: Mail) -> bytes | None:
     first = diffs.START.search(mail.text)
     if first is None:
-        return
+        return None
     rest = b"".join(
         raw for kind, raw in diffs.lines_of(mail.text[first.start() :]) if kind is diffs.Line.TEXT
     )
-    if another := _NEXT.search(rest):
-        raise UsageError(
-            f"{mail.name} holds several mails that cannot be told apart: "
-            f"another begins at {sanitize.line(another[0], 60)}",
-            "save them as an mbox, or each in a file of its own",
-        )
+    another = _NEXT.search(rest)
+    return another[0] if another else None

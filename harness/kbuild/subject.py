@@ -30,6 +30,8 @@ class Subject:
     """n of n/m; None where the patch is not numbered."""
     total: int | None = None
     """m of n/m."""
+    dated: bool = False
+    """Whether the version stands there; v1 is what is meant otherwise."""
 
     @property
     def label(self) -> str:
@@ -43,7 +45,7 @@ def parse(raw: str) -> Subject:
     """Take a subject apart; what is in no brackets at its beginning says nothing."""
     reply = _REPLY.match(raw) is not None
     rest = raw[raw.index("[") :] if reply and "[" in raw else raw
-    rfc = resend = False
+    rfc = resend = dated = False
     version: Version = (1, 0)
     number = total = None
     while match := _BRACKETS.match(rest):
@@ -52,13 +54,13 @@ def parse(raw: str) -> Subject:
             if count := _COUNT.fullmatch(word):
                 number, total = int(count[1]), int(count[2])
             elif found := _VERSION.fullmatch(word):
-                version = (int(found[1]), int(found[2] or 0))
+                version, dated = (int(found[1]), int(found[2] or 0)), True
             elif lower.startswith("rfc"):
                 rfc = True
             elif lower.startswith(("resend", "repost")):
                 resend = True
         rest = rest[match.end() :]
-    return Subject(rest.strip(), reply, rfc, resend, version, number, total)
+    return Subject(rest.strip(), reply, rfc, resend, version, number, total, dated)
 
 
 def _words(bracketed: str) -> list[str]:

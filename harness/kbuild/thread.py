@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from harness.kbuild import diffs
-from harness.kbuild.mails import Mail
+from harness.kbuild.mails import Mail, is_several
 from harness.kbuild.subject import Subject, Version, parse
 
 
@@ -164,6 +164,7 @@ def read(mails: Iterable[Mail]) -> Thread:
     if len(letters) == 1:  # that is meant, whatever its subject says
         alone = dataclasses.replace(letters[0].subject, reply=False)
         letters = [dataclasses.replace(letters[0], subject=alone)]
+    letters = _dated(letters)
     everything = Groups()
     for each in letters:
         everything.join(each.links)
@@ -174,6 +175,23 @@ def read(mails: Iterable[Mail]) -> Thread:
     found = [posting for posting in found if posting.patches]
     found.sort(key=lambda posting: posting.position)
     return Thread(tuple(letters), tuple(found), everything)
+
+
+def _dated(letters: list[Letter]) -> list[Letter]:
+    """Give patches whose subjects lack the version that of the cover letter that they answer."""
+    covers = {
+        each.mail.identifier: each.subject
+        for each in letters
+        if each.subject.dated and each.subject.number == 0 and not each.subject.reply
+    }
+    found = []
+    for each in letters:
+        subject = each.subject
+        cover = covers.get(each.mail.ancestors[0]) if each.mail.ancestors else None
+        if cover and subject.number and not subject.dated and cover.total == subject.total:
+            subject = dataclasses.replace(subject, version=cover.version)
+        found.append(dataclasses.replace(each, subject=subject))
+    return found
 
 
 def _is_patch(letter: Letter) -> bool:
@@ -227,8 +245,12 @@ def _add(posting: Posting, letter: Letter) -> None:
     there = posting.patches.setdefault(number, letter)
     if there is letter:
         return
-    if there.changes == letter.changes:
+    same = bool(letter.mail.identifier) and there.mail.identifier == letter.mail.identifier
+    if there.changes == letter.changes or (same and is_several(letter.mail)):
         posting.copies.append(letter)
+    elif same and is_several(there.mail):  # some gateway's copy, damaged on its way
+        posting.patches[number] = letter
+        posting.copies.append(there)
     else:
         posting.twins.append((there, letter))
 
