@@ -223,6 +223,68 @@ def test_a_partial_reroll_is_said(toy: Path, tmp_path: Path) -> None:
         load_all([write_mbox(box, mails)])
 
 
+def test_patches_sent_on_top_are_taken_and_said(toy: Path, tmp_path: Path) -> None:
+    """As 21/23 to 23/23 were sent behind the 20 of a version."""
+    mails = thread("PATCH v4", 2, "a")
+    mails += [
+        mail(
+            f"PATCH v4 {n}/4", f"m{n}@example.org", "a0@example.org", body=diff(20 * n, f"int p{n}")
+        )
+        for n in (3, 4)
+    ]
+    box = write_mbox(tmp_path / "box", mails)
+    for spec in (str(box), f"{box}@a0@example.org", f"{box}@m4@example.org"):
+        series = load_all([spec])
+        assert applied(toy, series) == [*THREE, "int line80(int p4);"]
+        assert series.notes == ("box: 3/4, 4/4 came behind the first 2, and are taken",)
+    write_mbox(box, mails[:-1])
+    with pytest.raises(UsageError, match=r"box: 1/4, 2/4, 4/4 of v4 are missing"):
+        load_all([f"{box}@m3@example.org"])
+
+
+def test_a_patch_without_a_version_has_that_of_its_cover_letter(toy: Path, tmp_path: Path) -> None:
+    mails = thread("PATCH v3", 3, "a")
+    mails[1] = mails[1].replace("[PATCH v3 1/3]", "[PATCH 1/3]")
+    series = load_all([write_mbox(tmp_path / "box", mails)])
+    assert (applied(toy, series), series.label, series.notes) == (THREE, "v3", ())
+
+
+def test_of_damaged_copies_the_whole_one_is_taken(toy: Path, tmp_path: Path) -> None:
+    """As a gateway made them that put a mail into itself several times."""
+    mails = thread("PATCH", 3, "a")
+    heads, _, body = mails[2].partition("\n\n")
+    wrapped = f"{heads}\n\nX-Sender: x\n\n{body}\n{mails[2]}"
+    for box in ([wrapped, *mails], [*mails, wrapped]):
+        series = load_all([write_mbox(tmp_path / "box", box)])
+        assert (applied(toy, series), series.notes) == (THREE, ())
+
+
+def test_an_id_of_two_versions_names_neither(tmp_path: Path) -> None:
+    mails = [
+        mail("PATCH 1/1", "same@example.org"),
+        mail("PATCH v2 1/1", "same@example.org", body=diff(20, "long p1")),
+    ]
+    box = write_mbox(tmp_path / "box", mails)
+    with pytest.raises(
+        UsageError, match=r"same@example\.org is the id of v1 and v2 alike"
+    ) as caught:
+        load_all([f"{box}@same@example.org"])
+    assert "FILE@v2" in caught.value.hint
+    assert load_all([f"{box}@v1"]).label == "v1"
+
+
+def test_several_series_that_answer_one_cover_letter(tmp_path: Path) -> None:
+    """As one for the kernel and one for a tool: patches of one are in one thread."""
+    mails = thread("PATCH v3", 3, "a")
+    for n in (1, 2):
+        text = mail(f"TOOL v3 {n}/2", f"t{n}@example.org", "a0@example.org", title="tool: change")
+        mails.append(text)
+    series = load_all([f"{write_mbox(tmp_path / 'box', mails)}@t2@example.org"])
+    assert [patch.subject for patch in series.patches] == ["tool: change 1", "tool: change 2"]
+    assert series.notes == ("box: v3 is taken, as named; there is also v3 (a0@example.org)",)
+    assert len(load_all([f"{tmp_path / 'box'}@a0@example.org"]).patches) == 3
+
+
 def test_what_others_sent_into_the_thread_is_not_taken(toy: Path, tmp_path: Path) -> None:
     mails = thread("PATCH", 3, "a")
     other = "Somebody Else <else@example.org>"

@@ -99,6 +99,9 @@ def _labels(postings: Iterable[Posting]) -> str:
 def _posting_of(where: str, thread: Thread, identifier: str) -> Posting:
     """Return the posting to which a message belongs, or which it answers."""
     found = [posting for posting in thread.postings if identifier in posting.identifiers]
+    # A cover letter may be answered by patches of another series, too.
+    mine = [each for each in found if identifier in each.own]
+    found = mine or found
     if len(found) > 1:
         raise UsageError(
             f"{where}: {identifier} is the id of {_labels(found)} alike",
@@ -185,6 +188,10 @@ def _take(
     for number in sorted(patches):
         if total is not None and number > total:
             chosen.notes.append(f"{where}: {number}/{total} is taken as one more patch of it")
+    if posting.more:
+        first = len(patches) - len(posting.more)
+        numbers = ", ".join(f"{each.subject.number}/{total}" for each in posting.more)
+        chosen.notes.append(f"{where}: {numbers} came behind the first {first}, and are taken")
     for each in posting.strays:
         place = f"{each.subject.number}/{total}"
         subject = each.subject.text
@@ -276,6 +283,7 @@ def _others(where: str, thread: Thread, taken: Sequence[Posting], wanted: Wanted
         if others:
             # The id of another version names it; of a file, its version does.
             names = [f"{each.label} ({each.identifier or _size(each)})" for each in others]
+            names = list(dict.fromkeys(names))
             named = wanted.version or (wanted.identifier and not wanted.newest)
             why = "as named" if named else "the newest"
             notes.append(

@@ -8,7 +8,7 @@ version, total and thread; what is there twice counts once where it changes the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -56,6 +56,8 @@ class Posting:
     """Patches that came in another thread than the rest."""
     resent: list[Letter] = field(default_factory=list)
     """Patches that are there only as a RESEND."""
+    more: list[Letter] = field(default_factory=list)
+    """Patches that were sent on top of the rest, which counted less: 3/4 and 4/4 behind 2/2."""
 
     @property
     def label(self) -> str:
@@ -87,6 +89,13 @@ class Posting:
     def identifiers(self) -> set[str]:
         """The ids of its mails."""
         return {each.mail.identifier for each in self.letters if each.mail.identifier}
+
+    @property
+    def own(self) -> set[str]:
+        """The ids of its patches, and of the cover letter that counts them as they do."""
+        covers = [each for each in self.covers if each.subject.total == self.total]
+        patches = [*self.patches.values(), *self.copies]
+        return {each.mail.identifier for each in (*covers, *patches) if each.mail.identifier}
 
     @property
     def subjects(self) -> set[str]:
@@ -169,7 +178,7 @@ def read(mails: Iterable[Mail]) -> Thread:
     for each in letters:
         everything.join(each.links)
     patches = [each for each in letters if _is_patch(each)]
-    found = _with_resends(_merged(_clusters(patches, letters)))
+    found = _extended(_with_resends(_merged(_clusters(patches, letters))))
     for posting in found:
         posting.covers += _covers(posting, letters)
     found = [posting for posting in found if posting.patches]
@@ -211,14 +220,11 @@ def _clusters(patches: list[Letter], letters: list[Letter]) -> list[Posting]:
     for each in letters:
         if each.subject.reply:
             continue
-        key = _key(each)
-        # What it answers may be another version; what is not there may be the cover letter.
-        links = [link for link in each.links if keys.get(link, key) == key]
-        groups.join([f"{key} {link}" for link in links])
+        groups.join([f"{_key(each)} {link}" for link in _own_links(each, keys)])
     found: dict[tuple[object, ...], Posting] = {}
     for each in patches:
         key = _key(each)
-        links = [link for link in each.links if keys.get(link, key) == key]
+        links = _own_links(each, keys)
         threaded = each.mail.ancestors or each.mail.identifier in answered
         links = links if threaded else []  # of those without a thread nothing tells them apart
         place: tuple[object, ...] = (*key, groups.of(f"{key} {links[0]}") if links else "")
@@ -227,6 +233,16 @@ def _clusters(patches: list[Letter], letters: list[Letter]) -> list[Posting]:
         posting = found.setdefault(place, Posting(*key))
         _add(posting, each)
     return list(found.values())
+
+
+def _own_links(letter: Letter, keys: Mapping[str, object]) -> list[str]:
+    """Return the ids that tie a mail to others of its posting.
+
+    Those are what it answers, and above that what is of the same version and total, or not there.
+    """
+    key = _key(letter)
+    nearest = letter.mail.ancestors[:1]
+    return [each for each in letter.links if each in nearest or keys.get(each, key) == key]
 
 
 def _add(posting: Posting, letter: Letter) -> None:
@@ -322,6 +338,32 @@ def _with_resends(postings: list[Posting]) -> list[Posting]:
     return found
 
 
+def _extended(postings: list[Posting]) -> list[Posting]:
+    """Join patches that were sent later, counted on from a whole series of the same version."""
+    found = list(postings)
+    for more in postings:
+        for first in postings:
+            same = (more.version, more.resend) == (first.version, first.resend)
+            if not same or not first.total or first.missing or not more.total:
+                continue
+            counts_on = more.missing == list(range(1, first.total + 1))
+            if counts_on and first.senders & more.senders and _answers(more, first):
+                first.more += more.patches.values()
+                first.patches |= more.patches
+                first.total = more.total
+                first.twins += more.twins
+                first.copies += more.copies
+                found.remove(more)
+                break
+    return found
+
+
+def _answers(posting: Posting, other: Posting) -> bool:
+    """Whether all patches of a posting answer another's patches or what these answer."""
+    ids = {link for each in other.patches.values() for link in each.links}
+    return all(ids & set(each.mail.ancestors) for each in posting.patches.values())
+
+
 def _by_subject(posting: Posting) -> dict[object, Letter]:
     """Return patches by what tells them from each other: n, or the subject without one."""
     numbered = posting.total is not None
@@ -338,7 +380,8 @@ def _covers(posting: Posting, letters: list[Letter]) -> list[Letter]:
         and each.subject.number == 0
         and each.subject.version == posting.version
     ]
-    answered = [each for each in found if each.mail.identifier in above]
-    if answered or above:
-        return answered
+    if above:
+        answered = [each for each in found if each.mail.identifier in above]
+        exact = [each for each in answered if each.subject.total == posting.total]
+        return exact or answered
     return [each for each in found if each.subject.total == posting.total]
