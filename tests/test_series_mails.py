@@ -78,6 +78,9 @@ def test_a_hole_is_named(toy: Path, tmp_path: Path) -> None:
     box = write_mbox(tmp_path / "box", [mails[n] for n in (0, 2, 5)])
     with pytest.raises(UsageError, match=r"box: 1/5, 3/5, 4/5 of v3 are missing: KVM: SEV: all"):
         load_all([box])
+    write_mbox(box, mails[5:])
+    with pytest.raises(UsageError, match=r"box: 1/5 to 4/5 of v3 are missing: KVM: SEV: change 5"):
+        load_all([f"{box}@a5@example.org"])
 
 
 def test_a_hole_in_a_folder_is_named(tmp_path: Path) -> None:
@@ -266,11 +269,19 @@ def test_an_id_of_two_versions_names_neither(tmp_path: Path) -> None:
     ]
     box = write_mbox(tmp_path / "box", mails)
     with pytest.raises(
-        UsageError, match=r"same@example\.org is the id of v1 and v2 alike"
+        UsageError, match=r"same@example\.org is the id of several mails: of v1 and v2"
     ) as caught:
         load_all([f"{box}@same@example.org"])
     assert "FILE@v2" in caught.value.hint
     assert load_all([f"{box}@v1"]).label == "v1"
+
+
+def test_a_mail_that_somebody_else_sent_on_is_one(tmp_path: Path) -> None:
+    """With its own id, into another thread: both are the same patch."""
+    one = mail("PATCH", "x@example.org")
+    again = mail("PATCH", "x@example.org", "a0@example.org", sender="B <b@example.org>")
+    box = write_mbox(tmp_path / "box", [one, *thread("PATCH", 2, "a")[:1], again])
+    assert len(load_all([f"{box}@x@example.org"]).patches) == 1
 
 
 def test_several_series_that_answer_one_cover_letter(tmp_path: Path) -> None:

@@ -104,8 +104,8 @@ def _posting_of(where: str, thread: Thread, identifier: str) -> Posting:
     found = mine or found
     if len(found) > 1:
         raise UsageError(
-            f"{where}: {identifier} is the id of {_labels(found)} alike",
-            f"save the thread's mbox; FILE@{found[-1].label.split()[0]} names the version",
+            f"{where}: {identifier} is the id of several mails: of {_labels(found)}",
+            "save the thread's mbox: FILE@v2 names a version",
         )
     if found:
         return found[0]
@@ -222,7 +222,7 @@ def _whole(where: str, thread: Thread, posting: Posting, notes: list[str]) -> di
         return dict(posting.patches)
     before = _rerolled(thread, posting)
     if before is None:
-        names = ", ".join(f"{number}/{posting.total}" for number in missing)
+        names = _ranges(missing, posting.total)
         verb = "is" if len(missing) == 1 else "are"
         raise UsageError(
             f"{where}: {names} of {posting.label} {verb} missing: {posting.title}",
@@ -235,6 +235,23 @@ def _whole(where: str, thread: Thread, posting: Posting, notes: list[str]) -> di
         f"the rest is taken of {before.label}"
     )
     return {**patches, **posting.patches}
+
+
+def _ranges(numbers: list[int], total: int | None) -> str:
+    """Write numbers of patches down, several in a row as "2/9 to 5/9"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and parts[-1][-1] == number - 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    texts = []
+    for part in parts:
+        if len(part) < 3:
+            texts += [f"{number}/{total}" for number in part]
+        else:
+            texts.append(f"{part[0]}/{total} to {part[-1]}/{total}")
+    return ", ".join(texts)
 
 
 def _rerolled(thread: Thread, posting: Posting) -> Posting | None:

@@ -105,14 +105,18 @@ class Posting:
     @property
     def title(self) -> str:
         """What the series is called: by its cover, or its first patch."""
-        first = self.covers[0] if self.covers else self.patches[min(self.patches)]
+        first = self._first
         return first.subject.text or first.mail.name
 
     @property
     def identifier(self) -> str:
         """An id that names it, "" where its mails have none."""
-        first = self.covers[0] if self.covers else self.patches[min(self.patches)]
-        return first.mail.identifier
+        return self._first.mail.identifier
+
+    @property
+    def _first(self) -> Letter:
+        counted = self.total is not None and self.covers
+        return self.covers[0] if counted else self.patches[min(self.patches)]
 
     @property
     def position(self) -> int:
@@ -288,7 +292,7 @@ def _merged(clusters: list[Posting]) -> list[Posting]:
             key = (posting.version, posting.total, posting.resend)
             if key == (cluster.version, cluster.total, cluster.resend) and _joins(posting, cluster):
                 shared = posting.patches.keys() & cluster.patches.keys()
-                if not shared:
+                if not shared and posting.total is not None:
                     small = min((posting, cluster), key=lambda each: len(each.patches))
                     posting.strays += small.patches.values()
                 for each in (*cluster.patches.values(), *cluster.copies):
@@ -302,7 +306,11 @@ def _merged(clusters: list[Posting]) -> list[Posting]:
 
 def _joins(one: Posting, other: Posting) -> bool:
     if one.total is None:
-        return False
+        known = {each.mail.identifier: each.changes for each in one.patches.values()}
+        return all(
+            each.mail.identifier and known.get(each.mail.identifier) == each.changes
+            for each in other.patches.values()
+        )
     shared = one.patches.keys() & other.patches.keys()
     if any(one.patches[n].changes != other.patches[n].changes for n in shared):
         return False
