@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from harness import kbuild
 from harness.cli import main as command_line
+from harness.cli import nightly
 from harness.errors import BuildError, UsageError
 from harness.kbuild import cache
 from harness.kbuild.tree import KernelTree
+from harness.nightly.schedule import Revision, Schedule
 from tests.fakekernel import git
 from tests.thread_mails import (
     CASES,
@@ -233,3 +236,22 @@ def test_notes_are_said_as_they_are(
     words = ["build", "mine", "--base", f"{toy}@base", "--series", str(box), "--dry-run"]
     assert run(monkeypatch, *words) == 0
     assert "box: not taken: other (1 patch)" in capsys.readouterr().err
+
+
+def test_a_night_says_what_was_decided(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody watches it: the version that was taken must stand in its log."""
+
+    def planned(name: str, base: str, series: list[str], **others: object) -> None:
+        say = others["say"]
+        assert callable(say)
+        kbuild.plan(name, base, series, say=say)
+
+    monkeypatch.setattr(kbuild, "build", planned)
+    series = (str(CASES / "v1v2.mbox"),)
+    revision = Revision("topic", base=f"{toy}@base", series=series)
+    with nightly._Display(Console(width=80), Schedule("n", {}, {}, ())) as display:
+        assert display.build(revision) == "nightly-topic"
+    said = "topic: v1v2.mbox: v2 is taken, the newest; there is also v1 (c@x.org)"
+    assert said in capsys.readouterr().out.splitlines()

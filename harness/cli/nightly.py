@@ -19,7 +19,7 @@ from harness.cli.run import make_console
 from harness.errors import UsageError
 from harness.history.store import History
 from harness.nightly import render
-from harness.nightly.night import Listener, Operation, Tools
+from harness.nightly.night import Listener, Operation, Tools, build
 from harness.nightly.schedule import Job, Revision, Schedule, load
 from harness.nightly.state import Night, Record
 from harness.nightly.verdict import exit_code, verdicts
@@ -60,7 +60,8 @@ def nightly(options: NightlyOptions, tools: Tools | None = None) -> int:
                 done = sum(each.done for each in night.records.values())
                 console.print(f"going on: {done} of {len(schedule.jobs)} jobs are done (--restart)")
             with _Display(console, schedule) as display:
-                Operation(schedule, night, display, tools or Tools()).run()
+                used = tools or Tools(build=display.build)
+                Operation(schedule, night, display, used).run()
             found = verdicts(history, schedule, night)
             render.show(console, schedule, night, found)
             write_text(options.markdown, render.markdown(schedule, night, found))
@@ -127,6 +128,10 @@ class _Display(Listener):
             self._console.print(Text(text, style=style), soft_wrap=True)
             running = ", ".join(self._running.values())
             self._bar.update(self._task, completed=self._done, description=running)
+
+    def build(self, revision: Revision) -> str:
+        """Build a revision's kernel; say what was decided about its series."""
+        return build(revision, lambda text: self._say(f"{revision.name}: {text}"))
 
     def building(self, revision: Revision) -> None:
         self._running["build"] = f"building {revision.name}"

@@ -41,8 +41,11 @@ def judge(words: Sequence[str], within: float) -> SuiteRun:
     return suiterun.run(words, within=within)
 
 
-def build(revision: Revision) -> str:
-    """Build a revision's kernel; BuildError as of kbuild.build()."""
+def build(revision: Revision, say: Callable[[str], None] = lambda text: None) -> str:
+    """Build a revision's kernel; BuildError as of kbuild.build().
+
+    `say` is told what was decided about its series: which version was taken, what was merged.
+    """
     assert revision.base is not None
     name = f"nightly-{revision.name}"
     kbuild.build(
@@ -50,7 +53,7 @@ def build(revision: Revision) -> str:
         revision.base,
         list(revision.series) or None,
         fragments=revision.config,
-        say=lambda text: None,
+        say=say,
     )
     return name
 
