@@ -21,7 +21,7 @@ from harness.kbuild.tree import KernelTree
 TARBALLS = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.zst")
 HINT = (
     "a base is linux-source-6.12[=6.12.107], linux-source-7.x, a source directory, a tarball, "
-    "or PATH@REVISION or URL@REVISION in git"
+    "PATH@REVISION or URL@REVISION in git, or PATH@auto: the base that the series names"
 )
 
 

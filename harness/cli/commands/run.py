@@ -62,7 +62,8 @@ def run(
         ),
     ] = None,
     series: Annotated[
-        list[str] | None, typer.Option(metavar="SERIES", help="with the patches of these")
+        list[str] | None,
+        typer.Option(metavar="SERIES", help="with the patches of these: as for `build`"),
     ] = None,
     config: Annotated[
         list[str] | None,
