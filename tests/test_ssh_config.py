@@ -26,8 +26,9 @@ from harness import host_packages
 from harness.errors import HostError, UsageError
 from harness.ssh import connection, hosts, openssh
 from harness.ssh.config import hops
-from harness.ssh.connection import Connection, Unreachable
+from harness.ssh.connection import Connection
 from harness.ssh.hosts import Host
+from harness.ssh.problems import Unreachable
 from tests.sshd import Sshd, descendants
 
 ME = getpass.getuser()
@@ -482,6 +483,15 @@ def test_configurations_that_ssh_does_not_answer_for(
         lab.by_us()
     other.unlink()
     with pytest.raises(UsageError, match=r"there is no program ssh, .*openssh-client"):
+        lab.by_us()
+
+
+def test_a_name_that_ssh_does_not_find(lab: Lab) -> None:
+    """It may be there when the host has booted: no reason to end a run."""
+    lab.configure(
+        "CanonicalizeHostname yes\nCanonicalizeFallbackLocal no\nCanonicalDomains lab.invalid\n"
+    )
+    with pytest.raises(Unreachable, match=r"box: ssh finds no such host: .*Could not resolve"):
         lab.by_us()
 
 

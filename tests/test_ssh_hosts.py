@@ -16,7 +16,8 @@ from harness import host_packages
 from harness.errors import HostError, UsageError
 from harness.ssh import connection, hosts
 from harness.ssh.config import hops
-from harness.ssh.connection import Connection, NotLetIn, Unreachable
+from harness.ssh.connection import Connection
+from harness.ssh.problems import NotLetIn, Unreachable
 from tests.sshagent import real_agent
 from tests.sshd import Sshd, kill_below, sshd
 

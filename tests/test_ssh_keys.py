@@ -14,8 +14,9 @@ import pytest
 
 from harness.errors import HostError, UsageError
 from harness.ssh import hosts
-from harness.ssh.connection import Connection, NotLetIn
+from harness.ssh.connection import Connection
 from harness.ssh.hosts import Host
+from harness.ssh.problems import NotLetIn
 from tests.sshagent import FIDO, FidoAgent, real_agent
 from tests.sshd import Sshd
 from tests.test_ssh_config import BOX, Lab, built, lab

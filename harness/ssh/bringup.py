@@ -11,10 +11,11 @@ from harness.errors import BootError
 from harness.kbuild import KernelBuild
 from harness.kernel import TargetError
 from harness.ssh.boot import TOKEN, carries, has_parameters, leave, power_cycle
-from harness.ssh.connection import RETRY, NotLetIn, Unreachable
+from harness.ssh.connection import RETRY
 from harness.ssh.fate import Boot, judged
 from harness.ssh.install import Installed, install
 from harness.ssh.link import AgentLink, who
+from harness.ssh.problems import NotLetIn, Unreachable
 from harness.ssh.remote import look
 from harness.wire import RemoteKernel
 

@@ -14,24 +14,14 @@ from harness.errors import HostError
 from harness.report import sanitize
 from harness.ssh.config import Way, hops
 from harness.ssh.hosts import Host
-from harness.ssh.login import NotLetIn, log_in
+from harness.ssh.login import log_in
+from harness.ssh.problems import NotLetIn, Unreachable
 from harness.ssh.proxy import ProxyError, ProxyProcess
-
-__all__ = ["RETRY", "Connection", "NotLetIn", "Unreachable", "connect_again"]
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for each step: the connection, the banner, the keys."""
 RETRY = 1.0
 """Seconds between attempts to reach a host that is on its way back."""
-
-
-class Unreachable(HostError):
-    """There is no connection to the host now; there may be one later."""
-
-    def __init__(self, message: str, hint: str = "", *, refused: bool = False) -> None:
-        super().__init__(message, hint)
-        self.refused = refused
-        """Whether the host's kernel answers, and says that nobody listens."""
 
 
 class Connection:

@@ -21,7 +21,8 @@ import paramiko
 from harness import agent
 from harness.report import sanitize
 from harness.ssh import remote
-from harness.ssh.connection import Connection, Unreachable
+from harness.ssh.connection import Connection
+from harness.ssh.problems import Unreachable
 
 PATIENCE = 15.0
 """Seconds that the host's lock may take to become free: an agent that ends gives it back."""

@@ -13,6 +13,7 @@ from harness.report import sanitize
 from harness.ssh.config import Way
 from harness.ssh.keys import Candidate, Keys
 from harness.ssh.knownhosts import KnownHosts
+from harness.ssh.problems import NotLetIn
 
 AUTH_TIMEOUT = 30.0
 """Seconds for one key."""
@@ -21,10 +22,6 @@ _NAMED = 4
 
 # paramiko tells the log what it raises, too; unheard, Python would print that.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
-
-
-class NotLetIn(HostError):
-    """The host knows neither the user nor any of the keys; while it boots, it may not yet."""
 
 
 def log_in(way: Way, sock: Any, timeout: float) -> tuple[paramiko.Transport, str]:

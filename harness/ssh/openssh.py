@@ -25,6 +25,7 @@ from typing import IO
 from harness.errors import UsageError
 from harness.report import sanitize
 from harness.ssh.hosts import Host
+from harness.ssh.problems import Unreachable
 
 VARIABLE = "SNPTEST_SSH_CONFIG"
 """Environment variable that names the only configuration file to be read, as `ssh -F` does."""
@@ -133,7 +134,10 @@ def _apart(text: str) -> Iterator[str]:
 
 
 def ask(host: Host) -> Settings:
-    """Ask ssh what holds for a host; UsageError, with its words, where it refuses to say."""
+    """Ask ssh what holds for a host; UsageError, with its words, where it refuses to say.
+
+    Unreachable where its configuration has names looked up, and there is none.
+    """
     shown = sanitize.line(host.address)
     program = shutil.which("ssh")
     if program is None:
@@ -147,8 +151,11 @@ def ask(host: Host) -> Settings:
     words += [] if host.user is None else ["-l", host.user]
     status, output, said = _run([*words, "--", host.address, "true"], shown)
     if status:
+        reason = _reason(said, status)
+        if "Could not resolve" in reason:
+            raise Unreachable(f"{shown}: ssh finds no such host: {reason}")
         raise UsageError(
-            f"ssh does not take its configuration for {shown}: {_reason(said, status)}",
+            f"ssh does not take its configuration for {shown}: {reason}",
             f"{VARIABLE} names the file" if file else f"see `ssh -G {shown}`",
         )
     values: dict[str, list[str]] = {}

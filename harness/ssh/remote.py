@@ -17,7 +17,8 @@ import paramiko
 
 from harness.errors import HostError
 from harness.report import sanitize
-from harness.ssh.connection import Connection, Unreachable
+from harness.ssh.connection import Connection
+from harness.ssh.problems import Unreachable
 
 BOOTSTRAP = Path(__file__).parent / "bootstrap.py"
 """What runs on a host first; it is sent, and never imported here."""

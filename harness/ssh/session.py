@@ -16,7 +16,7 @@ from harness.preflight.judge import why_not
 from harness.report import sanitize
 from harness.ssh.boot import power_cycle
 from harness.ssh.bringup import bring_up
-from harness.ssh.connection import RETRY, Connection, Unreachable, connect_again
+from harness.ssh.connection import RETRY, Connection, connect_again
 from harness.ssh.console import Console
 from harness.ssh.fate import (
     CONNECTION_LOST,
@@ -31,6 +31,7 @@ from harness.ssh.install import Installed
 from harness.ssh.kernel import SshKernel
 from harness.ssh.link import AgentLink, Loss, who
 from harness.ssh.modules import load_modules
+from harness.ssh.problems import Unreachable
 from harness.ssh.remote import look
 from harness.vng.autopsy import Kind
 
