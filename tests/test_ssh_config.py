@@ -244,8 +244,8 @@ CASES = {
     "a ProxyCommand with %n, %r, %k": BOX
     + "HostKeyAlias alias\nProxyCommand sh -c 'test %n-%r-%k = box-{me}-alias && "
     "exec {python} {folder}/relay.py %h %p'",
-    "a ProxyCommand that ends": BOX
-    + "ProxyCommand test %n = x && {python} {folder}/relay.py %h %p",
+    "a ProxyCommand that exec ends": BOX
+    + "ProxyCommand {python} -c pass && {python} {folder}/relay.py %h %p",
     "a ProxyCommand that speaks first": BOX
     + "ProxyCommand sh -c 'echo welcome; exec {python} {folder}/relay.py %h %p'",
     "ProxyUseFdpass": BOX + "ProxyUseFdpass yes\nProxyCommand {python} {folder}/passer.py %h %p",

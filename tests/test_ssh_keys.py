@@ -157,6 +157,7 @@ def test_what_cannot_be_used_is_said(lab: Lab, strangers: list[Path]) -> None:
         ("locked", "locked: it needs its passphrase: ssh-add it"),
         ("open", "open: others may read it, .*chmod 600"),
         ("putty", "putty: it is no private key in a format of OpenSSH"),
+        ("rsa.pub", "rsa.pub: there is only its public part, and no agent has the other"),
         ("damaged", "damaged: it is not understood"),
         ("nothing", "there is no key to try: no agent and no key file"),
     ):

@@ -28,6 +28,7 @@ from harness.ssh.config import Way
 from harness.ssh.knownhosts import fingerprint
 
 KEYGEN_TIMEOUT = 30.0
+_PUBLIC_ONLY = "there is only its public part, and no agent has the other"
 _CLASSES: tuple[tuple[type, type[paramiko.PKey]], ...] = (
     (rsa.RSAPrivateKey, paramiko.RSAKey),
     (ed25519.Ed25519PrivateKey, paramiko.Ed25519Key),
@@ -192,16 +193,16 @@ def _blobs(path: Path) -> list[bytes]:
 def _private(path: Path) -> paramiko.PKey:
     """Read a private key of any format that ssh takes; NotUsable says why not."""
     try:
-        mode = path.stat()
-        if mode.st_uid == os.getuid() and mode.st_mode & 0o077:
-            raise NotUsable("others may read it, which ssh does not accept: chmod 600")
-        data = path.read_bytes()
+        status, data = path.stat(), path.read_bytes()
     except FileNotFoundError:
-        raise NotUsable("there is only its public part, and no agent has the other") from None
+        raise NotUsable(_PUBLIC_ONLY) from None
     except OSError as error:
         raise NotUsable(f"it cannot be read: {error.strerror}") from None
     if b"PRIVATE KEY" not in data:
-        raise NotUsable("it is no private key in a format of OpenSSH, and no agent has it")
+        what = "it is no private key in a format of OpenSSH"
+        raise NotUsable(_PUBLIC_ONLY if _keygen(path) else what)
+    if status.st_uid == os.getuid() and status.st_mode & 0o077:
+        raise NotUsable("others may read it, which ssh does not accept: chmod 600")
     openssh = b"BEGIN OPENSSH PRIVATE KEY" in data
     load = serialization.load_ssh_private_key if openssh else serialization.load_pem_private_key
     try:
