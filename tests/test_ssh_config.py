@@ -230,6 +230,7 @@ CASES = {
     "Match sessiontype exec": BOX + "Match sessiontype exec\n User {other}",
     "Match sessiontype shell": "Match sessiontype shell\n" + WRONG + BOX,
     "Match version": BOX + "Match version OpenSSH_*\n User {other}",
+    "Match command": BOX + "Match command true\n User {other}",
     "Match nonsense": BOX + "Match sparkle yes\n" + WRONG,
     "an option that does not exist": BOX + "Sparkle yes\n",
     "an option that does not exist, ignored": "IgnoreUnknown Sparkle\nSparkle yes\n" + BOX,
@@ -307,6 +308,8 @@ CASES = {
     "known_hosts with tokens": BOX + 'UserKnownHostsFile "{folder}/known %k %p" ~/no-such\n',
     "known_hosts for everybody": BOX + "UserKnownHostsFile none\n"
     'GlobalKnownHostsFile {folder}/none "{folder}/known hosts"\n',
+    "a user with tokens": BOX + "User %u\n",
+    "several lists of revoked keys": BOX + "RevokedHostKeys {folder}/rsa.pub {folder}/none\n",
     "HostKeyAlias": BOX + "HostKeyAlias SNP\n",
     "HostKeyAlgorithms": BOX + "HostKeyAlgorithms ssh-ed25519,rsa-sha2-512\n",
     "a name in capitals": "Host BOX*\n HostName LOCALHOST\n Port {box}\n IdentityFile {key}\n"
@@ -382,7 +385,9 @@ def test_the_same_as_ssh(lab: Lab, case: str) -> None:
     assert "\n" not in str(caught.value)
     if "terminating, " in theirs.said:
         assert type(caught.value) is UsageError
-        assert caught.value.message.partition("for box: ")[2] in theirs.said
+        reasons = caught.value.message.partition("for box: ")[2].split("; ")
+        assert any(re.search(r"line \d+", reason) for reason in reasons)
+        assert all(reason in theirs.said for reason in reasons)
 
 
 def test_jumps_of_a_configuration_that_lead_in_a_circle(lab: Lab) -> None:

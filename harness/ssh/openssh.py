@@ -196,7 +196,8 @@ def _text(file: IO[bytes]) -> str:
 
 
 def _reason(said: str, status: int) -> str:
-    """Return the line of ssh that says what is wrong: the first, as the last only sums up."""
+    """Return what ssh says is wrong: the file and line may come after it; the last only sums up."""
     lines = (line.strip() for line in said.splitlines())
     wrong = [line for line in lines if line and not line.lower().startswith(_NOISE)]
-    return sanitize.line(wrong[0], 300) if wrong else f"it ended with status {status}"
+    wrong = [line for line in wrong if ": terminating, " not in line][:2]
+    return sanitize.line("; ".join(wrong), 300) or f"it ended with status {status}"
