@@ -234,6 +234,7 @@ def make(
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
     patch.setenv("XDG_CACHE_HOME", cache)  # built kernels stay where they are
     keys = Sshd(folder)
+    patch.setenv("HOME", str(keys.home))
     patch.setenv("SNPTEST_SSH_CONFIG", str(keys.configure()))
     patch.delenv("SSH_AUTH_SOCK", raising=False)
     patch.setenv("SNPTEST_HOSTS", str(keys.folder / "hosts.toml"))

@@ -187,9 +187,10 @@ def _free_port() -> int:
 
 @pytest.fixture
 def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
-    """An sshd that runs and is known to a client whose configuration is empty otherwise."""
+    """An sshd that runs and is known to a client whose home is empty otherwise."""
     host_packages.ensure_packages(["openssh-server", "openssh-client"], "for tests of ssh")
     daemon = Sshd(tmp_path)
+    monkeypatch.setenv("HOME", str(daemon.home))
     # ssh takes the home that the user database has, whatever HOME says.
     monkeypatch.setenv("SNPTEST_SSH_CONFIG", str(daemon.configure()))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)

@@ -166,6 +166,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def lab(built: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """Two sshds, and a client that has keys of every kind and no agent."""
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setenv("HOME", str(built.box.home))
     monkeypatch.setenv("SNPTEST_HOSTS", str(built.box.write_hosts()))
     monkeypatch.setenv(openssh.VARIABLE, str(built.box.configure()))
     monkeypatch.setenv("LAB", str(built.folder))
@@ -497,6 +498,15 @@ def test_a_name_that_ssh_does_not_find(lab: Lab) -> None:
         "CanonicalizeHostname yes\nCanonicalizeFallbackLocal no\nCanonicalDomains lab.invalid\n"
     )
     with pytest.raises(Unreachable, match=r"box: ssh finds no such host: .*Could not resolve"):
+        lab.by_us()
+
+
+def test_half_of_a_name_is_no_known_hosts_file(lab: Lab) -> None:
+    """`ssh -G` prints names without quotes: the file before the space was not named."""
+    (lab.folder / "half").write_bytes(lab.box.known_hosts.read_bytes())
+    lab.configure(BOX + f'UserKnownHostsFile "{lab.folder}/half of it"\n')
+    assert not lab.by_ssh("box", "-o", "StrictHostKeyChecking=yes").entered
+    with pytest.raises(HostError, match=r"is not known \(no known_hosts file is there"):
         lab.by_us()
 
 

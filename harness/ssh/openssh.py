@@ -62,7 +62,7 @@ class Settings:
     def paths(self, name: str) -> tuple[Path, ...]:
         """Return the files of an option that has several on one line, printed without quotes.
 
-        One that has a space in it is told by what follows: the next begins with / or ~.
+        One may have a space in it, for the next begins with / or ~: relative names may not.
         """
         found = (each for part in self.each(name) for each in _apart(part))
         return tuple(self._home(each) for each in found)
@@ -127,10 +127,8 @@ class Settings:
 def _apart(text: str) -> Iterator[str]:
     """Tell several paths apart that are printed with a space between them."""
     for part in re.split(r" (?=[/~])", text):
-        if " " in part and not Path(part).expanduser().is_file():
-            yield from part.split()
-        else:
-            yield part
+        # Half of a name with a space would be another file, with keys that nobody named.
+        yield from [part] if part.startswith(("/", "~")) else part.split()
 
 
 def ask(host: Host) -> Settings:
