@@ -519,24 +519,6 @@ def members(session: int) -> list[str]:
 # The templates of ci/ -------------------------------------------------------------------
 
 
-def test_ktap_becomes_lava_s_test_cases() -> None:
-    from ci.lava_results import cases
-    from harness.report import ktap
-
-    results = [
-        Result("suites/psc/test_a.py::test_x[v12]", "psc", "v12", Outcome.PASS, 0.1),
-        Result(
-            "suites/psc/test_a.py::test_y[v12-a b]", "psc", "v12", Outcome.FAIL, 0.1, reason="n"
-        ),
-        Result("suites/gmem/test_b.py::test_z", "gmem", "", Outcome.SKIP, 0.1, reason="no SNP"),
-    ]
-    assert cases(ktap.render(results)) == [
-        ("test_z", "skip"),
-        ("test_x_v12_", "pass"),
-        ("test_y_v12-a_b_", "fail"),
-    ]
-
-
 def test_templates_call_what_there_is() -> None:
     """Each command of snptest in ci/ has the subcommand and the options that it is given."""
     texts = {path: path.read_text() for path in sorted((ROOT / "ci").rglob("*")) if path.is_file()}

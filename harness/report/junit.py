@@ -5,25 +5,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from junit_xml import TestCase, TestSuite, to_xml_report_string
 
+from harness.report import names
 from harness.report.outcome import Outcome, Result
-
-
-def write(path: Path, results: Sequence[Result], properties: dict[str, str]) -> None:
-    """Write all results as one JUnit file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(results, properties), encoding="utf-8")
 
 
 def render(results: Sequence[Result], properties: dict[str, str]) -> str:
     """Return the JUnit document as text."""
-    ordered = sorted(results, key=_group)
+    # Readers know a case by class name and name, which are the two halves of this.
+    called = names.numbered(names.of(result) for result in results)
+    ordered = sorted(zip(called, results, strict=True), key=_group)
     suites = [
-        TestSuite(_title(key), [_case(result) for result in group], properties=properties)
+        TestSuite(_title(key), [_case(*each) for each in group], properties=properties)
         for key, group in itertools.groupby(ordered, key=_group)
     ]
     text = to_xml_report_string(suites, prettyprint=False)
@@ -31,8 +27,8 @@ def render(results: Sequence[Result], properties: dict[str, str]) -> str:
     return text
 
 
-def _group(result: Result) -> tuple[str, str]:
-    return result.suite, result.revision
+def _group(each: tuple[str, Result]) -> tuple[str, str]:
+    return each[1].suite, each[1].revision
 
 
 def _title(key: tuple[str, str]) -> str:
@@ -40,8 +36,9 @@ def _title(key: tuple[str, str]) -> str:
     return f"{suite}[{revision}]" if revision else suite
 
 
-def _case(result: Result) -> Any:
-    module, _, name = result.id.partition("::")
+def _case(called: str, result: Result) -> Any:
+    module = result.id.partition("::")[0]
+    name = called.partition("::")[2] or called
     console = [f"=== console ===\n{result.console}"] if result.console else []
     output = [result.output] if result.output else []
     case = TestCase(

@@ -12,10 +12,10 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from harness.history.runs import StoredRun
+from harness.report import names
 from harness.report.outcome import Outcome, Result
 from harness.report.words import counted
 
@@ -38,13 +38,6 @@ _STATUS = {
 }
 
 
-def write(path: Path, run: StoredRun, results: Sequence[Result], origin: str = ORIGIN) -> None:
-    """Write a run as one KCIDB report."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(report(run, results, origin), indent=1) + "\n"
-    path.write_text(text, encoding="utf-8")
-
-
 def report(run: StoredRun, results: Sequence[Result], origin: str = ORIGIN) -> dict[str, Any]:
     """Return the report; `origin` is the name under which the CI system is known there."""
     kernel = run.kernel
@@ -56,7 +49,8 @@ def report(run: StoredRun, results: Sequence[Result], origin: str = ORIGIN) -> d
         "checkouts": [_checkout(run, checkout, origin)],
         "builds": [_build(run, build, checkout, origin)],
         "tests": [
-            _test(run, number, result, build, origin) for number, result in enumerate(results)
+            {**_test(run, number, result, build, origin), "path": path}
+            for number, (result, path) in enumerate(zip(results, paths(results), strict=True))
         ],
     }
 
@@ -139,7 +133,6 @@ def _test(run: StoredRun, number: int, result: Result, build: str, origin: str) 
             "id": _id(origin, run.key, str(number)),
             "build_id": build,
             "origin": origin,
-            "path": path_of(result),
             "status": _STATUS[result.outcome],
             "comment": result.description,
             "log_excerpt": excerpt[-EXCERPT:],
@@ -149,6 +142,11 @@ def _test(run: StoredRun, number: int, result: Result, build: str, origin: str) 
             "misc": _filled(misc),
         }
     )
+
+
+def paths(results: Sequence[Result]) -> list[str]:
+    """Return each result's place in the tree of tests; below it where a test is repeated: .run2."""
+    return names.numbered((path_of(result) for result in results), ".run")
 
 
 def path_of(result: Result) -> str:

@@ -5,18 +5,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
+from harness.report import names
 from harness.report.outcome import Outcome, Result
 
 # A crash or error is "not ok"; the directive words are those that ktap.rst lists.
 _DIRECTIVES = {Outcome.SKIP: "SKIP", Outcome.XFAIL: "XFAIL", Outcome.ERROR: "ERROR"}
-
-
-def write(path: Path, results: Sequence[Result]) -> None:
-    """Write all results as one KTAP file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(results), encoding="utf-8")
 
 
 def render(results: Sequence[Result]) -> str:
@@ -25,11 +19,14 @@ def render(results: Sequence[Result]) -> str:
 
 
 def _lines(results: Sequence[Result]) -> Iterator[str]:
-    ordered = sorted(results, key=lambda result: (result.suite, result.revision))
+    called = names.numbered(_name(names.of(result)) for result in results)
+    ordered = sorted(
+        zip(called, results, strict=True), key=lambda each: (each[1].suite, each[1].revision)
+    )
     groups = [
         (f"{suite}[{revision}]" if revision else suite, list(group))
         for (suite, revision), group in itertools.groupby(
-            ordered, key=lambda result: (result.suite, result.revision)
+            ordered, key=lambda each: (each[1].suite, each[1].revision)
         )
     ]
     yield "KTAP version 1"
@@ -38,12 +35,13 @@ def _lines(results: Sequence[Result]) -> Iterator[str]:
         yield "  KTAP version 1"
         yield f"  # Subtest: {_name(title)}"
         yield f"  1..{len(group)}"
-        for index, result in enumerate(group, 1):
-            yield from _case(index, result)
-        yield f"{_status(group)} {number} {_name(title)}{_all_skipped(group)}"
+        for index, (name, result) in enumerate(group, 1):
+            yield from _case(index, name, result)
+        members = [result for _, result in group]
+        yield f"{_status(members)} {number} {_name(title)}{_all_skipped(members)}"
 
 
-def _case(index: int, result: Result) -> Iterator[str]:
+def _case(index: int, name: str, result: Result) -> Iterator[str]:
     # Diagnostics come before the result line they belong to.
     if result.outcome.bad:
         if result.outcome is Outcome.CRASH:
@@ -53,8 +51,7 @@ def _case(index: int, result: Result) -> Iterator[str]:
                 yield f"  # {line}".rstrip()
     directive = _DIRECTIVES.get(result.outcome)
     suffix = f" # {directive} {_escape(result.reason)}".rstrip() if directive else ""
-    name = result.id.partition("::")[2] or result.id
-    yield f"  {_status([result])} {index} {_name(name)}{suffix}"
+    yield f"  {_status([result])} {index} {name}{suffix}"
 
 
 def _status(group: Iterable[Result]) -> str:

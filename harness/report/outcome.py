@@ -70,7 +70,8 @@ class Result:
     @property
     def name(self) -> str:
         """The id without its suite's folder: file and test."""
-        return self.id.rpartition("/")[2]
+        file, found, test = self.id.partition("::")
+        return file.rpartition("/")[2] + found + test
 
     def as_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
