@@ -24,6 +24,15 @@ SILENCE = 300.0
 
 Event = dict[str, Any]
 
+FOREIGN = (
+    "PYTEST_ADDOPTS",
+    "PYTEST_PLUGINS",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD",
+    "PYTEST_XDIST_AUTO_NUM_WORKERS",
+    "PYTHONOPTIMIZE",
+)
+"""Variables that would choose other tests than were asked for, or take their assertions away."""
+
 
 @dataclass
 class Run:
@@ -60,7 +69,8 @@ class Run:
             f"--stacks={self.folder}",
             f"--parent={os.getpid()}",
         ]
-        environment = os.environ | {"PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
+        environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        environment |= {"PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
         with self.log.open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -73,7 +83,7 @@ class Run:
             )
         os.close(writing)
         self._pid = process.pid
-        before = signal.signal(signal.SIGTERM, _raise_interrupt)
+        before = _interrupted_by(signal.SIGTERM, signal.SIGHUP)
         finished = False
         try:
             for event in self._events(reading, process):
@@ -84,7 +94,8 @@ class Run:
             status = _kill(process)
             self.broken.append("pytest did not end after its last test")
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for each, handler in before.items():
+                signal.signal(each, handler)
             os.close(reading)
             if process.poll() is None:
                 _kill(process)
@@ -144,6 +155,18 @@ class Run:
 def _kill(process: subprocess.Popen[bytes]) -> int:
     process.kill()
     return process.wait(timeout=60)
+
+
+def _interrupted_by(*numbers: signal.Signals) -> dict[signal.Signals, Any]:
+    """Have signals end a run as Ctrl-C does; return their handlers.
+
+    What is ignored (SIGHUP by nohup) stays so.
+    """
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _raise_interrupt)
+    return before
 
 
 def _raise_interrupt(_number: int, _frame: object) -> None:

@@ -69,7 +69,7 @@ def run(
     """
     done = SuiteRun()
     reading, writing = os.pipe()
-    command = [sys.executable, leash.__file__, "", sys.executable, "-m", "harness", "run"]
+    command = [sys.executable, leash.__file__, "", sys.executable, "-P", "-m", "harness", "run"]
     command += [*words, "--json", f"/dev/fd/{writing}"]
     if not history:
         command.append("--no-history")

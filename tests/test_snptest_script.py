@@ -29,7 +29,7 @@ FAKE_PYTHON = """\
         sleep "${PIP_SECONDS:-0}"
         exit "${PIP_STATUS:-0}" ;;
     "- "*) echo unicorn ;;
-    "-m harness"*) shift 2; echo "harness: $*"; echo "cwd: $PWD"; echo "path: $PYTHONPATH" ;;
+    "-P -m harness"*) shift 3; echo "harness: $*"; echo "cwd: $PWD"; echo "path: $PYTHONPATH" ;;
     *) echo "unexpected: $*" >&2; exit 99 ;;
     esac
 """

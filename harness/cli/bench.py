@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.cli.output import need_writable, write_text
+from harness.cli.output import need_writable, to_stdout, write_text
 from harness.cli.run import make_console
 from harness.errors import UsageError
 from harness.report.outcome import ExitCode
@@ -66,7 +66,7 @@ def bench(names: tuple[str, ...], output: Path | None) -> int:
     if not known:
         raise UsageError("this tree has no benchmarks yet")
     need_writable(output)
-    console = make_console()
+    console = make_console(stderr=to_stdout(output))
     figures: list[Figure] = []
     for name in names or known:
         began = time.monotonic()

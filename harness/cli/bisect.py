@@ -22,7 +22,7 @@ from harness.bisect.revisions import Range, Revision
 from harness.bisect.state import State
 from harness.bisect.verdicts import Trial, Verdict, findings, trial_of
 from harness.cli.kernels import DEFAULT_BASE
-from harness.cli.output import ResultsBar, need_writable, write_text
+from harness.cli.output import ResultsBar, need_writable, to_stdout, write_text
 from harness.cli.run import make_console, suite_paths
 from harness.errors import BuildError, UsageError, UserError
 from harness.kbuild.progress import ConsoleProgress, sayer
@@ -74,7 +74,7 @@ class BisectOptions:
 
 
 def bisect(options: BisectOptions) -> int:
-    """Find the patch or commit; 0 where it is found, 1 where nothing is bad, 3 else."""
+    """Find the patch or commit; 0 where it is found, 3 else."""
     if not options.tests:
         raise UsageError("which tests tell good from bad?", "name suites or tests")
     suite_paths(options.tests)
@@ -85,7 +85,7 @@ def bisect(options: BisectOptions) -> int:
             f"backend {options.backend} boots no kernel that was built here",
             "--backend vng; or let `git bisect run snptest bisect-step` bisect something else",
         )
-    console = make_console()
+    console = make_console(stderr=to_stdout(options.json))
     with ConsoleProgress(console) as progress:
         searched = _range(options, progress, sayer(console))
     asked = Asked(options.tests, options.words, options.expression, options.workers, options.runs)
@@ -102,9 +102,8 @@ def bisect(options: BisectOptions) -> int:
 
 
 def _code(answer: Answer) -> int:
-    if answer.end is End.FOUND:
-        return ExitCode.PASSED
-    return ExitCode.FAILED if answer.end is End.NOT_BAD else ExitCode.BROKEN
+    # That nothing is bad is no failure of a test, which 1 would be.
+    return ExitCode.PASSED if answer.end is End.FOUND else ExitCode.BROKEN
 
 
 def _range(options: BisectOptions, progress: kbuild.Progress, say: Callable[[str], None]) -> Range:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from harness.report.outcome import ExitCode
 from harness.runner import ROOT
@@ -32,8 +33,17 @@ class Stage:
     seconds: float = 0.0
     last_line: str = ""
 
+    @property
+    def judged(self) -> bool:
+        """Whether it came to a verdict, good or bad."""
+        return self.status in (0, 1)
+
     def execute(self) -> None:
         """Run it, its output passing through as it comes."""
+        if self.command[1] == "-m" and find_spec(self.command[2]) is None:
+            self.status = ExitCode.BROKEN
+            print(f"=== {self.name}: the Python environment lacks the module {self.command[2]}")
+            return
         print(f"=== {self.name}", flush=True)
         began = time.monotonic()
         with subprocess.Popen(
@@ -51,7 +61,8 @@ class Stage:
                 self.last_line = line.strip() or self.last_line
         self.status = process.returncode
         self.seconds = time.monotonic() - began
-        verdict = "ok" if self.status == 0 else f"FAILED (status {self.status})"
+        word = "FAILED" if self.judged else "BROKEN"
+        verdict = "ok" if self.status == 0 else f"{word} (status {self.status})"
         print(f"=== {self.name}: {verdict} in {self.seconds:.1f} s\n", flush=True)
 
 
@@ -87,7 +98,7 @@ def check(*, quick: bool) -> int:
     counts = counts_of(done[-1].last_line)
     failed = counts["failed"] + counts["error"] + counts["xpassed"]
     for stage in done:
-        word = "ok" if stage.status == 0 else "FAILED"
+        word = "ok" if stage.status == 0 else "FAILED" if stage.judged else "BROKEN"
         print(f"{stage.name:16} {word:8} {stage.seconds:6.1f} s")
     bad = [stage.name for stage in done if stage.status != 0]
     # A failing linter is a failure of the check as a test is.
@@ -98,4 +109,6 @@ def check(*, quick: bool) -> int:
     took = time.monotonic() - began
     print(f"total {took:.0f} s; includes {len(done) - 1} stages that count as one each")
     print(f"{passed} passed, {failed} failed, {counts['skipped']} skipped")
+    if not all(stage.judged for stage in done):
+        return ExitCode.BROKEN  # a tool that is missing or died tells nothing
     return ExitCode.FAILED if bad else ExitCode.PASSED

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from harness import backends
 from harness.cli.kernels import DEFAULT_BASE
-from harness.cli.output import ResultsBar, need_writable, write_text
+from harness.cli.output import ResultsBar, need_writable, to_stdout, write_text
 from harness.cli.run import make_console, suite_paths
 from harness.compare import diff, render, stored
 from harness.compare.diff import Side
@@ -55,7 +54,7 @@ class CompareOptions:
 def compare(options: CompareOptions) -> int:
     """Run or read both sides, repeat what differs, show it; the code to exit with."""
     need_writable(options.markdown)
-    console = make_console(stderr=options.markdown == Path("-"))
+    console = make_console(stderr=to_stdout(options.markdown))
     suite_paths(options.suites)
     if options.builds:
         _build(options, console)
@@ -75,10 +74,7 @@ def compare(options: CompareOptions) -> int:
     render.show(console, found, sides[0], sides[1], patch_subjects())
     if options.markdown is not None:
         text = render.mail(found, sides[0], sides[1], patch_subjects())
-        if options.markdown == Path("-"):
-            sys.stdout.write(text)
-        else:
-            write_text(options.markdown, text)
+        write_text(options.markdown, text)
     return diff.exit_code(found, sides[0], sides[1])
 
 

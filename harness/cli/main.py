@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import history, machine, report
+from harness.cli import faults, history, machine, report
 from harness.cli.commands import (
     bench,
     bisect,
@@ -28,7 +28,6 @@ from harness.cli.commands import (
     nightly,
     run,
 )
-from harness.errors import UsageError, UserError
 from harness.report.outcome import ExitCode
 
 app = typer.Typer(
@@ -117,12 +116,13 @@ def main() -> int:
 def _main() -> int:
     """Do so; user errors are one line and a hint."""
     try:
-        app(prog_name="snptest")
-    except UserError as error:
-        print(f"snptest: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  hint: {error.hint}", file=sys.stderr)
-        return ExitCode.USAGE if isinstance(error, UsageError) else ExitCode.BROKEN
-    except KeyboardInterrupt:
-        return 130
-    return ExitCode.PASSED
+        # Typer's own handling of errors would exit with 1, as for a test that failed.
+        code = app(prog_name="snptest", standalone_mode=False)
+    except typer.Abort:
+        return faults.INTERRUPTED
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001  Python exits with 1
+        if callable(show := getattr(error, "show", None)):  # Typer's, of options and arguments
+            show()
+            return ExitCode.USAGE
+        return faults.code_of(error)
+    return code if isinstance(code, int) else ExitCode.PASSED

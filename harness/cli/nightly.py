@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from harness.cli.output import need_writable, write_text
+from harness.cli.output import need_writable, to_stdout, write_text
 from harness.cli.run import make_console
 from harness.errors import UsageError
 from harness.history.store import History
@@ -48,7 +48,7 @@ def nightly(options: NightlyOptions, tools: Tools | None = None) -> int:
     if not options.dry_run:
         need_writable(options.markdown, options.json)
     schedule = _only(load(options.file), options.only)
-    console = make_console()
+    console = make_console(stderr=to_stdout(options.markdown, options.json))
     if options.dry_run:
         _tell(console, schedule)
         return 0

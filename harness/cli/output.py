@@ -8,19 +8,36 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from harness.errors import UsageError
+from harness.cli.streams import document
+from harness.errors import UsageError, UserError
+from harness.report import files
 from harness.report.outcome import Result
+
+STDOUT = Path("-")
 
 
 def write_text(path: Path | None, text: str) -> None:
-    """Write a file that the user asked for, if so; UsageError where that is not possible."""
+    """Write a file that the user asked for, if so; - is standard output.
+
+    UserError where it cannot be written: by now it is the disk's fault, not the command line's.
+    """
     if path is None:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        if path == STDOUT:
+            document(text)
+        else:
+            files.write(path, text)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {error.filename}: {error.strerror}") from error
+
+
+def to_stdout(*paths: Path | None) -> bool:
+    """Whether a report goes to standard output, which is then its alone; only one may."""
+    wanted = [path for path in paths if path == STDOUT]
+    if len(wanted) > 1:
+        raise UsageError("only one report can go to standard output", "name a file for the other")
+    return bool(wanted)
 
 
 def need_writable(*paths: Path | None) -> None:
@@ -28,8 +45,9 @@ def need_writable(*paths: Path | None) -> None:
 
     What there is stays as it is.  UsageError where one cannot be; None and - need no check.
     """
+    to_stdout(*paths)
     for path in paths:
-        if path is None or path == Path("-"):
+        if path is None or path == STDOUT:
             continue
         if path.is_dir():
             raise UsageError(f"{path} is a directory", "name a file")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from harness.cli import options
-from harness.cli.output import need_writable
+from harness.cli.output import need_writable, write_text
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ Examples:
   snptest report -o public 41 42 last       pages of these; those that are there stay
   snptest report -o public results/20261123-081337
   snptest report last --junit junit.xml --ktap -
-  snptest report last --kcidb report.json   for kcidb-submit, or kcidb-validate
+  snptest report last --kcidb run.json      for kernelci.org: docs/history.md
 
 \b
 The pages need no network and no server; index.html is the overview.
@@ -109,7 +108,6 @@ def _files(
     """Write what holds one run."""
     import json
 
-    from harness.errors import UserError
     from harness.history import runs as stored
     from harness.history.render import facts
     from harness.report import junit, kcidb, ktap
@@ -121,19 +119,12 @@ def _files(
     run = chosen[0]
     results = stored.results(history, run)
     path, origin = kcidb_file
-    try:
-        if junit_file:
-            junit.write(junit_file, results, facts(run))
-        if ktap_file == Path("-"):
-            sys.stdout.write(ktap.render(results))
-        elif ktap_file:
-            ktap.write(ktap_file, results)
-        if path == Path("-"):
-            print(json.dumps(kcidb.report(run, results, origin), indent=1))
-        elif path:
-            kcidb.write(path, run, results, origin)
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename}: {error.strerror}") from None
+    if junit_file:
+        write_text(junit_file, junit.render(results, facts(run)))
+    if ktap_file:
+        write_text(ktap_file, ktap.render(results))
+    if path:
+        write_text(path, json.dumps(kcidb.report(run, results, origin), indent=1) + "\n")
 
 
 def _pages(history: History, chosen: Sequence[StoredRun], output: Path) -> None:

@@ -15,16 +15,17 @@ from rich.text import Text
 
 from harness import backends
 from harness.backends.base import Backend
-from harness.cli import kselftest
+from harness.cli import faults, kselftest
 from harness.cli.kernels import DEFAULT_BASE, build_kernel
 from harness.cli.machine import need_machine, suggest_machine
-from harness.cli.output import need_writable
-from harness.errors import UsageError
+from harness.cli.output import need_writable, to_stdout, write_text
+from harness.errors import UsageError, UserError
 from harness.history import identity, store
 from harness.history.record import Recorder
 from harness.report import junit, ktap, live, sanitize, summary
 from harness.report.jsonl import JsonLines
 from harness.report.outcome import BOOT, exit_code
+from harness.report.words import counted
 from harness.runner import ROOT, SILENCE, Event, Run
 from harness.splats import known
 from harness.vng.machine import check_memory
@@ -34,6 +35,7 @@ BUILT = "run"
 """What a kernel is called that `run` builds, unless --kernel says."""
 
 ORDER = ("launch", "psc", "ap_creation", "guest_req", "gmem")
+INCOMPLETE = "interrupted: the results are not complete"
 NAMED = ("kselftest",)
 """Suites that run only when named: upstream's programs need a built kernel, and minutes."""
 
@@ -85,7 +87,7 @@ def run_suites(options: RunOptions) -> int:
     backend.check(kernel=options.kernel, host=options.host)
     if any(path.startswith(f"suites/{kselftest.SUITE}") for path in paths):
         kselftest.prepare(options.backend, options.kernel)
-    console = make_console(stderr=options.ktap == Path("-"))
+    console = make_console(stderr=to_stdout(options.ktap, options.junit, options.json))
     folder = _results_folder()
     run = Run(
         arguments=_arguments(options, paths, workers),
@@ -195,15 +197,13 @@ def _report(options: RunOptions, run: Run, console: Console) -> int:
     properties = {"backend": options.backend, "seed": str(options.seed)}
     if options.kernel:
         properties["kernel"] = options.kernel
-    if options.ktap == Path("-"):
-        sys.stdout.write(ktap.render(run.results))
     try:
         if options.junit:
-            junit.write(options.junit, run.results, properties)
-        if options.ktap and options.ktap != Path("-"):
-            ktap.write(options.ktap, run.results)
-    except OSError as error:
-        run.broken.append(f"a report could not be written: {error.strerror}: {error.filename}")
+            write_text(options.junit, junit.render(run.results, properties))
+        if options.ktap:
+            write_text(options.ktap, ktap.render(run.results))
+    except UserError as error:
+        run.broken.append(f"a report is missing: {error.message}")
     summary.show(console, run.results, run.seconds, _rerun(options))
     for reason in run.broken:
         console.print(Text(f"snptest: {reason}", style="bold yellow"), soft_wrap=True)
@@ -212,12 +212,15 @@ def _report(options: RunOptions, run: Run, console: Console) -> int:
         for line in log[-15:]:
             console.print(Text(f"  {line}"), soft_wrap=True)
     if run.interrupted:
-        console.print(Text("interrupted: the results are not complete", style="bold yellow"))
-        return 130
+        console.print(Text(INCOMPLETE, style="bold yellow"))
+        run.broken.append(INCOMPLETE)
+        return faults.INTERRUPTED
     missing = run.collected - sum(each.suite != BOOT for each in run.results)
     if missing > 0:
-        console.print(Text(f"snptest: {missing} tests have no result", style="bold yellow"))
-    return exit_code(run.results, broken=bool(run.broken) or missing > 0)
+        reason = f"{counted(missing, 'test')} {'has' if missing == 1 else 'have'} no result"
+        console.print(Text(f"snptest: {reason}", style="bold yellow"))
+        run.broken.append(reason)
+    return exit_code(run.results, broken=bool(run.broken))
 
 
 def suite_paths(names: tuple[str, ...]) -> list[str]:
@@ -317,5 +320,12 @@ def _shown(path: Path) -> str:
 def make_console(*, stderr: bool = False) -> Console:
     """Make the console of a command: colour on a terminal only, lines whole elsewhere."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 120
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    terminal = stream.isatty()
+    return Console(
+        file=stream,
+        width=None if terminal else 120,
+        force_terminal=terminal,  # FORCE_COLOR of a CI system would make its log a terminal
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )

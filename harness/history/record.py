@@ -45,6 +45,8 @@ class Recorder:
         if problem:
             folder = self.file.parent
             self.say(f"not in the history: {problem}; later: snptest history import {folder}")
+        if self._taker is not None:
+            self._taker.close()
         if self._history is not None:
             self._history.close()
 

@@ -38,6 +38,10 @@ class Taker:
         self._tests: dict[str, int] = {}
         self._reasons: dict[str, int] = {}
 
+    def close(self) -> None:
+        """Give the file back."""
+        self._lines.close()
+
     def _forget(self) -> None:
         """Begin the file anew, as after a transaction that was taken back."""
         self._lines.close()

@@ -149,8 +149,9 @@ class PlainDisplay:
 
 
 def display(console: Console) -> Display:
-    """Choose by what the console is."""
-    return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+    """Choose by what the console is; a dumb terminal cannot take a line back."""
+    live = console.is_terminal and not console.is_dumb_terminal
+    return LiveDisplay(console) if live else PlainDisplay(console)
 
 
 def header(console: Console, fields: dict[str, Any]) -> None:

@@ -27,7 +27,9 @@ class ResultStream:
     """
 
     def __init__(self, path: Path, config: pytest.Config) -> None:
-        self.lines = JsonLines(path)
+        self.lines = JsonLines(
+            path, needed=True
+        )  # a pipe: without its reader, nobody wants a result
         self.backend: str = config.getoption("--backend")
         self.stacks: str | None = config.getoption("--stacks")
         self.phases: dict[str, verdict.Phases] = {}

@@ -19,6 +19,8 @@ from harness.report.outcome import BOOT, Outcome, Result
 
 MAX_SKIP_REASONS = 8
 MAX_FAILURES = 40
+WIDE = 80
+"""Columns of a terminal from which on subjects of patches are shown: counts come first."""
 
 
 def show(
@@ -30,7 +32,8 @@ def show(
     """
     if results:
         console.print(_suites(results))
-        for table in (_patches(results), _areas(results)):
+        wide = console.width >= WIDE
+        for table in (_patches(results, subjects=wide), _areas(results)):
             if table.row_count:
                 console.print(table)
     _skips(console, results)
@@ -78,13 +81,15 @@ def _suites(results: Sequence[Result]) -> Table:
     return table
 
 
-def _patches(results: Sequence[Result]) -> Table:
+def _patches(results: Sequence[Result], *, subjects: bool) -> Table:
     table = _table("patches of the v12 series", "patch")
-    table.add_column("subject", style="dim", no_wrap=True, overflow="ellipsis")
+    if subjects:
+        table.add_column("subject", style="dim", no_wrap=True, overflow="ellipsis")
     groups = _group((patch, each.outcome) for each in results for patch in each.patches)
-    subjects = patch_subjects()
+    names = patch_subjects()
     for patch in sorted(groups):
-        table.add_row(f"{patch:02d}", *_cells(groups[patch]), subjects.get(str(patch), ""))
+        subject = [names.get(str(patch), "")] if subjects else []
+        table.add_row(f"{patch:02d}", *_cells(groups[patch]), *subject)
     return table
 
 

@@ -34,8 +34,8 @@ Examples:
 
 \b
 Killed or interrupted, the same command goes on where it was; --restart begins anew.
-Exit codes: 0 found, 1 nothing fails at the bad end that passes at the good one, 2 usage,
-            3 only revisions that cannot be judged are left, or nothing could be run
+Exit codes: 0 found, 2 usage, 3 not found: nothing fails at the bad end that passes at the good
+            one, only revisions that cannot be judged are left, or nothing could be run
 """
 RUNS_HELP = "clean runs that make a revision good, as long as no bad one has passed"
 
