@@ -19,7 +19,8 @@ from typing import Any
 
 from harness.history import judge, record, runs, schema, trend
 from harness.history.store import History
-from harness.report.html import pages
+from harness.report.html.overview import overview_pages
+from harness.report.html.run import run_pages
 from harness.report.outcome import Outcome, Result
 
 RUNS = 10_000
@@ -131,8 +132,8 @@ def questions(path: Path, folder: Path) -> dict[str, Callable[[], object]]:
 
     new = iter("abc")
     return {
-        "overview page": asked(lambda h: pages.overview_page(h, set())),
-        "page of a run": asked(lambda h: pages.run_page(h, runs.find(h, "last"), set())),
+        "overview and its lists": asked(lambda h: list(overview_pages(h, set()))),
+        "pages of a run": asked(lambda h: list(run_pages(h, runs.find(h, "last"), set()))),
         "a run against those before it": asked(lambda h: judge.judge(h, runs.find(h, "last-5"))),
         "list of 100 runs": asked(lambda h: runs.runs(h, 100)),
         "all 10,000 results of a test": asked(lambda h: trend.points(h, TESTS // 2)),

@@ -81,7 +81,7 @@ def _outcome(word: str, directive: str | None) -> str:
 def identifiers(names: Iterable[str]) -> list[str]:
     """Return names as LAVA takes them (no blanks; it makes _ of /), still different ones."""
     clean = [
-        re.sub(r"[^A-Za-z0-9._:-]+", "_", re.sub(r"\.py::|::|/", ".", name)).strip("_")
+        re.sub(r"[^A-Za-z0-9._:-]+", "_", re.sub(r"\](?=$|:)", "", re.sub(r"\.py::|::|/", ".", name)))
         for name in names
     ]
     taken, seen, found = set(clean), Counter[str](), []

@@ -101,13 +101,20 @@ def snptest(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, 
 
 def test_pages_are_well_formed_and_linked(history: History, tmp_path: Path) -> None:
     index = site.write(history, runs.runs(history), tmp_path / "out")
-    names = {path.name for path in index.parent.iterdir()}
-    assert names == {"index.html", *(f"run-{number}.html" for number in range(1, 6))}
-    for name in names:
-        page = Page(index.parent / name)
-        links = {attrs["href"] for tag, attrs in page.tags if tag == "a"}
-        assert links <= names
+    pages = {path.name: Page(path) for path in index.parent.iterdir()}
+    first = {"index.html", *(f"run-{number}.html" for number in range(1, 6))}
+    assert {name for name in pages if re.fullmatch(r"index\.html|run-\d+\.html", name)} == first
+    linked = set()
+    for name, page in pages.items():
+        links = [str(attrs["href"]) for tag, attrs in page.tags if tag == "a"]
         assert len(links) > (4 if name == "index.html" else 0)
+        places = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+        assert len(set(places)) == len(places)
+        for link in links:
+            target, _, place = link.partition("#")
+            assert not place or place in {a.get("id") for _, a in pages[target].tags}, link
+            linked.add(target)
+    assert linked | {"runs-1.html", "by-revision-1.html", "by-host-1.html"} == set(pages)
 
 
 def test_pages_load_nothing_and_run_nothing_but_their_own(history: History, tmp_path: Path) -> None:
@@ -148,7 +155,7 @@ def test_a_page_says_what_is_new_flaky_known_and_cut(history: History, tmp_path:
     assert "still failing 1" in text[4]
     assert "it was cut short" in text[5]
     assert "known issue 1" in text[5]
-    assert "oops" in text[4]
+    assert "oops" in Page(tmp_path / "out" / "run-4-failures-1.html").text
     assert "6.12.1-snptest" in text[1]
 
 
@@ -206,6 +213,58 @@ def test_charts_hold_what_they_are_given() -> None:
         ET.fromstring(str(charts.line(values, "x")))
     ET.fromstring(str(charts.day_bars([Day(0, 1, 1, 1, 1.0)])))
     ET.fromstring(str(charts.day_bars([])))
+
+
+BOUND = 300_000
+
+
+@pytest.mark.deadline(600)
+def test_no_page_grows_with_what_is_stored(tmp_path: Path) -> None:
+    """More runs than are shown one by one, thousands of results, everything fails at length."""
+    count, tests = 42, 1400
+    series = [f"patch {number}: {HOSTILE}" for number in range(300)]
+    for number in range(count):
+        last = number == count - 1
+        results = [
+            result(
+                f"{each}_{HOSTILE if each % 7 == 0 else 'name'}",
+                "fail" if last or (each + number) % 3 == 0 else "skip" if each % 9 == 0 else "pass",
+                suite=f"suite{each % 40}",
+                reason=f"{each}: {HOSTILE * 4}",
+                description=HOSTILE * 10,
+                areas=(f"area {each}",),
+                details="<&>" * 20 if last else "",
+                console=f"[ 1.0] {HOSTILE}\n" * 200 if last and each % 10 == 0 else "",
+            )
+            for each in range(tests if number > count - 3 else 40)
+        ]
+        built = {"release": f"6.{number}", "tree": str(number), "series": series}
+        write(
+            tmp_path / "runs" / f"{number:02}",
+            results,
+            number,
+            built=built,
+            host=f"h{number}",
+            command=["run", *["x" * 250] * 300],
+        )
+    with History.open(tmp_path / "h.db") as history:
+        assert all(not done.problem for done in record.import_all(history, [tmp_path / "runs"]))
+        site.write(history, runs.runs(history, 2), tmp_path / "out")
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()}
+    assert {name: size for name, size in sizes.items() if size > BOUND} == {}
+    # Nothing is left out for it.
+    listed = Page(tmp_path / "out" / f"run-{count}.html").tags
+    assert len([1 for tag, attrs in listed if "#s" in str(attrs.get("href"))]) == 40
+    found = [path.read_text() for path in (tmp_path / "out").glob(f"run-{count}-results-*.html")]
+    assert sum(text.count("<tr data-name=") for text in found) == tests
+    found = [path.read_text() for path in (tmp_path / "out").glob(f"run-{count}-failures-*.html")]
+    assert sum(text.count("<details ") for text in found) == tests
+    found = [path.read_text() for path in (tmp_path / "out").glob("tests-*.html")]
+    assert sum(text.count("<tr data-name=") for text in found) == tests
+    # What matters is on the page that is opened first, without a script.
+    page = Page(tmp_path / "out" / f"run-{count}.html")
+    assert f"{tests} failures with evidence" in page.text
+    assert "Run 42 bad" in " ".join(page.text.split())
 
 
 # Other formats ----------------------------------------------------------------------------
@@ -318,7 +377,7 @@ def test_pages_of_folders_need_no_history(
     code, out, err = snptest(capsys, "report", str(folder), "-o", str(tmp_path / "out"))
     assert code == 0, err
     assert out == f"5 runs, overview: {tmp_path}/out/index.html\n"
-    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert len(list((tmp_path / "out").glob("run-?.html"))) == 5
 
 
 def test_days_are_told_without_a_time(history: History, tmp_path: Path) -> None:
@@ -335,8 +394,20 @@ def test_pages_of_runs_by_their_numbers(
     for words in (["2"], ["last"]):
         code, _, err = snptest(capsys, "report", *words, "--db", str(history.path), "-o", str(out))
         assert code == 0, err
-    assert {path.name for path in out.iterdir()} == {"index.html", "run-2.html", "run-5.html"}
+    assert {path.name for path in out.glob("run-?.html")} == {"run-2.html", "run-5.html"}
     assert "run-2.html" in (out / "index.html").read_text()
+
+
+def test_lists_of_an_earlier_report_do_not_stay(history: History, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    stale = [out / f"{name}-9.html" for name in ("tests", "runs", "run-2-results", "by-host")]
+    kept = [out / f"{name}.html" for name in ("run-22", "run-22-results-1", "run-3-results-9")]
+    for path in (*stale, *kept):
+        path.write_text("")
+    site.write(history, [runs.get(history, 2)], out)
+    assert [path for path in stale if path.exists()] == []
+    assert all(path.exists() for path in kept)
 
 
 @pytest.mark.parametrize(

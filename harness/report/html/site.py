@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A folder of pages: index.html, and run-N.html for each run that is asked for."""
+"""A folder of pages: index.html, run-N.html for each run that is asked for, and lists of each."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from harness.errors import UserError
 from harness.history.runs import StoredRun
 from harness.history.store import History
-from harness.report.html.pages import overview_page, run_page
+from harness.report import files
+from harness.report.html.listing import Page
+from harness.report.html.overview import overview_pages
+from harness.report.html.run import run_pages
 
 
 def write(
@@ -29,18 +31,25 @@ def write(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for run in runs:
-            path = folder / f"run-{run.id}.html"
-            _replace(path, run_page(history, run, numbers))
-            written(path)
-        index = folder / "index.html"
-        _replace(index, overview_page(history, numbers))
+            made = run_pages(history, run, numbers)
+            _replace(folder, made, (f"run-{run.id}-*.html",))
+            written(folder / f"run-{run.id}.html")
+        lists = ("runs-*.html", "tests-*.html", "by-revision-*.html", "by-host-*.html")
+        _replace(folder, overview_pages(history, numbers), lists)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}") from None
+    index = folder / "index.html"
     written(index)
     return index
 
 
-def _replace(path: Path, text: str) -> None:
-    scratch = path.with_suffix(f".{os.getpid()}.new")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+def _replace(folder: Path, pages: Iterable[Page], lists: Sequence[str]) -> None:
+    """Write pages; of what the patterns name, those of an earlier report go."""
+    names = set()
+    for name, text in pages:
+        files.write(folder / name, text)
+        names.add(name)
+    for pattern in lists:
+        for path in folder.glob(pattern):
+            if path.name not in names:
+                path.unlink()

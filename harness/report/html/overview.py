@@ -1,132 +1,130 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The pages: what is on them, from the history to the templates."""
+"""The overview of all stored runs, and the lists behind it."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from harness.compare.diff import grouped
-from harness.history import judge as judging
-from harness.history import render as words
 from harness.history import runs as stored
 from harness.history import trend
-from harness.history.judge import Status
 from harness.history.runs import StoredRun
 from harness.history.store import History
 from harness.history.trend import Trend
-from harness.report.html import charts
+from harness.report.html import listing, pack
+from harness.report.html.listing import Page, row
+from harness.report.html.pack import Group
 from harness.report.html.templates import render
-from harness.report.outcome import BOOT, Outcome, Result
-from harness.report.summary import patch_subjects
+from harness.report.outcome import BOOT, Outcome
+from harness.report.words import counted
 
 WINDOW = 40
 """Newest runs whose tests are shown one by one."""
-LISTED = 100
+LISTED = 500
 """Newest runs that are listed."""
 SHOWN = 20
-"""Of these, how many without a click."""
+"""Of these, how many on the page that is opened first."""
+RECENT = 100
+"""Newest runs among which those are looked for that have results, and columns."""
 DAYS = 120
 COLUMNS = 10
+ATTENTION = 50_000
+MATRIX = 40_000
+"""Bytes of rows on the page that is opened first."""
+CONTENTS = 60
 
 
-def run_page(history: History, run: StoredRun, pages: Collection[int]) -> str:
-    """Return the page of a run; `pages` are the numbers of runs that have one."""
-    results = stored.results(history, run)
-    judgement = judging.judge(history, run)
-    skips = Counter(each.reason for each in results if each.outcome is Outcome.SKIP)
-    return render(
-        "run.html",
-        run=run,
-        pages=pages,
-        judgement=judgement,
-        statuses={each: found for each in Status if (found := judgement.of(each))},
-        full={each.id: each for each in results if each.outcome.bad},
-        facts=words.facts(run),
-        areas=_areas(results),
-        patches=_patches(results),
-        skips=skips.most_common(),
-        suites=_suites(results),
-        made=time.time(),
-    )
-
-
-def _areas(results: Iterable[Result]) -> dict[str, Counter[Outcome]]:
-    """Count by area."""
-    areas: defaultdict[str, Counter[Outcome]] = defaultdict(Counter)
-    for result in results:
-        for area in result.areas:
-            areas[area][result.outcome] += 1
-    return {name: areas[name] for name in sorted(areas)}
-
-
-def _patches(results: Iterable[Result]) -> dict[str, Counter[Outcome]]:
-    """Count by patch of the v12 series, number and subject."""
-    patches: defaultdict[int, Counter[Outcome]] = defaultdict(Counter)
-    for result in results:
-        for patch in result.patches:
-            patches[patch][result.outcome] += 1
-    subjects = patch_subjects()
-    return {
-        f"{number:02d} {subjects.get(str(number), '')}".strip(): patches[number]
-        for number in sorted(patches)
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _Suite:
-    results: list[Result]
-    said: str
-    seconds: float
-
-
-def _suites(results: Iterable[Result]) -> dict[str, _Suite]:
-    """Group by suite and revision; in each what is bad comes first."""
-    groups: defaultdict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        title = f"{result.suite} [{result.revision}]" if result.revision else result.suite
-        groups[title].append(result)
-    found = {}
-    for title in sorted(groups):
-        members = sorted(groups[title], key=lambda each: not each.outcome.bad)
-        said = charts.said(Counter(each.outcome for each in members))
-        found[title] = _Suite(members, said, sum(each.seconds for each in members))
-    return found
-
-
-def overview_page(history: History, pages: Collection[int]) -> str:
-    """Return the overview of all stored runs."""
+def overview_pages(history: History, pages: Collection[int]) -> Iterator[Page]:
+    """Yield the overview and its lists; `pages` are the numbers of runs that have one."""
     runs = stored.runs(history, LISTED)
-    window = [run for run in runs if run.counts and not run.pruned][:WINDOW][::-1]
+    newest = runs[:RECENT]
+    window = [run for run in newest if run.counts and not run.pruned][:WINDOW][::-1]
     rows = _rows(history, window)
-    attention = sorted((row for row in rows if row["urgency"]), key=lambda row: -row["urgency"])
+    tests = pack.paged(_suites(rows))
+    matrices = [_matrix(history, newest, by) for by in ("revision", "host")]
+    yield "index.html", _first(history, runs, window, rows, tests, matrices, pages)
+    listed = pack.paged([Group("", "", tuple(row("run", run, pages) for run in runs))])
+    yield from listing.pages("runs", f"The newest {counted(len(runs), 'run')}", "runs", listed)
+    yield from listing.pages("tests", "All tests", "tests", tests, window=len(window))
+    for each in matrices:
+        if len(each["columns"]) > 1:
+            spread = pack.paged([Group("", "", tuple(each["rows"]))])
+            columns = each["columns"]
+            yield from listing.pages(
+                f"by-{each['by']}",
+                f"By {each['by']}",
+                "matrix",
+                spread,
+                columns=columns,
+                pages=pages,
+            )
+
+
+def _first(
+    history: History,
+    runs: Sequence[StoredRun],
+    window: Sequence[StoredRun],
+    rows: Sequence[dict[str, Any]],
+    tests: Sequence[Sequence[Group]],
+    matrices: Sequence[dict[str, Any]],
+    pages: Collection[int],
+) -> str:
+    """Render the page that is opened first: bounded, however much is stored."""
+    urgent = sorted((each for each in rows if each["urgency"]), key=lambda each: -each["urgency"])
+    shown: list[Markup] = []
+    left = ATTENTION
+    for each in urgent:
+        made = row("test", each)
+        left -= pack.size_of(made)
+        if left < 0:
+            break
+        shown.append(made)
     durations = [run.seconds for run in window]
     known = [each for each in durations if each is not None]
-    days = trend.days(history)[-DAYS:]
-    suites: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        suites[row["suite"]].append(row)
     return render(
         "overview.html",
         total=history.one("SELECT count(*) FROM run")[0],
-        runs=runs,
-        shown=SHOWN,
+        listed=len(runs),
+        run_rows=[row("run", run, pages) for run in runs[:SHOWN]],
         window=window,
         pages=pages,
         tiles=_tiles(runs, window, rows),
-        days=days,
+        days=trend.days(history)[-DAYS:],
         durations=durations,
         newest=known[-1] if known else None,
         longest=max(known, default=None),
-        attention=attention,
+        attention=shown,
+        urgent=len(urgent),
         tests=len(rows),
-        suites=dict(suites),
-        matrices=[_matrix(history, runs, by) for by in ("revision", "host")],
+        contents=listing.contents("tests", tests)[:CONTENTS],
+        matrices=[
+            {
+                **each,
+                "shown": pack.first(each["rows"], [pack.size_of(r) for r in each["rows"]], MATRIX),
+            }
+            for each in matrices
+        ],
         made=time.time(),
     )
+
+
+def _suites(rows: Sequence[dict[str, Any]]) -> list[Group]:
+    """Group tests by suite; in each, what needs attention comes first."""
+    suites: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for each in rows:
+        suites[each["suite"]].append(each)
+    found = []
+    for number, (suite, members) in enumerate(suites.items(), 1):
+        bad = sum(bool(each["urgency"]) for each in members)
+        said = counted(len(members), "test") + (f", {bad} need attention" if bad else "")
+        ordered = sorted(members, key=lambda each: -each["urgency"])
+        found.append(Group(suite, said, tuple(row("test", each) for each in ordered), f"s{number}"))
+    return found
 
 
 def _rows(history: History, window: Sequence[StoredRun]) -> list[dict[str, Any]]:
@@ -182,7 +180,7 @@ def _tiles(
 
 
 def _matrix(history: History, runs: Sequence[StoredRun], by: str) -> dict[str, Any]:
-    """Return suites, and tests that differ or are bad, by revision or by host."""
+    """Return rows of suites, and of tests that differ or are bad, by revision or by host."""
     columns = trend.columns(runs, by, COLUMNS)
     sides = [stored.side(history, column.run) for column in columns]
     tests = grouped(sides) if sides else []
@@ -195,7 +193,7 @@ def _matrix(history: History, runs: Sequence[StoredRun], by: str) -> dict[str, A
             cells[key][number] = trend.worst(each.outcome for each in results)
             for result in results:
                 suites[result.suite][number][result.outcome] += 1
-    rows = [
+    different = [
         {"name": key, "cells": found}
         for key, found in sorted(cells.items())
         if key != BOOT
@@ -204,9 +202,12 @@ def _matrix(history: History, runs: Sequence[StoredRun], by: str) -> dict[str, A
             or len({each for each in found if each is not None}) > 1
         )
     ]
+    of_suites = [{"name": name, "cells": suites[name]} for name in sorted(suites)]
     return {
         "by": by,
         "columns": columns,
-        "suites": [{"name": name, "cells": suites[name]} for name in sorted(suites)],
-        "rows": rows,
+        "rows": [
+            *(row("cells_of_suite", each) for each in of_suites),
+            *(row("cells", each) for each in different),
+        ],
     }
