@@ -63,7 +63,9 @@ def fill(history: History, count: int = RUNS) -> None:
     with history.writing():
         for number in range(KERNELS):
             execute(
-                "INSERT INTO kernel VALUES (?, ?, 'nightly', ?, '', '', '', '[]', '[]', '', '')",
+                "INSERT INTO kernel (id, digest, name, release, base, tree, git_commit, series,"
+                " config, compiler, build_id)"
+                " VALUES (?, ?, 'nightly', ?, '', '', '', '[]', '[]', '', '')",
                 (number + 1, number.to_bytes(32), f"6.{number}.0"),
             )
             for host in range(HOSTS):
