@@ -80,10 +80,7 @@ def _outcome(word: str, directive: str | None) -> str:
 
 def identifiers(names: Iterable[str]) -> list[str]:
     """Return names as LAVA takes them (no blanks; it makes _ of /), still different ones."""
-    clean = [
-        re.sub(r"[^A-Za-z0-9._:-]+", "_", re.sub(r"\](?=$|:)", "", re.sub(r"\.py::|::|/", ".", name)))
-        for name in names
-    ]
+    clean = [_clean(name) for name in names]
     taken, seen, found = set(clean), Counter[str](), []
     for name in clean:
         seen[name] += 1
@@ -93,6 +90,12 @@ def identifiers(names: Iterable[str]) -> list[str]:
         taken.add(each)
         found.append(each)
     return found
+
+
+def _clean(name: str) -> str:
+    dotted = re.sub(r"\.py::|::|/", ".", name)
+    open_ended = re.sub(r"\](?=$|:)", "", dotted)  # of parameters
+    return re.sub(r"[^A-Za-z0-9._:-]+", "_", open_ended)
 
 
 def main(path: str, code: str = "0") -> int:

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import random
+import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the markers, set up the session's state, start the stream of results."""
+    if sys.flags.optimize:
+        raise pytest.UsageError("Python's -O drops assertions, and so verdicts")
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     parent = config.getoption("--parent")

@@ -301,3 +301,39 @@ def test_a_kernel_that_is_not_named_is_built(
     assert asked == [built]
     assert code == 3
     assert "far enough" in err
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code", "said"),
+    [
+        ((0, 0), 0, "2 passed, 0 failed"),
+        ((1, 0), 1, "FAILED"),
+        ((0, 1), 1, "FAILED"),
+        ((2, 1), 3, "BROKEN"),
+        ((0, 4), 3, "BROKEN"),
+        ((-9, 0), 3, "BROKEN"),
+        ((None, 0), 3, "lacks the module no_such_tool"),
+    ],
+    ids=repr,
+)
+def test_a_check_that_could_not_check_is_no_failed_test(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    statuses: tuple[int | None, ...],
+    code: int,
+    said: str,
+) -> None:
+    """Linters and pytest say 1 of what they judge; 2 and more is about themselves."""
+
+    def stage(number: int, status: int | None) -> check.Stage:
+        if status is None:
+            return check.Stage("tool", [sys.executable, "-m", "no_such_tool"])
+        end = "import os; print('1 passed in 1s', flush=True); os.kill(os.getpid(), 9)"
+        if status >= 0:
+            end = f"print('{1 - status % 2} passed in 1s'); raise SystemExit({status})"
+        return check.Stage(f"stage {number}", [sys.executable, "-c", end])
+
+    made = [stage(*each) for each in enumerate(statuses)]
+    monkeypatch.setattr(check, "stages", lambda *, quick: made)
+    assert check.check(quick=True) == code
+    assert said in capsys.readouterr().out

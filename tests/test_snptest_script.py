@@ -161,6 +161,37 @@ def test_failure_of_pip_is_told_and_tried_again(tree: Tree) -> None:
     assert tree.run()[0] == 0
 
 
+@pytest.mark.parametrize(("command", "code"), [("run", 3), ("bisect-step", 128)])
+@pytest.mark.parametrize("fault", ["pip", "no pyproject.toml", "no python", "no program"])
+def test_what_fails_before_python_is_no_failed_test(
+    tree: Tree, fault: str, command: str, code: int
+) -> None:
+    """Not 1; and nothing that `git bisect run` takes for a bad revision."""
+    extra = {}
+    match fault:
+        case "pip":
+            extra["PIP_STATUS"] = "1"
+        case "no pyproject.toml":
+            (tree.root / "pyproject.toml").unlink()
+        case "no python":
+            extra |= {"SNPTEST_PYTHON": "/no/such/python", "PATH": "/no/such"}
+        case _:
+            tree.run()
+            (tree.root / ".venv" / "bin" / "python").write_text("#!/no/such/interpreter\n")
+    got, _, err = tree.run(command, **extra)
+    assert got == code or (fault == "no program" and got in (126, 127)), err
+    assert err
+
+
+def test_variables_of_another_python_are_dropped(tree: Tree) -> None:
+    tree.run()
+    python = tree.root / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "[$PYTHONHOME$PYTHONOPTIMIZE] $1"\n')
+    code, out, _ = tree.run("run", PYTHONHOME="/no/such", PYTHONOPTIMIZE="1")
+    # -P: what lies in the directory that it is started from is no module of ours.
+    assert (code, out) == (0, "[] -P\n")
+
+
 def test_exit_code_is_that_of_the_command(tree: Tree) -> None:
     tree.run()
     python = tree.root / ".venv" / "bin" / "python"
