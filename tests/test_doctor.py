@@ -69,7 +69,8 @@ def test_a_machine_that_is_ready() -> None:
         ),
         (
             "machine-7.3-iommu-pt",
-            "IOMMU: passthrough or v2 tables, which SNP forbids: boot without",
+            "IOMMU: AMD-Vi: SNP: IOMMU configured in passthrough mode, SNP cannot be supported: "
+            "boot without",
         ),
         ("machine-7.3-sev_snp-off", "kvm_amd.sev_snp: N, by kvm_amd.sev_snp=0: boot without"),
     ],
@@ -126,11 +127,11 @@ CASES: list[tuple[str, object, str, str, str]] = [
     (
         "log",
         ["[ 0.1] SEV-SNP: Memory reserved for the RMP table does not cover full system RAM (exp"],
-        "kernel log",
+        "RMP table",
         "does not cover full system RAM",
-        "RMP coverage",
+        "coverage for all memory",
     ),
-    ("log", ["ccp 0000:22:00.1: sev initialization failed"], "kernel log", "sev init", "PSP"),
+    ("log", ["ccp 0000:22:00.1: sev initialization failed"], "PSP firmware", "sev init", "PSP"),
 ]
 
 
@@ -149,7 +150,7 @@ def test_each_reason_has_a_line_and_a_remedy(
     assert any(word in wrong[0].remedy for word in remedy.split("|"))
     assert "\n" not in f"{wrong[0].found}{wrong[0].remedy}"
     # What follows from it is told, too, but comes behind it.
-    consequences = ("kvm_amd.sev_snp", "kernel log", topic)
+    consequences = ("kvm_amd.sev_snp", topic)
     before = findings[: findings.index(wrong[0])]
     assert all(each.state is State.OK or each.topic in consequences for each in before), before
     assert findings[-1].state is State.MISSING

@@ -36,8 +36,10 @@ MSRS = {
     "vm_cr": 0xC0010114,
     "rmp_base": 0xC0010132,
     "rmp_end": 0xC0010133,
+    "rmp_cfg": 0xC0010136,
 }
-LEAVES = (0x1, 0x8000000A, 0x8000001F)
+"""rmp_cfg: only where there are segmented RMPs; elsewhere it cannot be read."""
+LEAVES = (0x1, 0x8000000A, 0x8000001F, 0x80000025)
 CONFIGS = (
     "CONFIG_KVM_AMD",
     "CONFIG_KVM_AMD_SEV",

@@ -6,6 +6,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+PURPOSE = "SNP guests"
+"""What the findings of harness/preflight are for."""
+
 
 class State(enum.StrEnum):
     """How a check came out."""

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Why SNP is off: what harness/preflight/collect.py found, in lines with a remedy each.
 
-In the order in which the kernel decides (6.12 to 7.3: early_detect_mem_encrypt and
+The CPU, then the causes that the kernel's log names (harness/preflight/complaints.py), then all
+else in the order in which the kernel decides (6.12 to 7.3: early_detect_mem_encrypt and
 bsp_determine_snp in arch/x86/kernel/cpu/amd.c, snp_probe_rmptable_info in
-arch/x86/virt/svm/sev.c, iommu_snp_enable in drivers/iommu/amd/init.c, sev_hardware_setup in
-arch/x86/kvm/svm/sev.c, __sev_snp_init_locked in drivers/crypto/ccp/sev-dev.c): the first line
-that is not ok is the one to begin with.
+arch/x86/virt/svm/sev.c, iommu_snp_enable in drivers/iommu/amd/init.c, __sev_snp_init_locked in
+drivers/crypto/ccp/sev-dev.c, sev_hardware_setup in arch/x86/kvm/svm/sev.c): the first line that
+is missing is the one to begin with.
 
 Evidence comes from the machine in question and is not trusted: everything in it is looked up
 by type, and shown sanitised.
@@ -18,11 +19,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from harness.preflight import rmp
+from harness.preflight.complaints import causes
 from harness.preflight.evidence import Evidence
-from harness.preflight.finding import Finding, State
+from harness.preflight.finding import PURPOSE, Finding, State
 from harness.report import sanitize
 
-PURPOSE = "SNP guests"
+_DENIED = "no permission"
+_DMESG = "see dmesg for SEV, SNP, RMP, AMD-Vi and ccp"
 SNP_VM = 4
 """KVM_X86_SNP_VM of KVM_CAP_VM_TYPES, arch/x86/include/uapi/asm/kvm.h."""
 MINIMUM_API = (1, 51)
@@ -36,17 +40,16 @@ _EFR_SNP = 1 << 63
 
 
 def judge(evidence: dict[str, Any]) -> list[Finding]:
-    """Return the findings, in the order in which they matter; the last is the verdict."""
-    found = list(_findings(Evidence(evidence)))
-    works = _vm_types(Evidence(evidence)) >> SNP_VM & 1
+    """Return the findings, causes that the log names first; the last is the verdict."""
+    typed = Evidence(evidence)
+    works = bool(_vm_types(typed) >> SNP_VM & 1)
+    found = list(_findings(typed, works=works))
     if works:
-        verdict = Finding("SNP guests", State.OK, "this machine runs them", "", PURPOSE)
-    else:
-        first = next((each for each in found if each.state is State.MISSING), None)
-        reason = f"not here; first: {first.topic}" if first else "not here, and nothing says why"
-        remedy = first.remedy if first else "see dmesg for SEV, SNP, RMP, AMD-Vi, ccp"
-        verdict = Finding("SNP guests", State.MISSING, reason, remedy, PURPOSE)
-    return [*found, verdict]
+        return [*found, Finding("SNP guests", State.OK, "this machine runs them", "", PURPOSE)]
+    first = next((each for each in found if each.state is State.MISSING), None)
+    reason = f"{first.topic}: {first.found}" if first else "nothing says why"
+    remedy = first.remedy if first else _DMESG
+    return [*found, _missing("SNP guests", f"not here: {reason}", remedy)]
 
 
 def why_not(findings: list[Finding]) -> str | None:
@@ -57,21 +60,31 @@ def why_not(findings: list[Finding]) -> str | None:
     return f"{first.topic}: {first.found}: {first.remedy}" if first.remedy else first.found
 
 
-def _findings(evidence: Evidence) -> Iterator[Finding]:
+def _findings(evidence: Evidence, *, works: bool) -> list[Finding]:
+    """Look at the platform, then at what follows from it."""
+    found = list(_platform(evidence, works=works))
+    sev = _dev_sev(evidence)
+    if sev.state is State.MISSING and sev.found != _DENIED:
+        found.append(sev)
+    found += [_parameter(evidence, name, found) for name in ("sev", "sev_es", "sev_snp")]
+    if sev not in found:
+        found.append(sev)
+    return [*found, _dev_kvm(evidence)]
+
+
+def _platform(evidence: Evidence, *, works: bool) -> Iterator[Finding]:
     amd = evidence.text("vendor") == "AuthenticAMD"
     yield _cpu(evidence, amd=amd)
-    if amd:
-        yield from _firmware(evidence)
-        yield from _iommu(evidence)
-        yield from _kernel(evidence)
-    for name in ("sev", "sev_es", "sev_snp"):
-        yield _parameter(evidence, name)
-    if amd:
-        yield _psp(evidence)
-    yield _dev_sev(evidence)
-    yield _dev_kvm(evidence)
-    if amd:
-        yield from _log(evidence)
+    if not amd:
+        return
+    # Where SNP works, what the log complains of was put right since, or is about something else.
+    named = [] if works else causes(evidence)
+    yield from named
+    topics = {each.topic for each in named}
+    for look_at in (_firmware, _iommu, _kernel, _psp):
+        yield from (each for each in look_at(evidence) if each.topic not in topics)
+    if evidence.get("log") is None:
+        yield _unknown("kernel log", "it may not be read", "look as root")
 
 
 def _ok(topic: str, found: str) -> Finding:
@@ -124,13 +137,8 @@ def _firmware(evidence: Evidence) -> Iterator[Finding]:
         yield _missing(
             "SMM lock", "SMM is not locked (HWCR bit 0)", "firmware: update, SMM lock on"
         )
-    base, end = evidence.number("msr", "rmp_base"), evidence.number("msr", "rmp_end")
-    if base is not None and end is not None:
-        if base and end > base:
-            yield _ok("RMP table", f"{(end + 1 - base) >> 20} MiB reserved")
-        else:
-            remedy = "firmware: SNP memory (RMP table) coverage for all memory"
-            yield _missing("RMP table", "no memory reserved", remedy)
+    if table := rmp.finding(evidence):
+        yield table
     secure = evidence.leaf("0x8000001f")
     if secure is not None and secure[0] & _SEV_ES:
         if secure[3] > 1:
@@ -157,21 +165,8 @@ def _iommu(evidence: Evidence) -> Iterator[Finding]:
     elif not known & _EFR_SNP:
         remedy = "firmware: update, and enable SNP support there"
         yield _missing("IOMMU", "it does not support SNP (EFR bit 63)", remedy)
-    elif (words := _passthrough(evidence)) is not None:
-        remedy = f"boot without {words}" if words else "boot with iommu=nopt"
-        yield _missing("IOMMU", "passthrough or v2 tables, which SNP forbids", remedy)
     else:
         yield _ok("IOMMU", f"{len(features)} that support SNP")
-
-
-def _passthrough(evidence: Evidence) -> str | None:
-    """Return what put the IOMMU into a mode that SNP forbids, "" where its default is; or None."""
-    for line in evidence.texts("log"):
-        if re.search(r"SNP: IOMMU .*(passthrough mode|V2 page table mode)", line):
-            words = evidence.texts("cmdline")
-            modes = r"iommu=.*\bpt\b.*|iommu\.passthrough=(1|y|on)|amd_iommu=.*pgtbl_v2.*"
-            return " ".join(word for word in words if re.fullmatch(modes, word))
-    return None
 
 
 def _kernel(evidence: Evidence) -> Iterator[Finding]:
@@ -197,7 +192,8 @@ def _kernel(evidence: Evidence) -> Iterator[Finding]:
         yield _missing("kvm.mmio_caching", "N, which SEV-ES and SNP need", remedy)
 
 
-def _parameter(evidence: Evidence, name: str) -> Finding:
+def _parameter(evidence: Evidence, name: str, before: list[Finding]) -> Finding:
+    """Judge a parameter of kvm_amd; `before` may have the cause why it is off."""
     topic = f"kvm_amd.{name}"
     value = evidence.text("modules", "parameters", topic)
     if value in ("Y", "1"):
@@ -213,27 +209,36 @@ def _parameter(evidence: Evidence, name: str) -> Finding:
     for line in evidence.texts("modules", "modprobe"):
         if "kvm" in line and off.search(line):
             return _missing(topic, f"{value}, by {line}", "take that out and load kvm_amd again")
-    return _missing(topic, value, "put right what is wrong above, or in PSP firmware below")
+    if cause := next((each for each in before if each.state is State.MISSING), None):
+        return _missing(topic, value, f"follows from {cause.topic} above")
+    unread = [each.topic for each in before if each.state is State.UNKNOWN]
+    if unread:
+        remedy = f"nothing that could be read says why; {', '.join(unread)} could not be"
+        return _missing(topic, value, remedy)
+    return _missing(topic, value, f"nothing here says why: {_DMESG}")
 
 
-def _psp(evidence: Evidence) -> Finding:
+def _psp(evidence: Evidence) -> Iterator[Finding]:
     topic = "PSP firmware"
     api, build = evidence.get("sev", "sev", "api"), evidence.number("sev", "sev", "build")
     if not (isinstance(api, list) and len(api) == 2 and all(type(part) is int for part in api)):
         logged = _logged_api(evidence)
         if logged is None:
-            return _unknown(topic, "its version is not known", "see /dev/sev, and dmesg for ccp")
+            yield _unknown(topic, "its version is not known", "see /dev/sev, and dmesg for ccp")
+            return
         api, build = list(logged), None
     version = f"API {api[0]}.{api[1]}" + (f" build {build}" if build is not None else "")
     if tuple(api) < MINIMUM_API:
         least = ".".join(map(str, MINIMUM_API))
         remedy = "update the firmware, or /lib/firmware/amd/amd_sev_*.sbin, and reload ccp"
-        return _missing(topic, f"{version}: too old, SNP needs {least}", remedy)
+        yield _missing(topic, f"{version}: too old, SNP needs {least}", remedy)
+        return
     snp = evidence.get("sev", "snp")
     if isinstance(snp, dict) and snp.get("state") == 1:
-        return _ok(topic, f"{version}, SNP initialised")
-    # Loaded, KVM initialises it; from 6.15 on only KVM does.
-    return _ok(topic, f"{version}, SNP not initialised yet")
+        yield _ok(topic, f"{version}, SNP initialised")
+    else:
+        # Loaded, KVM initialises it; from 6.15 on only KVM does.
+        yield _ok(topic, f"{version}, SNP not initialised yet")
 
 
 def _logged_api(evidence: Evidence) -> tuple[int, int] | None:
@@ -251,7 +256,7 @@ def _dev_sev(evidence: Evidence) -> Finding:
     if code == errno.ENOENT:
         return _missing(topic, "not there", "modprobe ccp; see dmesg for ccp and psp")
     if code in (errno.EACCES, errno.EPERM):
-        return _missing(topic, "no permission", "run as root")
+        return _missing(topic, _DENIED, "run as root")
     return _missing(topic, evidence.text("sev", "text") or "it cannot be opened", "see dmesg")
 
 
@@ -266,36 +271,9 @@ def _dev_kvm(evidence: Evidence) -> Finding:
         remedy = "modprobe kvm_amd; see dmesg" if svm else "firmware: enable SVM mode"
         return _missing(topic, "not there", remedy)
     if code in (errno.EACCES, errno.EPERM):
-        return _missing(topic, "no permission", "adduser $USER kvm, then log in again; or root")
+        return _missing(topic, _DENIED, "adduser $USER kvm, then log in again; or root")
     return _missing(topic, evidence.text("kvm", "text") or "it cannot be opened", "see dmesg")
 
 
 def _vm_types(evidence: Evidence) -> int:
     return evidence.number("kvm", "types") or 0
-
-
-_COMPLAINTS = (
-    (r"RMP table has not been reserved", "firmware: SNP memory (RMP table) coverage"),
-    (r"RMP .*(does not cover|not valid)", "firmware: RMP coverage for all memory; or less memory"),
-    (r"Failed to map RMP", "a kernel bug, or a wrong memory map: report it"),
-    (r"SNP init failed: not all CPUs online", "boot with all CPUs, none offline"),
-    (r"SEV-SNP support requires firmware version", "update the PSP's firmware"),
-    (r"SEV-SNP: .*failed", "see the error's number in the SEV firmware ABI; update the firmware"),
-    (r"SEV.*: failed to INIT", "see the error's number; update the firmware"),
-    (r"sev initialization failed", "firmware: enable the PSP (fTPM and SEV support)"),
-    (r"SNP: .*cannot be supported", "see IOMMU above"),
-)
-
-
-def _log(evidence: Evidence) -> Iterator[Finding]:
-    if evidence.get("log") is None:
-        yield _unknown("kernel log", "it may not be read", "look as root")
-        return
-    told: set[str] = set()
-    for line in evidence.texts("log"):
-        for pattern, remedy in _COMPLAINTS:
-            text = re.sub(r"^\[[ \d.]+\] ", "", line)
-            if re.search(pattern, line) and pattern not in told and len(told) < 4:
-                told.add(pattern)
-                yield _missing("kernel log", text, remedy)
-                break
