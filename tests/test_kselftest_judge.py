@@ -13,6 +13,7 @@ from harness.errors import UserError
 from harness.kernel import Completed
 from harness.kselftest import catalogue
 from harness.kselftest.judge import Verdict, judge, was_started
+from harness.kselftest.sources import KVM, Prints, prints
 from harness.report.outcome import Outcome
 
 TWO = "TAP version 13\n1..2\nok 1 a\n"
@@ -128,10 +129,134 @@ def test_a_thousand_passes_do_not_bury_a_failure() -> None:
 
 
 def test_a_plan_is_not_held_against_output_that_was_cut_off() -> None:
-    verdict = judged(0, TWO, dropped=4096)
-    assert verdict.outcome is Outcome.PASS
+    verdict = judged(1, TWO, dropped=4096)
+    assert verdict.outcome is Outcome.FAIL
     assert "[4096 bytes of output beyond the limit were dropped]" in verdict.details
     assert judged(0, TWO + "not ok 2 b\n", dropped=4096).outcome is Outcome.FAIL
+    # What was dropped may have been a failure: neither is it a pass.
+    verdict = judged(0, TWO, dropped=4096)
+    assert verdict.outcome is Outcome.ERROR
+    assert "1 result where 2 were planned, but 4096 bytes" in verdict.reason
+    assert judged(0, "Random seed: 1\n", dropped=4096).outcome is Outcome.PASS
+
+
+HEADER = "TAP version 13\n1..3\n"
+COUNTED = "# Totals: pass:{} fail:{} xfail:0 xpass:0 skip:0 error:0\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "prints", "outcome", "reason"),
+    [
+        # The count that a program keeps is believed where it is the worse one.
+        (
+            0,
+            "Random seed: 1\n" + COUNTED.format(3, 1),
+            Prints.SOMETHING,
+            Outcome.FAIL,
+            "its totals say fail:1, and no result line does",
+        ),
+        (
+            0,
+            HEADER + "ok 1 a\nok 2 b\nok 3 c\n" + COUNTED.format(2, 1),
+            Prints.RESULTS,
+            Outcome.FAIL,
+            "its totals say fail:1, and no result line does",
+        ),
+        (
+            0,
+            HEADER + "ok 1 a\nok 2 b\nok 3 c\n" + COUNTED.format(4, 0),
+            Prints.RESULTS,
+            Outcome.FAIL,
+            "its totals count 4 results, and it printed 3",
+        ),
+        (
+            4,
+            HEADER + "ok 1 a\n" + COUNTED.format(1, 1),
+            Prints.RESULTS,
+            Outcome.FAIL,
+            "its totals say fail:1, and no result line does",
+        ),
+        # Every program of a tree prints its seed: silence is no pass; in older trees it may be.
+        (
+            0,
+            "",
+            Prints.SOMETHING,
+            Outcome.ERROR,
+            "no result: exit status 0, and it printed nothing",
+        ),
+        (0, "\n \n", Prints.SOMETHING, Outcome.ERROR, "no result: exit status 0"),
+        (0, "", Prints.MAYBE, Outcome.PASS, "exit status 0, nothing printed"),
+        (0, "Random seed: 1\n", Prints.SOMETHING, Outcome.PASS, "exit status 0"),
+        # One that is made to print results has passed where it did.
+        (0, "Random seed: 1\n", Prints.RESULTS, Outcome.ERROR, "none of the results"),
+        (0, "TAP version 13\n", Prints.MAYBE, Outcome.ERROR, "none of the results"),
+        (0, HEADER + "ok 1 a\nok 2 b\nok 3 c\n", Prints.RESULTS, Outcome.PASS, "3 ok"),
+        (4, "", Prints.RESULTS, Outcome.SKIP, "it gave no reason"),
+        (1, "", Prints.RESULTS, Outcome.FAIL, "exit status 1"),
+        (0, "TAP version 13\n1..0\n", Prints.RESULTS, Outcome.SKIP, "it planned no tests (1..0)"),
+        # Carriage returns: of a serial line, or of a progress bar.
+        (0, "1..1\r\nnot ok 1 a\r\n", Prints.MAYBE, Outcome.FAIL, "a"),
+        (0, "1..1\r\r\nok 1 a\r\r\n", Prints.MAYBE, Outcome.PASS, "1 ok"),
+        (0, "1..1\n 10%\r 90%\rnot ok 1 a\n", Prints.MAYBE, Outcome.FAIL, "a"),
+        # Colour.
+        (0, "1..1\n\x1b[31mnot ok\x1b[0m 1 a\n", Prints.MAYBE, Outcome.FAIL, "a"),
+        # A result that comes in the middle of a line is missing from the plan.
+        (
+            0,
+            "1..2\nok 1 a\n# waiting ... not ok 2 b\n",
+            Prints.MAYBE,
+            Outcome.FAIL,
+            "1 result where",
+        ),
+    ],
+)
+def test_an_exit_status_of_0_is_not_all(
+    status: int, output: str, prints: Prints, outcome: Outcome, reason: str
+) -> None:
+    verdict = judge(Completed(status, output.encode(), 0, ""), 120, prints)
+    assert (verdict.outcome, reason in verdict.reason) == (outcome, True), verdict
+
+
+def test_much_output_is_read_to_its_end() -> None:
+    lines = "".join(f"ok {n} test number {n}\n" for n in range(1, 50_000))
+    verdict = judged(0, f"TAP version 13\n1..50000\n{lines}not ok 50000 the last\n")
+    assert (verdict.outcome, verdict.reason) == (Outcome.FAIL, "the last")
+
+
+def test_a_tree_says_what_its_programs_print(tmp_path: Path) -> None:
+    folder = tmp_path / KVM
+    sources = {
+        "plain.c": "int main(void) { TEST_REQUIRE(1); }",
+        "x86/counts.c": "int main(void) { ksft_print_header(); ksft_set_plan(1); }",
+        "x86/suite.c": "KVM_ONE_VCPU_TEST_SUITE(some);\nTEST_HARNESS_MAIN\n",
+        "skips.c": '#include "kselftest.h"\nint main(void) { ksft_exit_skip("x"); }',
+        "lib/kvm_util.c": SEED,
+    }
+    for name, text in sources.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    found = {name: prints(tmp_path, name.removesuffix(".c")) for name in sources}
+    assert found.pop("lib/kvm_util.c")
+    assert found == {
+        "plain.c": Prints.SOMETHING,
+        "x86/counts.c": Prints.RESULTS,
+        "x86/suite.c": Prints.RESULTS,
+        "skips.c": Prints.SOMETHING,
+    }
+    assert prints(tmp_path, "script.sh") is Prints.MAYBE
+    # Older trees print no seed.
+    (folder / "lib/kvm_util.c").write_text(SEED.replace("pr_info", "// pr_info of"))
+    assert prints(tmp_path, "plain") is Prints.MAYBE
+
+
+SEED = """\
+void __attribute((constructor)) kvm_selftest_init(void)
+{
+\tsetbuf(stdout, NULL);
+\tguest_random_seed = last_guest_seed = random();
+\tpr_info("Random seed: 0x%x\\n", guest_random_seed);
+}
+"""
 
 
 def test_what_a_target_prints_is_made_safe() -> None:

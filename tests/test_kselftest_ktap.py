@@ -191,7 +191,7 @@ def test_a_parent_that_passes_in_spite_of_a_child_has_failed() -> None:
     assert list(document.failures()) == [("parent/child", "")]
 
 
-@pytest.mark.parametrize("directive", ["SKIP", "TODO", "XFAIL"])
+@pytest.mark.parametrize("directive", ["TODO", "XFAIL"])
 def test_a_child_of_what_may_fail_may_fail(directive: str) -> None:
     document = read(
         f"""\
@@ -204,6 +204,67 @@ def test_a_child_of_what_may_fail_may_fail(directive: str) -> None:
         """
     )
     assert not document.bad
+
+
+@pytest.mark.parametrize("said", ["ok", "not ok"])
+def test_a_child_that_fails_is_no_skip(said: str) -> None:
+    """What a skipped test left undone does not matter; what failed in it does."""
+    nested = "KTAP version 1\n1..1\n  KTAP version 1\n  1..2\n"
+    document = parse(f"{nested}  not ok 1 child\n{said} 1 parent # SKIP no SNP\n")
+    assert document.bad
+    assert ("parent/child", "") in document.failures()
+    assert not parse(f"{nested}  ok 1 child\n{said} 1 parent # SKIP no SNP\n").bad
+
+
+TOTALS = "# Totals: pass:{} fail:{} xfail:0 xpass:0 skip:{} error:0\n"
+RESULTS = "TAP version 13\n1..3\nok 1 a\nok 2 b\nok 3 c # SKIP no SNP\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (RESULTS + TOTALS.format(2, 0, 1), None),
+        (RESULTS + TOTALS.format(1, 1, 1), "its totals say fail:1, and no result line does"),
+        ("TAP version 13\n" + TOTALS.format(3, 1, 0), "its totals say fail:1"),
+        (RESULTS + TOTALS.format(3, 0, 1), "its totals count 4 results, and it printed 3"),
+        # Two programs of one script: each has its own plan and totals.
+        (RESULTS + TOTALS.format(2, 0, 1) + RESULTS + TOTALS.format(2, 0, 1), None),
+        # KUnit counts those of all levels.
+        (
+            "KTAP version 1\n1..1\n    KTAP version 1\n    # Subtest: s\n    1..2\n    ok 1 a\n"
+            "    ok 2 b\n# s: pass:2 fail:0 skip:0 total:2\n"
+            "# Totals: pass:2 fail:0 skip:0 total:2\nok 1 s\n",
+            None,
+        ),
+        ("1..2\nok 1 a\nok 1 a\n", "result 1 came 2 times, and 2 did not"),
+        # ksft_exit_skip() counts before it numbers: nothing came twice.
+        ("1..2\nok 1 a\nok 3 # SKIP b\n", None),
+        ("ok 1 a\nok 1 a\n", None),
+    ],
+)
+def test_what_a_program_counted_is_compared_with_its_lines(text: str, problem: str | None) -> None:
+    document = parse(text)
+    assert document.bad is (problem is not None)
+    assert [each for each in document.problems if problem and problem in each] or problem is None
+
+
+def test_totals_of_failures_are_failures() -> None:
+    assert parse("# Totals: pass:3 fail:0 xfail:0 xpass:0 skip:0 error:2\n").failed
+    assert not parse("# Totals: pass:3 fail:0 xfail:2 xpass:0 skip:0 error:0\n").failed
+
+
+@pytest.mark.parametrize("stamp", ["[   12.345678] ", "<6>[    0.000001] ", "[12345.678901]"])
+def test_results_that_went_through_the_kernels_log(stamp: str) -> None:
+    lines = ["KTAP version 1", "1..1", "    KTAP version 1", "    1..1", "    not ok 1 x", "ok 1 s"]
+    document = parse("".join(f"{stamp}{line}\n" for line in lines))
+    assert statuses(document) == {"s/x": Status.FAIL}
+    assert document.bad
+
+
+def test_the_kernels_own_lines_between_results_do_not_matter() -> None:
+    noise = "[   12.345678] kvm: SMP vm created on host with unstable TSC\n"
+    document = parse(f"TAP version 13\n{noise}1..2\nok 1 a\n{noise}not ok 2 b\n{noise}")
+    assert statuses(document) == {"a": Status.PASS, "b": Status.FAIL}
 
 
 def test_missing_results_are_told() -> None:

@@ -30,9 +30,11 @@ from harness.kselftest.sources import (
     TO_BUILD,
     TO_LIST,
     Listing,
+    Prints,
     environment,
     home,
     list_tests,
+    prints,
     scratch,
     unpack,
 )
@@ -41,7 +43,7 @@ PACKAGES = ("git", "make", "gcc", "binutils", "libc6-dev", "libcap-ng-dev", "cca
 BUILD_TIMEOUT = 1200.0
 RECIPE = 1
 """Part of every key: raise it when the way of building changes what comes out."""
-FORMAT = 1
+FORMAT = 2
 """Of selftests.json."""
 HIDDEN = ("/tmp", "/var/tmp", "/run", "/dev", "/proc", "/sys")
 """Where a booted kernel mounts something of its own (harness/vng/init.py)."""
@@ -57,6 +59,8 @@ class Selftests:
     """Name and path below bin/; those that did not compile are among them."""
     failed: dict[str, str]
     """Of those that did not compile, the compiler's line."""
+    prints: dict[str, Prints]
+    """What each prints when it ends well, by its source."""
 
     def program(self, name: str) -> Path:
         """Return the file to run."""
@@ -82,7 +86,8 @@ def find(kernel: KernelBuild) -> Selftests | None:
     record = cache.read_json(directory / "selftests.json")
     if record is None or record.get("format") != FORMAT:
         return None
-    return Selftests(directory, dict(record["tests"]), dict(record["failed"]))
+    prints = {name: Prints(each) for name, each in record["prints"].items()}
+    return Selftests(directory, dict(record["tests"]), dict(record["failed"]), prints)
 
 
 def listing(kernel: KernelBuild) -> dict[str, str]:
@@ -131,10 +136,17 @@ def build(
             log = directory.with_suffix(".log")
             shutil.copy(kept / "build.log", log)
             raise BuildError(f"no selftest compiled:\n{first_error(log)}", f"all of it: {log}")
-        record = {"format": FORMAT, "tree": kernel.tree, "tests": found.tests, "failed": failed}
+        printing = {name: prints(source, path) for name, path in found.tests.items()}
+        record = {
+            "format": FORMAT,
+            "tree": kernel.tree,
+            "tests": found.tests,
+            "failed": failed,
+            "prints": printing,
+        }
         cache.write_json(kept / "selftests.json", record)
         _put(kept, directory)
-    return Selftests(directory, found.tests, failed)
+    return Selftests(directory, found.tests, failed, printing)
 
 
 def _make(source: Path, output: Path, log: Path, progress: Progress) -> Listing:

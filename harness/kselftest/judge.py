@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from harness.kernel import Completed
 from harness.kselftest.ktap_parse import Document, Status, parse
+from harness.kselftest.sources import Prints
 from harness.report import sanitize
 from harness.report.outcome import Outcome
 
@@ -35,7 +36,7 @@ class Verdict:
     """What became of a selftest.  All text is safe."""
 
     outcome: Outcome
-    """PASS, FAIL or SKIP."""
+    """PASS, FAIL or SKIP; ERROR where a program that ended well has given no result."""
     reason: str
     """One line; of a pass, what it consists of."""
     details: str
@@ -47,14 +48,18 @@ def was_started(done: Completed) -> bool:
     return done.status is not None or done.failure == _OVERDUE
 
 
-def judge(done: Completed, timeout: float) -> Verdict:
-    """Judge a selftest that was started."""
-    text = sanitize.text(done.output)
+def judge(done: Completed, timeout: float, prints: Prints = Prints.MAYBE) -> Verdict:
+    """Judge a selftest that was started; `prints` is what its source says that it prints."""
+    # A carriage return alone begins a line anew on a terminal: what follows may be a result.
+    text = sanitize.text(done.output.replace(b"\r\n", b"\n").replace(b"\r", b"\n"))
     document = parse(text)
     lines = [line for line in text.splitlines() if line.strip()]
     outcome = _outcome(done, document)
-    if outcome is Outcome.PASS:
-        reason = _tally(document)
+    lacking = _no_result(done, document, lines, prints) if outcome is Outcome.PASS else ""
+    if lacking:
+        outcome, reason = Outcome.ERROR, f"no result: {lacking}"
+    elif outcome is Outcome.PASS:
+        reason = _tally(document) or _silent(lines)
     elif outcome is Outcome.SKIP:
         reason = _why_skipped(document, lines)
     else:
@@ -70,17 +75,30 @@ def _outcome(done: Completed, document: Document) -> Outcome:
     if done.status != 0:
         return Outcome.FAIL
     counts = document.counts
-    if counts.keys() == {Status.SKIP} or (document.skipped is not None and not counts):
+    if counts.keys() == {Status.SKIP} or (document.plan == 0 and not counts):
         return Outcome.SKIP
     return Outcome.PASS
 
 
 def _is_bad(done: Completed, document: Document) -> bool:
     """Tell whether the results speak of a failure, whatever the exit status does."""
-    if any(case.bad for case in document.cases) or document.bailed is not None:
+    if document.failed:
         return True
     # A plan cannot be held against output that was cut off, nor against a test that stops to skip.
     return bool(document.problems) and not done.dropped and done.status != KSFT_SKIP
+
+
+def _no_result(done: Completed, document: Document, lines: list[str], prints: Prints) -> str:
+    """Say why an exit status of 0 alone is no pass; "" where it is one."""
+    if done.dropped and document.problems:
+        return f"{document.problems[0]}, but {done.dropped} bytes of its output were dropped"
+    if document.found:
+        return ""
+    if prints is Prints.RESULTS or document.versioned:
+        return "exit status 0, and none of the results that it is made to print"
+    if prints is Prints.SOMETHING and not lines:
+        return "exit status 0, and it printed nothing, where every program of this tree prints"
+    return ""
 
 
 def _tally(document: Document) -> str:
@@ -88,9 +106,16 @@ def _tally(document: Document) -> str:
     return ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
 
 
+def _silent(lines: list[str]) -> str:
+    """Say what a pass without results rests on."""
+    return "exit status 0" if lines else "exit status 0, nothing printed"
+
+
 def _why_skipped(document: Document, lines: list[str]) -> str:
     if document.skipped:
         return document.skipped.removeprefix("- ")
+    if document.plan == 0 and not document.cases:
+        return "it planned no tests (1..0)"
     reasons = [
         case.reason or case.name for _, case in document.leaves() if case.status is Status.SKIP
     ]

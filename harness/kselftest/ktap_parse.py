@@ -15,8 +15,8 @@ from __future__ import annotations
 import enum
 import re
 from collections import Counter, deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from harness.report.words import counted
 
@@ -72,9 +72,12 @@ class Case:
 
     @property
     def bad(self) -> bool:
-        """Whether it or something in it failed, unless that is expected or was skipped."""
-        if self.status in (Status.SKIP, Status.XFAIL):
+        """Whether it or something in it failed, unless that is expected."""
+        if self.status is Status.XFAIL:
             return False
+        if self.status is Status.SKIP:
+            # What was left undone is no failure then; a result that failed is.
+            return self.children is not None and self.children.failed
         return self.status.bad or (self.children is not None and self.children.bad)
 
 
@@ -91,11 +94,26 @@ class Document:
     """What follows "Bail out!"."""
     rest: tuple[str, ...] = ()
     """Lines after the last result."""
+    totals: Mapping[str, int] = field(default_factory=dict)
+    """What it counted itself: "# Totals: pass:3 fail:1 ..."; empty where it did not."""
+    plans: int = 0
+    """How many lines announced results: a script that runs several programs has several."""
+    versioned: bool = False
+    """Whether a line said that KTAP follows."""
 
     @property
     def found(self) -> bool:
         """Whether there is any KTAP at all."""
         return bool(self.cases) or self.plan is not None or self.bailed is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a result, or its own count of them, speaks of a failure."""
+        return (
+            self.bailed is not None
+            or any(case.bad for case in self.cases)
+            or any(self.totals.get(word, 0) for word in _BAD_TOTALS)
+        )
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -105,7 +123,31 @@ class Document:
             found.append(f"bailed out: {self.bailed}" if self.bailed else "bailed out")
         if self.plan is not None and self.plan != len(self.cases):
             found.append(f"{counted(len(self.cases), 'result')} where {self.plan} were planned")
+        found += [*self._of_numbers(), *self._of_totals()]
         return tuple(found)
+
+    def _of_numbers(self) -> Iterator[str]:
+        """Say which numbers of one plan came twice: another result has none then."""
+        if self.plans != 1 or self.plan != len(self.cases):
+            return
+        numbers = Counter(case.number for case in self.cases if case.number is not None)
+        missing = [str(n) for n in range(1, self.plan + 1) if n not in numbers]
+        for number, times in numbers.items():
+            if times > 1 and missing:
+                yield f"result {number} came {times} times, and {', '.join(missing[:3])} did not"
+
+    def _of_totals(self) -> Iterator[str]:
+        """Say where its own count of the results is not that of the lines."""
+        if not self.totals:
+            return
+        bad = {word: self.totals[word] for word in _BAD_TOTALS if self.totals.get(word)}
+        if bad and not any(case.bad for case in self.cases):
+            count = " ".join(f"{word}:{number}" for word, number in bad.items())
+            yield f"its totals say {count}, and no result line does"
+        total = sum(number for word, number in self.totals.items() if word != "total")
+        nested = any(case.children is not None for case in self.cases)
+        if total != len(self.cases) and not nested and not self.bailed:
+            yield f"its totals count {counted(total, 'result')}, and it printed {len(self.cases)}"
 
     @property
     def bad(self) -> bool:
@@ -145,12 +187,17 @@ def _why(case: Case) -> str:
     return " ".join([*words, case.reason]) if case.reason else " ".join(words)
 
 
+_BAD_TOTALS = ("fail", "error", "xpass")
 _INDENT = re.compile(r" *")
 _VERSION = re.compile(r"(?:KTAP version|TAP version) \d{1,3}$")
 _PLAN = re.compile(r"1\.\.(\d{1,9})(?:\s*#\s*(?:SKIP\S*)\s*(.*))?$", re.IGNORECASE)
 _RESULT = re.compile(r"(not )?ok(?: +(\d{1,9}))?(?=\s|$)(?:\s+-(?=\s|$))?\s*(.*)$")
 _BAIL = re.compile(r"Bail out!\s*(.*)$")
 _SUBTEST = re.compile(r"# Subtest: (.*)$")
+# ksft_print_cnts() of kselftest.h, and KUnit.
+_TOTALS = re.compile(r"# Totals: ((?:[a-z]{1,10}:\d{1,9}(?: |$))+)$")
+# What printk() puts before a line, where results went through the kernel's log.
+_STAMP = re.compile(r"(?:<\d{1,3}>)?\[ *\d{1,10}\.\d{6}\] ?")
 # A '#' that no backslash escapes, at the beginning or after a space, parts name and directive.
 _HASH = re.compile(r"(?:^|(?<=\s))#\s*")
 _ESCAPED = re.compile(r"\\([#\\])")
@@ -169,6 +216,8 @@ class _Open:
     title: str = ""
     cases: list[Case] = field(default_factory=list)
     plan: int | None = None
+    plans: int = 0
+    totals: Counter[str] = field(default_factory=Counter)
     skipped: str | None = None
     bailed: str | None = None
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_DIAGNOSTICS))
@@ -183,6 +232,8 @@ class _Open:
             skipped=self.skipped,
             bailed=self.bailed,
             rest=tuple(self.lines),
+            totals=dict(self.totals),
+            plans=self.plans,
         )
 
     def settle(self) -> None:
@@ -204,7 +255,7 @@ class _Parser:
         self.versioned = False
 
     def feed(self, line: str) -> None:
-        text = line.rstrip()
+        text = _STAMP.sub("", line.rstrip(), count=1) if line[:1] in ("[", "<") else line.rstrip()
         indent = len(_INDENT.match(text)[0])  # type: ignore[index]  # it matches everything
         body = text[indent:]
         if _BAIL.match(body):
@@ -214,6 +265,8 @@ class _Parser:
             self._level(indent)
         elif (match := _SUBTEST.match(body)) and indent:
             self._level(indent).title = _name(match[1])
+        elif match := _TOTALS.match(body):
+            self._totals(indent, text, match[1])
         elif match := _PLAN.match(body):
             self._plan(self._level(indent), int(match[1]), match[2])
         elif (match := _RESULT.match(body)) and self._is_result(indent, match):
@@ -244,9 +297,18 @@ class _Parser:
         self.stack[-1].settle()
         self.stack[-1].nested = ended
 
+    def _totals(self, indent: int, text: str, counts: str) -> None:
+        """Add up what programs counted themselves; those of a script's several go together."""
+        level = next(each for each in reversed(self.stack) if each.indent <= indent)
+        for each in counts.split():
+            word, _, number = each.partition(":")
+            level.totals[word] += int(number)
+        self.stack[-1].lines.append(text.strip()[1:].lstrip())
+
     def _plan(self, level: _Open, count: int, skip: str | None) -> None:
         # A script that runs several programs has several plans.
         level.plan = (level.plan or 0) + count
+        level.plans += 1
         if skip is not None and count == 0:
             level.skipped = _unescaped(skip)
 
@@ -294,7 +356,7 @@ class _Parser:
     def end(self) -> Document:
         while len(self.stack) > 1:
             self._end_nested()
-        return self.stack[0].close()
+        return replace(self.stack[0].close(), versioned=self.versioned)
 
 
 def parse(text: str) -> Document:

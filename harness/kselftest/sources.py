@@ -7,7 +7,9 @@ It is unpacked from git into a directory of its own: the work trees belong to ke
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -37,6 +39,42 @@ snptest-list:
 \t@printf 'test %s\\n' $(TEST_GEN_PROGS) $(TEST_PROGS)
 \t@printf 'file %s\\n' $(TEST_GEN_PROGS_EXTENDED) $(TEST_FILES) $(TEST_PROGS_EXTENDED)
 """
+
+
+# What makes a program print KTAP: kselftest.h's functions, kselftest_harness.h and what KVM has
+# on top of it.  ksft_exit_skip() alone does not: libkvm calls it for every program.
+_RESULTS = re.compile(
+    r"\bksft_(?:print_header|set_plan|finished|exit_pass|test_result\w*)\b"
+    r"|\b(?:TEST_HARNESS_MAIN|KVM_ONE_VCPU_TEST_SUITE)\b"
+)
+# A constructor in libkvm prints a seed before main() begins; in 6.12, not yet in 6.9.
+_SEED = re.compile(r"\bkvm_selftest_init\(void\)\s*\{[^}]*pr_info\(\"Random seed")
+
+
+class Prints(enum.StrEnum):
+    """What a program's source says that it prints, whenever it ends well."""
+
+    RESULTS = "results"
+    """KTAP."""
+    SOMETHING = "something"
+    """At least a line."""
+    MAYBE = "maybe"
+    """Nothing, perhaps: its exit status is all there is."""
+
+
+def prints(source: Path, path: str) -> Prints:
+    """Say what a test of an unpacked tree prints."""
+    try:
+        program = (source / KVM / f"{path}.c").read_text(errors="replace")
+    except OSError:
+        return Prints.MAYBE  # a script, or made of files with other names
+    if _RESULTS.search(program):
+        return Prints.RESULTS
+    try:
+        library = (source / KVM / "lib" / "kvm_util.c").read_text(errors="replace")
+    except OSError:
+        return Prints.MAYBE
+    return Prints.SOMETHING if _SEED.search(library) else Prints.MAYBE
 
 
 @dataclass(frozen=True, slots=True)

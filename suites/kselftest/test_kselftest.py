@@ -52,7 +52,9 @@ def test_kselftest(
     done = kernel.run_program([program], timeout=timeout, limit=OUTPUT_LIMIT)
     if not was_started(done):
         raise BuildError(f"{program} could not be started: {done.failure}")
-    verdict = judge(done, timeout)
+    verdict = judge(done, timeout, selftests.prints[name])
+    if verdict.outcome is Outcome.ERROR:
+        raise BuildError(f"{name} gave {verdict.reason}\n\n{verdict.details}")
     if verdict.outcome is Outcome.PASS:
         request.node.add_report_section(
             "call", SAID, f"{verdict.reason}\n\n{verdict.details}".strip()
