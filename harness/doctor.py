@@ -15,7 +15,11 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from harness import kbuild
 from harness.cli.run import make_console
+from harness.distributions import how_to_install
+from harness.host_packages import lacking, missing_packages, optional
+from harness.kselftest import build as selftests
 from harness.machine import installed
 from harness.preflight import examine
 from harness.preflight.finding import Finding, State
@@ -29,22 +33,6 @@ PROBE_SECONDS = 10.0
 
 BUILD_SPACE_GIB = 6
 """Unpacked source (1.7), its git history (0.6), objects of two kernels, ccache."""
-
-BUILD_TOOLS = {
-    "make": "make",
-    "flex": "flex",
-    "bison": "bison",
-    "bc": "bc",
-    "cpio": "cpio",
-    "rsync": "rsync",
-    "git": "git",
-    "ccache": "ccache",
-    "pahole": "dwarves",
-    "depmod": "kmod",
-}
-"""Program and Debian package, needed to build kernels."""
-
-BUILD_HEADERS = {"libelf.h": "libelf-dev", "openssl/evp.h": "libssl-dev"}
 
 # Creates a VM and a vCPU and runs one HLT: what opens may still not run guests (nested
 # page tables that a hypervisor below us does not do well).  ioctl numbers: linux/kvm.h.
@@ -130,12 +118,12 @@ def _python() -> Iterator[Finding]:
     yield Finding("unicorn", State.OK, unicorn, needed_for="emulator")
 
 
-def _program(name: str, package: str, purpose: str, *, vital: bool = False) -> Finding:
+def _program(name: str, packages: str, purpose: str, *, vital: bool = False) -> Finding:
     path = shutil.which(name)
     if path:
         return Finding(name, State.OK, _version(path), needed_for=purpose)
     state = State.BROKEN if vital else State.MISSING
-    return Finding(name, state, "not found", f"apt-get install {package}", purpose)
+    return Finding(name, state, "not found", how_to_install(packages.split()), purpose)
 
 
 def _version(path: str) -> str:
@@ -231,27 +219,33 @@ def _machine() -> Iterator[Finding]:
 
 
 def _kernel_build() -> Iterator[Finding]:
-    missing = [package for name, package in BUILD_TOOLS.items() if not shutil.which(name)]
-    missing += [
-        package
-        for header, package in BUILD_HEADERS.items()
-        if not any(
-            (Path(folder) / header).exists()
-            for folder in ("/usr/include", "/usr/include/x86_64-linux-gnu")
-        )
-    ]
+    yield _packages("kernel build", kbuild.PACKAGES, "snptest build")
+    yield _packages("selftests' build", selftests.PACKAGES, "snptest kselftest")
     sources = sorted(path.name for path in Path("/usr/src").glob("linux-source-*.tar.*"))
-    if missing:
-        remedy = f"apt-get install {' '.join(missing)}"
-        found = f"{len(missing)} packages lack"
-        yield Finding("kernel build", State.MISSING, found, remedy, "snptest build")
-    else:
-        yield Finding("kernel build", State.OK, "tools there", needed_for="snptest build")
     if sources:
         yield Finding("kernel source", State.OK, ", ".join(sources), needed_for="snptest build")
+    elif shutil.which("apt-get"):
+        remedy = (
+            "none is needed: snptest build fetches linux-source-6.12, or takes what --base names"
+        )
+        yield Finding("kernel source", State.OK, "none installed", remedy, "snptest build")
     else:
-        remedy = "apt-get install linux-source-6.12 (Debian 12: from bookworm-backports)"
-        yield Finding("kernel source", State.MISSING, "none", remedy, "snptest build")
+        remedy = "--base names a directory, a tarball, or URL@REVISION in git"
+        yield Finding("kernel source", State.OK, "none installed", remedy, "snptest build")
+
+
+def _packages(topic: str, packages: Iterable[str], purpose: str) -> Finding:
+    """Look for what a build needs, as the build itself does."""
+    missing = missing_packages(packages)
+    needed = [each for each in missing if not optional(each)]
+    if needed:
+        found = f"missing: {lacking(needed)}"
+        return Finding(topic, State.MISSING, found, how_to_install(needed), purpose)
+    if missing:
+        good_for = (f"{lacking([each])} ({optional(each)})" for each in missing)
+        found = f"all there but {', '.join(good_for)}"
+        return Finding(topic, State.OK, found, how_to_install(missing), purpose)
+    return Finding(topic, State.OK, "all there", needed_for=purpose)
 
 
 def _space() -> Iterator[Finding]:

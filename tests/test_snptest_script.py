@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import textwrap
@@ -74,7 +75,7 @@ class Tree:
     def run(
         self, *arguments: str, script: Path | None = None, **extra: str
     ) -> tuple[int, str, str]:
-        """Run the script to its end: code, stdout, stderr."""
+        """Run the script to its end: code, stdout, stderr; what is extra is environment."""
         with self.start(*arguments, script=script, **extra) as process:
             out, err = process.communicate(timeout=60)
         return process.returncode, out, err
@@ -197,3 +198,43 @@ def test_exit_code_is_that_of_the_command(tree: Tree) -> None:
     python = tree.root / ".venv" / "bin" / "python"
     python.write_text("#!/bin/sh\nexit 7\n")
     assert tree.run("run")[0] == 7
+
+
+@pytest.fixture
+def other_system(tree: Tree, tmp_path: Path) -> Path:
+    """A system without apt and dpkg: the tree starts there, with this folder as PATH."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for place in ("/bin", "/usr/bin"):
+        for program in Path(place).iterdir():
+            link = folder / program.name
+            if not link.exists() and not re.match(r"apt|dpkg|gcc|as$|python3", program.name):
+                link.symlink_to(program)
+    release = tmp_path / "os-release"
+    release.write_text("ID=fedora\n")
+    tree.environment |= {"PATH": str(folder), "SNPTEST_OS_RELEASE": str(release)}
+    return folder
+
+
+@pytest.mark.usefixtures("other_system")
+def test_what_another_system_lacks_is_told_by_its_names(tree: Tree) -> None:
+    code, _, err = tree.run("run")
+    assert code == 3
+    assert err.splitlines() == [
+        "snptest: missing: gcc, as, ld and objcopy, stdlib.h",
+        "  hint: dnf install gcc binutils glibc-devel",
+    ]
+    code, _, err = tree.run("run", SNPTEST_PYTHON="no-such-python")
+    assert code == 3
+    assert "missing: Python 3.11 or newer" in err
+    assert "hint: dnf install python3" in err
+
+
+def test_another_system_that_has_all_is_as_good(tree: Tree, other_system: Path) -> None:
+    for name in ("gcc", "as"):
+        program = other_system / name
+        program.write_text("#!/bin/sh\nexit 0\n")
+        program.chmod(0o755)
+    code, out, err = tree.run("run")
+    assert code == 0, err
+    assert "harness: run" in out

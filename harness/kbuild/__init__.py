@@ -55,6 +55,8 @@ __all__ = [
 
 PACKAGES = (
     "git",
+    # Sources come as .tar.xz; bases in git need neither.
+    "tar",
     "xz-utils",
     "make",
     "gcc",
@@ -63,11 +65,19 @@ PACKAGES = (
     "flex",
     "bison",
     "bc",
+    # objtool, for the ORC unwinder.
     "libelf-dev",
     "libssl-dev",
     "ccache",
-    "kmod",
+    # kbuild's own scripts.
+    "bash",
+    "mawk",
+    "diffutils",
+    "findutils",
+    "gzip",
 )
+"""What a build runs and includes, with base.config (all that 6.12's was seen to); Debian's names.
+`snptest doctor` looks for these."""
 RECIPE = 2
 """Part of every key: raise it when the way of building changes what comes out."""
 

@@ -198,6 +198,8 @@ def _parameter(evidence: Evidence, name: str, before: list[Finding]) -> Finding:
     value = evidence.text("modules", "parameters", topic)
     if value in ("Y", "1"):
         return _ok(topic, value)
+    if evidence.text("vendor") != "AuthenticAMD":
+        return _missing(topic, "kvm_amd is not loaded", "follows from CPU above")
     if "kvm_amd" not in evidence.texts("modules", "loaded"):
         return _missing(topic, "kvm_amd is not loaded", "modprobe kvm_amd; see dmesg")
     if not value:
@@ -253,6 +255,8 @@ def _dev_sev(evidence: Evidence) -> Finding:
     topic = "/dev/sev"
     if code is None:
         return _ok(topic, "there")
+    if code == errno.ENOENT and evidence.text("vendor") != "AuthenticAMD":
+        return _missing(topic, "not there", "follows from CPU above")
     if code == errno.ENOENT:
         return _missing(topic, "not there", "modprobe ccp; see dmesg for ccp and psp")
     if code in (errno.EACCES, errno.EPERM):
@@ -267,6 +271,8 @@ def _dev_kvm(evidence: Evidence) -> Finding:
         snp = "" if _vm_types(evidence) >> SNP_VM & 1 else "no "
         return _ok(topic, f"there, makes {snp}SNP VMs")
     if code == errno.ENOENT:
+        if evidence.text("vendor") != "AuthenticAMD":
+            return _missing(topic, "not there", "follows from CPU above")
         svm = "svm" in evidence.texts("flags")
         remedy = "modprobe kvm_amd; see dmesg" if svm else "firmware: enable SVM mode"
         return _missing(topic, "not there", remedy)
