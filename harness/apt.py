@@ -12,10 +12,10 @@ import fnmatch
 import functools
 import subprocess
 import time
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import tables
 from harness.command import captured
 from harness.errors import BuildError, UsageError
 from harness.kbuild import cache
@@ -107,18 +107,17 @@ def suites(refresh: bool = False, sources: Path = SOURCES) -> Apt | None:
     Their lists are downloaded where there are none, or when `refresh` is asked and the ones
     there are older than a day.  BuildError: they cannot be had.
     """
-    data = tomllib.loads(sources.read_text())
+    known_suites = _suites(sources)
     address = mirror()
-    keyring = Path(data["keyring"])
+    keyring = known_suites.keyring
     if address is None or not keyring.is_file():
         return None
     home = cache.root() / "apt" / sources.parent.name
     for folder in ("state/lists/partial", "cache/archives/partial", "parts"):
         (home / folder).mkdir(parents=True, exist_ok=True)
     lines = [
-        f"{suite.get('type', 'deb')} [signed-by={keyring}] {address} "
-        f"{suite['name']} {suite['component']}\n"
-        for suite in data["suite"]
+        f"{suite.kind} [signed-by={keyring}] {address} {suite.name} {suite.component}\n"
+        for suite in known_suites.suites
     ]
     options = {
         "Dir::State": home / "state",
@@ -134,7 +133,7 @@ def suites(refresh: bool = False, sources: Path = SOURCES) -> Apt | None:
     }
     apt = Apt(
         tuple(word for key, value in options.items() for word in ("-o", f"{key}={value}")),
-        tuple(pattern for suite in data["suite"] for pattern in suite["packages"]),
+        tuple(pattern for suite in known_suites.suites for pattern in suite.packages),
     )
     listing = home / "sources.list"
     stamp = home / "updated"
@@ -146,12 +145,46 @@ def suites(refresh: bool = False, sources: Path = SOURCES) -> Apt | None:
         if done.returncode or "\nE:" in f"\n{done.stderr}":
             shown = f"{sources.parent.name}/{sources.name}"
             raise BuildError(
-                f"the lists of {', '.join(suite['name'] for suite in data['suite'])} could not "
+                f"the lists of {', '.join(each.name for each in known_suites.suites)} could not "
                 f"be downloaded: {_complaint(done.stderr)}",
                 f"is the mirror reachable? the suites are named in {shown}",
             )
         stamp.touch()
     return apt
+
+
+@dataclass(frozen=True, slots=True)
+class _Suite:
+    """One suite of a file."""
+
+    name: str
+    component: str
+    kind: str
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Suites:
+    """What a file says of suites."""
+
+    keyring: Path
+    suites: tuple[_Suite, ...]
+
+
+def _suites(path: Path) -> _Suites:
+    """Read the suites of a file, which may say more; UsageError where they are wrong."""
+    data = tables.read(path)
+    values = tables.Values(path, "", data, tuple(data))
+    found = []
+    for number, table in enumerate(values.tables("suite"), 1):
+        keys = ("name", "component", "type", "packages")
+        suite = tables.Values(path, f"suite {number}", table, keys)
+        packages = tuple(suite.texts("packages"))
+        if not packages:
+            raise suite.wrong("packages", 'patterns of names: ["linux-source-*"]')
+        kind = suite.choice("type", ("deb", "deb-src"), "deb")
+        found.append(_Suite(suite.need("name"), suite.need("component"), kind, packages))
+    return _Suites(Path(values.need("keyring")), tuple(found))
 
 
 def sort_versions(versions: list[str]) -> list[str]:

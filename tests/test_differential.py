@@ -18,6 +18,7 @@ from harness.differential.trace import END, Observation, Trace
 from harness.errors import UsageError, UserError
 from harness.machine.installed import MachineBuild
 from harness.splats import find_splats
+from harness.tables import Values
 from tests import machines, test_vng
 from tests.marks import real_test
 from tests.mutants.mutant import all_mutants
@@ -46,7 +47,7 @@ def trace(*fields: dict[str, str]) -> Trace:
 def entry(**changes: object) -> compare.Documented:
     raw: dict[str, object] = {"id": "x", "operation": ".*", "field": "errno", "emulator": "EINVAL"}
     raw |= {"target": "EIO", "wrong": "neither", "reason": "r", "source": "s"}
-    return compare._entry(raw | changes)
+    return compare._entry(Values(Path("x.toml"), "difference 1", raw | changes, compare._KEYS))
 
 
 # -- scripts ---------------------------------------------------------------------------------

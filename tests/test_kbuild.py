@@ -293,8 +293,40 @@ def test_fragments_are_ours_or_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--config gone: No such file"):
         config.find_fragments(["gone"])
     mine.write_text("NR_CPUS=512\n")
-    with pytest.raises(UsageError, match="neither a symbol nor a comment"):
+    with pytest.raises(UsageError, match=r'line 1 is "NR_CPUS=512"; want CONFIG_NR_CPUS=512, '):
         config.find_fragments([str(mine)])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("# why\nCONFIG_A\n", "line 2 is .CONFIG_A.; want CONFIG_NAME=value"),
+        ("CONFIG_A = y\n", "line 1 is .CONFIG_A = y.; want CONFIG_A=y"),
+        ("config_a=y\n", "line 1 is .config_a=y.; want CONFIG_A=y,"),
+        ("A=y\n", "line 1 is .A=y.; want CONFIG_A=y"),
+        ("CONFIG_A=y\n\nCONFIG_A=m\n", "line 3 sets CONFIG_A to .m., a line before it to .y."),
+        (b"CONFIG_A=\xff\n", "has the byte 0xff; want UTF-8"),
+    ],
+)
+def test_what_is_wrong_in_a_fragment_is_told_by_line(
+    tmp_path: Path, text: str | bytes, said: str
+) -> None:
+    mine = tmp_path / "mine.config"
+    mine.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError, match=said) as caught:
+        config.find_fragments([str(mine)])
+    assert str(mine) in caught.value.message
+
+
+def test_a_fragment_may_have_a_value_for_each_version(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.config"
+    text = "# until 6.12\nCONFIG_A=y\n\n# since 6.13\nCONFIG_A=m\n\nCONFIG_B=y\r\nCONFIG_B=y\n"
+    mine.write_bytes(text.encode())
+    assert config.find_fragments([str(mine)])
+    with pytest.raises(UsageError, match=r"did you mean debug\?"):
+        config.find_fragments(["debg"])
+    with pytest.raises(UsageError, match="Is a directory"):
+        config.find_fragments([str(tmp_path)])
 
 
 def test_the_first_error_is_shown_not_the_last_lines(tmp_path: Path) -> None:

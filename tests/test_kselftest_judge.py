@@ -304,14 +304,26 @@ def test_a_machine_may_have_too_little_memory() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("timeout = 0", "timeout: is no number"),
-        ("timeout = 120\n[[group]]\ntests = ['a']", "group 1: why: is missing"),
-        ("timeout = 120\n[[group]]\ntests = []\nwhy = 'x'", "group 1: tests:"),
-        ("timeout = 120\n[[group]]\ntests = ['a']\nwhy = 'x'\ntimeout = 9000", "group 1: timeout"),
-        ("timeout = 120\n[[group]]\ntests = ['a']\nwhy = 'x'\ndefalt = true", "defalt: no such"),
-        ("timeout = 120\n[[group]]\ntests = ['a']\nwhy = 'x'\nmemory = '1G'", "memory: is no"),
-        ("timeout = 120\nx = 1", "there are timeout and"),
-        ("timeout", "cannot be read"),
+        ("timeout = 0", "timeout is 0; want a number of seconds"),
+        ("timeout = 120\n[[group]]\ntests = ['a']", "group 1: why is missing; want a text"),
+        (
+            "timeout = 120\n[[group]]\ntests = []\nwhy = 'x'",
+            "group 1: tests is \\[\\]; want a list of names",
+        ),
+        (
+            "timeout = 120\n[[group]]\ntests = ['a']\nwhy = 'x'\ntimeout = 9000",
+            "group 1: timeout is 9000; want",
+        ),
+        (
+            "timeout = 120\n[[group]]\ntests = ['a']\nwhy = 'x'\ndefalt = true",
+            "defalt is no key.*did you mean default",
+        ),
+        (
+            "timeout = 120\n[[group]]\ntests = ['a']\nwhy = 'x'\nmemory = '1G'",
+            "memory is .1G.; want a whole number",
+        ),
+        ("timeout = 120\nx = 1", "x is no key that is known; want one of timeout, group"),
+        ("timeout", "is no TOML: line 1"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, complaint: str) -> None:

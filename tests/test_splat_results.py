@@ -279,7 +279,7 @@ def test_a_broken_file_of_issues_is_told_in_one_line(tmp_path: Path, issues: Pat
     run = execute(tmp_path, "def test_x(): pass\n", f"--known-issues={issues}")
     assert run.results == []
     log = run.log.read_text()
-    assert f"{issues}: issue 'x': pattern: is no regular expression" in log
+    assert f"{issues}: issue 'x': pattern is \"(\"; want a regular expression" in log
     assert "Traceback" not in log
 
 
@@ -379,25 +379,25 @@ def entry(**fields: str | None) -> str:
     ("text", "complaint"),
     [
         ("[[issue", "is no TOML"),
-        ("[other]\nx = 1", "'other' is not expected"),
-        ("issue = 3", "'issue' is not expected"),
-        ("issue = [3]", "issue 1: is no table"),
-        (entry(id=None), "issue 1: id: is missing"),
-        (entry(id='"A b"'), "issue 'A b': id: use lower-case"),
-        (entry(reason=None), "issue 'x': reason: is missing"),
-        (entry(link='"lore"'), "issue 'x': link: is no URL"),
-        (entry(pattern='"["'), "issue 'x': pattern: is no regular expression"),
-        (entry(pattern=None), "give exactly one"),
-        (entry(test='"*"'), "give exactly one"),
-        (entry(fails='"x"'), "fails: goes with test only"),
-        (entry(strict="false"), "strict: goes with test only"),
-        (entry(pattern=None, test='"t"', strict='"no"'), "strict: is true or false"),
-        (entry(pattern="3"), "pattern: is no string"),
-        (entry(revisions="[3]"), "revisions: is neither"),
-        (entry(kernels='"6.8"'), "kernels: '6.8' is no bound"),
-        (entry(kernels='">=6.8 or so"'), "kernels: "),
-        (entry(patern='"x"'), "patern: no such field"),
-        (entry() + entry(), "issue 'x': id is used twice"),
+        ("[other]\nx = 1", "other is no key that is known; want one of issue"),
+        ("issue = 3", "issue is 3; want tables: [[issue]]"),
+        ("issue = [3]", "issue 1 is 3; want a table"),
+        (entry(id=None), "issue 1: id is missing; want a text"),
+        (entry(id='"A b"'), "issue 'A b': id is \"A b\"; want lower-case"),
+        (entry(reason=None), "issue 'x': reason is missing; want a text"),
+        (entry(link='"lore"'), "issue 'x': link is \"lore\"; want a URL"),
+        (entry(pattern='"["'), "issue 'x': pattern is \"[\"; want a regular expression"),
+        (entry(pattern=None), "pattern is missing; want exactly one of"),
+        (entry(test='"*"'), "pattern and test are given; want exactly one of"),
+        (entry(fails='"x"'), "fails is given, and test is not; want it only with test"),
+        (entry(strict="false"), "strict is given, and test is not; want it only with test"),
+        (entry(pattern=None, test='"t"', strict='"no"'), 'strict is "no"; want true or false'),
+        (entry(pattern="3"), "pattern is 3; want a text"),
+        (entry(revisions="[3]"), "revisions is [3]; want a text, or a list of texts"),
+        (entry(kernels='"6.8"'), 'kernels is "6.8"; want bounds as in'),
+        (entry(kernels='">=6.8 or so"'), 'kernels is ">=6.8 or so"; want bounds'),
+        (entry(patern='"x"'), "patern is no key that is known; want one of"),
+        (entry() + entry(), "issue 'x': id \"x\" is used twice; want one"),
     ],
 )
 def test_mistakes_name_file_entry_and_field(tmp_path: Path, text: str, complaint: str) -> None:

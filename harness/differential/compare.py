@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from harness import tables
 from harness.differential.operations import Operation
 from harness.differential.trace import Observation, Trace
-from harness.errors import UserError
+from harness.tables import Values
 
 DATA = Path(__file__).with_name("differences.toml")
 ABSENT = "(nothing)"
-_KEYS = {"id", "operation", "field", "emulator", "target", "wrong", "reason", "source", "ends"}
+_KEYS = ("id", "operation", "field", "emulator", "target", "wrong", "reason", "source", "ends")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +80,31 @@ class Compared:
 
 @cache
 def documented(path: Path = DATA) -> tuple[Documented, ...]:
-    """The entries of a file; UserError where it is damaged."""
-    try:
-        raw = tomllib.loads(path.read_text())
-        return tuple(_entry(each) for each in raw.get("difference", ()))
-    except (OSError, ValueError, KeyError, re.error) as error:
-        raise UserError(f"{path}: {error}") from error
+    """The entries of a file; UsageError where it is damaged."""
+    entries = Values(path, "", tables.read(path), ("difference",)).tables("difference")
+    return tuple(
+        _entry(Values(path, f"difference {number}", each, _KEYS))
+        for number, each in enumerate(entries, 1)
+    )
 
 
-def _entry(raw: dict[str, object]) -> Documented:
-    if unknown := raw.keys() - _KEYS:
-        raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
-    if raw["wrong"] not in ("emulator", "machine", "neither"):
-        raise ValueError(f"{raw['id']}: wrong is emulator, machine or neither")
-
+def _entry(values: Values) -> Documented:
     def pattern(key: str) -> re.Pattern[str]:
-        return re.compile(str(raw[key]), re.DOTALL)
+        values.need(key, "a regular expression")
+        found = values.regex(key, re.DOTALL)
+        assert found is not None
+        return found
 
     return Documented(
-        id=str(raw["id"]),
+        id=values.need("id"),
         operation=pattern("operation"),
         field=pattern("field"),
         emulator=pattern("emulator"),
         target=pattern("target"),
-        wrong=str(raw["wrong"]),
-        reason=str(raw["reason"]),
-        source=str(raw["source"]),
-        ends=bool(raw.get("ends", False)),
+        wrong=values.choice("wrong", ("emulator", "machine", "neither")),
+        reason=values.need("reason"),
+        source=values.need("source"),
+        ends=values.flag("ends"),
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import BuildError, UsageError
+from harness.tables import close_to, shown
 
 FRAGMENTS = Path(__file__).resolve().parents[2] / "kernels"
 _SET = re.compile(r"(CONFIG_[A-Za-z0-9_]+)=(.*)")
@@ -53,15 +54,16 @@ def find_fragments(names: Sequence[str]) -> list[Fragment]:
         if "/" in name or not path.is_file():
             path = Path(name).expanduser().resolve()
             title = f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
+        ours = fragment_names()
+        hint = close_to(name, ours) or f"name one of {', '.join(ours)}, or a file of CONFIG_ lines"
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8-sig")
             read_fragment(text)
-        except (OSError, UnicodeDecodeError) as error:
-            ours = ", ".join(fragment_names())
-            raise UsageError(
-                f"--config {name}: {error.strerror if isinstance(error, OSError) else 'no text'}",
-                f"name one of {ours}, or a file of CONFIG_ lines",
-            ) from None
+        except OSError as error:
+            raise UsageError(f"--config {name}: {error.strerror}", hint) from None
+        except UnicodeDecodeError as error:
+            byte = f"{error.object[error.start]:#04x}"
+            raise UsageError(f"--config {name} has the byte {byte}; want UTF-8", hint) from None
         except ValueError as error:
             raise UsageError(f"--config {name}: {error}") from None
         found.setdefault(title, Fragment(title, text))
@@ -74,12 +76,16 @@ def fragment_names() -> list[str]:
 
 
 def read_fragment(text: str) -> list[Symbol]:
-    """Take a fragment apart; ValueError for a line that is neither symbol nor comment."""
+    """Take a fragment apart; ValueError for a line that is neither symbol nor comment.
+
+    So it is where a symbol has two values in one version: which one is meant?
+    """
     symbols: list[Symbol] = []
     comment: list[str] = []
     limits: dict[str, tuple[int, int]] = {}
     fresh = True
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.rstrip()
         if match := _SET.fullmatch(line):
             symbols.append(Symbol(match[1], match[2], " ".join(comment), **limits))
             fresh = True
@@ -98,8 +104,27 @@ def read_fragment(text: str) -> list[Symbol]:
         elif not line.strip():
             comment, limits, fresh = [], {}, True
         else:
-            raise ValueError(f"neither a symbol nor a comment: {line!r}")
+            raise ValueError(f"line {number} is {shown(line)}; want {_advice(line)}")
+        if symbols and fresh:
+            _check_once(symbols, number)
     return symbols
+
+
+def _advice(line: str) -> str:
+    """Say what a line that is not understood should be."""
+    match = re.fullmatch(r"\s*(?:CONFIG_)?([A-Z0-9_]+)\s*=\s*(\S.*)", line, re.IGNORECASE)
+    meant = f"CONFIG_{match[1].upper()}={match[2]}" if match else "CONFIG_NAME=value"
+    return f"{meant}, '# CONFIG_NAME is not set', or a comment"
+
+
+def _check_once(symbols: list[Symbol], number: int) -> None:
+    """Raise ValueError where the last symbol has another value before, in the same version."""
+    last = symbols[-1]
+    for other in symbols[:-1]:
+        apart = other.until < last.since or last.until < other.since
+        if other.name == last.name and other.value != last.value and not apart:
+            found = f"line {number} sets {last.name} to {shown(last.value)}"
+            raise ValueError(f"{found}, a line before it to {shown(other.value)}; want one of them")
 
 
 def left_out(text: str) -> set[str]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from harness.errors import UserError
+from harness import tables
+from harness.tables import Values
 
 FILE = Path(__file__).resolve().parents[2] / "suites" / "kselftest" / "tests.toml"
 LONGEST = 300.0
 """Seconds: a run in which nothing happens for much longer is given up (harness/runner.py)."""
-_FIELDS = {"tests", "default", "timeout", "memory", "why"}
+SHORTEST = 0.1
+MOST_MEMORY = 1 << 20
+"""MiB."""
+_FIELDS = ("tests", "default", "timeout", "memory", "why")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,46 +57,30 @@ def lacking_memory(rule: Rule, meminfo: str | None) -> str:
 
 
 def load(path: Path = FILE) -> Catalogue:
-    """Read the file; UserError names the group and the field that is wrong."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    try:
-        usual = _timeout(table.get("timeout"))
-        groups = table.get("group", [])
-        if not isinstance(groups, list) or table.keys() - {"timeout", "group"}:
-            raise ValueError("there are timeout and [[group]] only")
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-    rules = []
-    for number, group in enumerate(groups, 1):
-        try:
-            rules.append(_rule(group, usual))
-        except ValueError as error:
-            raise UserError(f"{path}: group {number}: {error}") from None
+    """Read the file; UsageError names the group and the field that is wrong."""
+    values = Values(path, "", tables.read(path), ("timeout", "group"))
+    usual = _timeout(values, None)
+    rules = [
+        _rule(Values(path, f"group {number}", group, _FIELDS), usual)
+        for number, group in enumerate(values.tables("group"), 1)
+    ]
     return Catalogue(tuple(rules), Rule(("*",), usual))
 
 
-def _rule(group: Any, usual: float) -> Rule:
-    if not isinstance(group, dict):
-        raise ValueError("is no table")
-    if unknown := sorted(group.keys() - _FIELDS):
-        raise ValueError(f"{unknown[0]}: no such field; there are {', '.join(sorted(_FIELDS))}")
-    tests, why, default = group.get("tests"), group.get("why"), group.get("default", False)
-    if not isinstance(tests, list) or not tests or not all(isinstance(t, str) for t in tests):
-        raise ValueError("tests: is no list of names")
-    if not isinstance(why, str) or not why:
-        raise ValueError("why: is missing")
-    if not isinstance(default, bool):
-        raise ValueError("default: is true or false")
-    memory = group.get("memory", 0)
-    if not isinstance(memory, int) or isinstance(memory, bool) or memory < 0:
-        raise ValueError("memory: is no number of MiB")
-    return Rule(tuple(tests), _timeout(group.get("timeout", usual)), default, why, memory)
+def _rule(values: Values, usual: float) -> Rule:
+    tests = tuple(values.texts("tests"))
+    if not tests:
+        raise values.wrong("tests", "a list of names or patterns of selftests")
+    return Rule(
+        tests,
+        _timeout(values, usual),
+        values.flag("default"),
+        values.need("why"),
+        values.whole("memory", 0, MOST_MEMORY) or 0,
+    )
 
 
-def _timeout(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= LONGEST:
-        raise ValueError(f"timeout: is no number of seconds up to {LONGEST:g}")
-    return float(value)
+def _timeout(values: Values, usual: float | None) -> float:
+    if usual is None and not values.has("timeout"):
+        raise values.wrong("timeout", f"a number of seconds from {SHORTEST:g} to {LONGEST:g}")
+    return values.seconds("timeout", usual or LONGEST, LONGEST, SHORTEST)

@@ -14,15 +14,13 @@ import re
 import shutil
 import tempfile
 import time
-import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from harness import apt
+from harness import apt, tables
 from harness.errors import BuildError, UsageError, UserError
 from harness.host_packages import ensure_packages, run_apt
 from harness.kbuild import cache
@@ -30,6 +28,7 @@ from harness.kbuild.gitrun import GitError
 from harness.kbuild.progress import Progress
 from harness.kbuild.snapshot import Directory
 from harness.kbuild.tree import SourceTree
+from harness.tables import Values
 
 SOURCES = Path(__file__).parents[2] / "qemu/source.toml"
 DOWNLOAD_TIMEOUT = 1800.0
@@ -54,6 +53,13 @@ class Source:
     """As their file VERSION has it."""
 
 
+def _hash(values: Values) -> str:
+    """Return a tarball's hash."""
+    if not re.fullmatch(r"[0-9a-f]{64}", values.need("sha256")):
+        raise values.wrong("sha256", "64 hexadecimal digits in lower case")
+    return values.need("sha256")
+
+
 class Sources:
     """What qemu/source.toml says, and the repository that sources are taken into."""
 
@@ -64,12 +70,21 @@ class Sources:
         say: Callable[[str], None],
         description: Path = SOURCES,
     ) -> None:
-        data: dict[str, Any] = tomllib.loads(description.read_text())
         self._description = description
-        self.series = str(data["series"])
-        self.package = str(data["package"])
-        self.suites = [str(each["name"]) for each in data["suite"]]
-        self.tarballs = {str(each["url"]): str(each["sha256"]) for each in data["tarball"]}
+        keys = ("series", "package", "keyring", "suite", "tarball")
+        values = Values(description, "", tables.read(description), keys)
+        self.series = values.need("series")
+        self.package = values.need("package")
+        every = ("name", "component", "type", "packages")
+        self.suites = [
+            Values(description, f"suite {number}", each, every).need("name")
+            for number, each in enumerate(values.tables("suite"), 1)
+        ]
+        known = [
+            Values(description, f"tarball {number}", each, ("url", "sha256"))
+            for number, each in enumerate(values.tables("tarball"), 1)
+        ]
+        self.tarballs = {each.need("url"): _hash(each) for each in known}
         self._tree = tree
         self._progress = progress
         self._say = say

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import backends
 from harness.errors import UsageError
-from harness.tables import Values, read
+from harness.tables import Values, close_to, read, shown
 
 SUITES = ("launch", "psc", "ap_creation", "guest_req", "gmem")
 HERE = "here"
@@ -119,12 +119,12 @@ def load(path: Path) -> Schedule:
     """Read a schedule; UsageError, naming file and key, where it is wrong."""
     data = read(path, _HINT)
     keys = ("name", "suites", "hours", "job-hours", "confirm", "revisions", "places")
-    values = Values(path, "the file", data, keys, _HINT)
+    values = Values(path, "", data, keys, _HINT)
     suites = tuple(values.words("suites")) or SUITES
     revisions = {
-        name: _revision(path, name, table) for name, table in _tables(path, data, "revisions")
+        name: _revision(path, name, table) for name, table in _named(path, values, "revisions")
     }
-    places = {name: _place(path, name, table) for name, table in _tables(path, data, "places")}
+    places = {name: _place(path, name, table) for name, table in _named(path, values, "places")}
     _check_uses(path, revisions, places)
     jobs = [
         Job(revision.name, place.name, suite)
@@ -134,7 +134,13 @@ def load(path: Path) -> Schedule:
         for suite in place.suites or suites
     ]
     if not jobs:
-        raise UsageError(f"{path}: no place can test any of the revisions", _HINT)
+        places_are = ", ".join(f"{each.name} ({each.backend})" for each in places.values())
+        revisions_are = ", ".join(f"{each.name} ({each.kind})" for each in revisions.values())
+        raise UsageError(
+            f"{path}: no place can test any of the revisions: "
+            f"places are {places_are}, revisions {revisions_are}",
+            _HINT,
+        )
     confirm = values.whole("confirm", 0, 20)
     return Schedule(
         values.text("name") or path.stem,
@@ -147,13 +153,16 @@ def load(path: Path) -> Schedule:
     )
 
 
-def _tables(path: Path, data: dict[str, Any], kind: str) -> list[tuple[str, Any]]:
-    tables = data.get(kind)
-    if not isinstance(tables, dict) or not tables:
-        raise UsageError(f"{path} has no [{kind}.NAME]", _HINT)
+def _named(path: Path, values: Values, kind: str) -> list[tuple[str, Any]]:
+    tables = values.named(kind)
+    if not tables:
+        raise values.wrong(kind, f"a table [{kind}.NAME]", hint=_HINT)
     for name in tables:
         if not _NAME.fullmatch(name):
-            raise UsageError(f"{path}: {kind}.{name!r}: a name is letters, digits, . _ -")
+            raise UsageError(
+                f"{path}: {kind} has the name {shown(name)}; "
+                "want letters, digits, '.', '_' and '-', up to 61"
+            )
     return list(tables.items())
 
 
@@ -163,14 +172,18 @@ def _revision(path: Path, name: str, table: Any) -> Revision:
     base, kernel, interface = (values.text(key) for key in ("base", "kernel", "interface"))
     running = values.flag("running")
     if sum(map(bool, (base, kernel, interface, running))) != 1:
+        given = [key for key in ("base", "kernel", "interface", "running") if values.has(key)]
+        only = " = false" if given == ["running"] else ""
         raise UsageError(
-            f"{path}: revisions.{name} is one of base, kernel, interface and running",
+            f"{path}: revisions.{name} has {' and '.join(given) or 'none of them'}{only}; "
+            "want exactly one of base, kernel, interface and running",
             "base (and series) is built; kernel was; interface is for the emulator; "
             "running = true is what a host runs already",
         )
     series, config = tuple(values.texts("series")), tuple(values.texts("config"))
     if (series or config) and base is None:
-        raise values.wrong("series" if series else "config", "goes with base")
+        key = "series" if series else "config"
+        raise values.wrong(key, "it only with base", "is given, and base is not")
     return Revision(name, base, series, config, kernel, interface, running)
 
 
@@ -188,18 +201,15 @@ _PLACE = (
 
 def _place(path: Path, name: str, table: Any) -> Place:
     values = Values(path, f"places.{name}", table, _PLACE, _HINT)
-    backend = values.text("backend")
-    if backend is None:
-        raise values.wrong("backend", f"is missing: {', '.join(backends.BACKENDS)}")
-    try:
-        backends.get(backend)
-    except UsageError as error:
-        raise UsageError(f"{path}: places.{name}.backend: {error.message}", error.hint) from None
+    backend = values.choice("backend", backends.BACKENDS)
     hosts = tuple(values.words("hosts"))
-    if (backend == "ssh") != bool(hosts):
-        raise values.wrong("hosts", "goes with backend = 'ssh', and only with it")
+    if backend == "ssh" and not hosts:
+        raise values.wrong("hosts", "names of hosts, for backend is 'ssh'")
+    if backend != "ssh" and hosts:
+        found = f"is {shown(list(hosts))}, and backend is {backend!r}"
+        raise values.wrong("hosts", "it only with backend = 'ssh'", found)
     if HERE in hosts:
-        raise values.wrong("hosts", f"has {HERE!r}, which is this machine's name")
+        raise values.wrong("hosts", f"other names: {HERE!r} is this machine")
     return Place(
         name,
         backend,
@@ -218,8 +228,9 @@ def _check_uses(path: Path, revisions: dict[str, Revision], places: dict[str, Pl
         for name in place.revisions:
             if name not in revisions:
                 raise UsageError(
-                    f"{path}: places.{place.name}.revisions names {name!r}",
-                    f"there are {', '.join(revisions)}",
+                    f"{path}: places.{place.name}.revisions names {shown(name)}; "
+                    f"want some of {', '.join(revisions)}",
+                    close_to(name, revisions),
                 )
             if not _fits(revisions[name], place):
                 raise UsageError(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shlex
-import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness import tables
 from harness.report.live import COLOURS, announcement, tally
 from harness.report.outcome import BOOT, Outcome, Result
 
@@ -96,8 +96,10 @@ def _patches(results: Sequence[Result], *, subjects: bool) -> Table:
 def patch_subjects() -> dict[str, str]:
     """Subjects of the series' patches by number (kernels/v12.toml)."""
     manifest = Path(__file__).resolve().parents[2] / "kernels" / "v12.toml"
-    patches: dict[str, str] = tomllib.loads(manifest.read_text(encoding="utf-8"))["patches"]
-    return patches
+    keys = ("title", "message_id", "date", "patches")
+    patches = tables.Values(manifest, "", tables.read(manifest), keys).named("patches")
+    values = tables.Values(manifest, "patches", patches, tuple(patches))
+    return {number: values.need(number) for number in patches}
 
 
 def _areas(results: Sequence[Result]) -> Table:

@@ -13,19 +13,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness import tables
-from harness.errors import UsageError
 from harness.splats.extract import Splat
+from harness.tables import Values
 
 FILE = Path(__file__).resolve().parents[2] / "kernels" / "known-issues.toml"
 HINT = "kernels/known-issues.toml explains its form"
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
-_TEXT_FIELDS = ("id", "pattern", "fails", "skips", "kernels", "reason", "link")
-_LIST_FIELDS = ("test", "revisions", "environment")
-_FIELDS = frozenset((*_TEXT_FIELDS, *_LIST_FIELDS, "strict"))
+_FIELDS = (
+    *("id", "pattern", "test", "fails", "skips", "strict"),
+    *("revisions", "kernels", "environment", "reason", "link"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,88 +167,51 @@ def _version(text: str, *, whole: bool = False) -> _Version | None:
 
 def load(path: Path = FILE) -> KnownIssues:
     """Read the file; UsageError names file, entry and field where something is wrong."""
-    table = tables.read(path, HINT)
-    entries = table.pop("issue", [])
-    if table or not isinstance(entries, list):
-        what = f"{next(iter(table))!r}" if table else "'issue'"
-        raise UsageError(f"{path}: {what} is not expected", "entries are tables: [[issue]]")
+    entries = Values(path, "", tables.read(path, HINT), ("issue",), HINT).tables("issue")
     issues: list[KnownIssue] = []
     for number, entry in enumerate(entries, 1):
         name = entry.get("id") if isinstance(entry, dict) else None
-        label = f"{path}: issue {name!r}" if isinstance(name, str) else f"{path}: issue {number}"
-        try:
-            issue = _issue(entry)
-        except ValueError as error:
-            raise UsageError(f"{label}: {error}") from None
+        where = f"issue {name!r}" if isinstance(name, str) else f"issue {number}"
+        values = Values(path, where, entry, _FIELDS, HINT)
+        issue = _issue(values)
         if any(issue.id == other.id for other in issues):
-            raise UsageError(f"{label}: id is used twice")
+            raise values.wrong(
+                "id", "one that no other issue has", f"{tables.shown(name)} is used twice"
+            )
         issues.append(issue)
     return KnownIssues(tuple(issues))
 
 
-def _issue(entry: Any) -> KnownIssue:
-    if not isinstance(entry, dict):
-        raise ValueError("is no table")
-    if unknown := sorted(entry.keys() - _FIELDS):
-        raise ValueError(f"{unknown[0]}: no such field; there are {', '.join(sorted(_FIELDS))}")
-    fields = {name: _text(entry, name) for name in _TEXT_FIELDS}
-    lists = {name: _list(entry, name) for name in _LIST_FIELDS}
-    for name in ("id", "reason", "link"):
-        if not fields[name]:
-            raise ValueError(f"{name}: is missing")
-    if not _ID.fullmatch(fields["id"]):
-        raise ValueError("id: use lower-case letters, digits and '-'")
-    if not re.match(r"https?://\S+$", fields["link"]):
-        raise ValueError("link: is no URL")
-    given = [name for name in ("pattern", "test", "skips") if entry.get(name)]
+def _issue(values: Values) -> KnownIssue:
+    texts = {name: values.need(name) for name in ("id", "reason", "link")}
+    if not _ID.fullmatch(texts["id"]):
+        raise values.wrong("id", "lower-case letters, digits and '-', up to 61")
+    if not re.match(r"https?://\S+$", texts["link"]):
+        raise values.wrong("link", "a URL: https://...")
+    given = [name for name in ("pattern", "test", "skips") if values.has(name)]
     if len(given) != 1:
-        raise ValueError("pattern, test, skips: give exactly one of them")
-    if "fails" in entry and not lists["test"]:
-        raise ValueError("fails: goes with test only")
-    strict = entry.get("strict", True)
-    if not isinstance(strict, bool):
-        raise ValueError("strict: is true or false")
-    if "strict" in entry and not lists["test"]:
-        raise ValueError("strict: goes with test only")
+        found = f"and {' and '.join(given[1:])} are given" if given else "is missing"
+        raise values.wrong(
+            given[0] if given else "pattern", "exactly one of pattern, test, skips", found
+        )
+    tests = values.some("test")
+    for name in ("fails", "strict"):
+        if values.has(name) and not tests:
+            raise values.wrong(name, "it only with test", "is given, and test is not")
     return KnownIssue(
-        id=fields["id"],
-        reason=fields["reason"],
-        link=fields["link"],
-        pattern=_regex("pattern", fields["pattern"]),
-        test_globs=lists["test"],
-        tests=tuple(_glob(each) for each in lists["test"]),
-        fails=_regex("fails", fields["fails"]),
-        skips=_regex("skips", fields["skips"]),
-        revisions=lists["revisions"] or ("*",),
-        kernels=_range(fields["kernels"]),
-        environment=frozenset(lists["environment"]),
-        strict=strict,
+        id=texts["id"],
+        reason=" ".join(texts["reason"].split()),
+        link=texts["link"],
+        pattern=values.regex("pattern", re.MULTILINE),
+        test_globs=tests,
+        tests=tuple(_glob(each) for each in tests),
+        fails=values.regex("fails", re.MULTILINE),
+        skips=values.regex("skips", re.MULTILINE),
+        revisions=values.some("revisions") or ("*",),
+        kernels=_range(values),
+        environment=frozenset(values.some("environment")),
+        strict=values.flag("strict", default=True),
     )
-
-
-def _text(entry: dict[str, Any], name: str) -> str:
-    value = entry.get(name, "")
-    if not isinstance(value, str):
-        raise ValueError(f"{name}: is no string")
-    return " ".join(value.split()) if name == "reason" else value
-
-
-def _list(entry: dict[str, Any], name: str) -> tuple[str, ...]:
-    value = entry.get(name, [])
-    if isinstance(value, str):
-        value = [value]
-    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
-        raise ValueError(f"{name}: is neither a string nor a list of strings")
-    return tuple(value)
-
-
-def _regex(name: str, text: str) -> re.Pattern[str] | None:
-    if not text:
-        return None
-    try:
-        return re.compile(text, re.MULTILINE)
-    except re.error as error:
-        raise ValueError(f"{name}: is no regular expression: {error}") from None
 
 
 def _glob(text: str) -> re.Pattern[str]:
@@ -256,10 +219,11 @@ def _glob(text: str) -> re.Pattern[str]:
     return re.compile(re.escape(text).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
 
 
-def _range(text: str) -> KernelRange | None:
-    if not text:
+def _range(values: Values) -> KernelRange | None:
+    text = values.text("kernels")
+    if text is None:
         return None
     try:
         return KernelRange.parse(text)
     except ValueError as error:
-        raise ValueError(f"kernels: {error}") from None
+        raise values.wrong("kernels", f"bounds as in '>=6.8, <6.9-rc3' ({error})") from None

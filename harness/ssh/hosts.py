@@ -86,13 +86,7 @@ def load(path: Path | None = None) -> dict[str, Host]:
     if not path.exists() and VARIABLE not in os.environ:
         return {}
     data = read(path, _HINT if path.exists() else f"{VARIABLE} names it")
-    unknown = sorted(data.keys() - {"hosts"})
-    tables = data.get("hosts", {})
-    if unknown or not isinstance(tables, dict):
-        raise UsageError(
-            f"{path}: {unknown[0] if unknown else 'hosts'} is not understood",
-            "a host is a table [hosts.NAME]",
-        )
+    tables = Values(path, "", data, ("hosts",), "a host is a table [hosts.NAME]").named("hosts")
     return {name: _host(path, name, table) for name, table in tables.items()}
 
 
@@ -154,12 +148,14 @@ _KEYS = (
     "lock",
     "folder",
 )
+_SECRET = frozenset({"power-cycle", "console"})
+"""Commands that may hold passwords."""
 _BOOT_KEYS = ("how", "command", "prepare", "parameters", "reboot")
 
 
 def _host(path: Path, name: str, table: Any) -> Host:
     """Make a host of its table."""
-    values = Values(path, f"hosts.{name}", table, _KEYS, _HINT)
+    values = Values(path, f"hosts.{name}", table, _KEYS, _HINT, _SECRET)
     key = values.text("key")
     return Host(
         name=name,
@@ -182,11 +178,12 @@ def _host(path: Path, name: str, table: Any) -> Host:
 
 def _boot(path: Path, name: str, table: Any) -> BootWay:
     values = Values(path, f"hosts.{name}.boot", table, _BOOT_KEYS, _HINT)
-    how, command = values.text("how") or "none", values.text("command") or ""
-    if how not in HOW:
-        raise values.wrong("how", f"is one of {', '.join(HOW)}")
-    if (how == "one-shot") != bool(command):
-        raise values.wrong("command", "goes with how = 'one-shot', and only with it")
+    how, command = values.choice("how", HOW, "none"), values.text("command") or ""
+    if how == "one-shot" and not command:
+        raise values.wrong("command", "what makes the next boot take the kernel (how = 'one-shot')")
+    if how != "one-shot" and command:
+        found = f"is given, and how is {how!r}"
+        raise values.wrong("command", "it only with how = 'one-shot'", found)
     return BootWay(
         how,
         command,
