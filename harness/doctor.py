@@ -19,6 +19,7 @@ from harness import kbuild
 from harness.cli.run import make_console
 from harness.distributions import how_to_install
 from harness.host_packages import lacking, missing_packages, optional
+from harness.hostcpu import HERE, why_not_x86_64
 from harness.kselftest import build as selftests
 from harness.machine import installed
 from harness.preflight import examine
@@ -113,6 +114,8 @@ def _table(found: Iterable[Finding]) -> Table:
 
 
 def _python() -> Iterator[Finding]:
+    if reason := why_not_x86_64("all but the emulator and remote hosts"):
+        yield Finding("machine", State.MISSING, reason, HERE, "vng, local, builds")
     yield Finding("python", State.OK, f"{platform.python_version()} ({sys.executable})")
     unicorn = importlib.metadata.version("unicorn")
     yield Finding("unicorn", State.OK, unicorn, needed_for="emulator")

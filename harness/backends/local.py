@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from harness import agent
 from harness.backends.base import Backend, Unconfigurable
 from harness.errors import UserError
+from harness.hostcpu import why_not_x86_64
 from harness.kernel import Kernel
 from harness.wire import RemoteKernel
 
@@ -57,6 +58,8 @@ def start_agent(name: str, program: Path = Path(agent.__file__)) -> RemoteKernel
 
 def why_no_kvm() -> str | None:
     """Say in one line why /dev/kvm cannot be used here, None where it can."""
+    if reason := why_not_x86_64("backend local"):
+        return reason
     if not KVM.exists():
         return "/dev/kvm is missing: load kvm_amd, or enable SVM in the BIOS"
     if not os.access(KVM, os.R_OK | os.W_OK):

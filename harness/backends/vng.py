@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from harness import kbuild
 from harness.backends.base import Backend, kvm_amd_parameters
 from harness.errors import UsageError
+from harness.hostcpu import why_not_x86_64
 from harness.kernel import Kernel
 from harness.pool import ATTEMPTS
 from harness.vng.boot import BOOT_TIMEOUT, boot
@@ -41,6 +42,8 @@ class VngBackend(Backend):
 
     def unavailable(self) -> str | None:
         """Without QEMU or a kernel nothing can be booted."""
+        if reason := why_not_x86_64("backend vng, whose kernels use this machine's programs,"):
+            return reason
         if virtme_run() is None:
             return "virtme-ng is not there: start snptest by ./snptest, which installs it"
         if shutil.which(STOCK.qemu) is None and shutil.which("apt-get") is None:

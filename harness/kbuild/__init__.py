@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.errors import BuildError, UsageError
 from harness.host_packages import ensure_packages
+from harness.hostcpu import need_x86_64
 from harness.kbuild import base as bases
 from harness.kbuild import cache, origin
 from harness.kbuild.compile import compiler_version
@@ -284,6 +285,7 @@ class _Job:
 
     def begin(self, *, quiet: bool = False) -> None:
         """Get what building needs; say what was decided about the series, unless told before."""
+        need_x86_64("building kernels")
         ensure_packages(PACKAGES, "for building kernels", self._say)
         if not quiet:
             self.say_notes()

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from harness.errors import BuildError, UserError
 from harness.host_packages import ensure_packages
+from harness.hostcpu import need_x86_64
 from harness.kbuild import KernelBuild, cache
 from harness.kbuild.compile import compiler, compiler_version, first_error, running
 from harness.kbuild.progress import Progress
@@ -123,6 +124,7 @@ def build(
     if known is not None:
         return known
     progress = progress or Progress()
+    need_x86_64("building selftests")
     ensure_packages(PACKAGES, "for building selftests", say)
     directory = home() / key_of(kernel)
     with scratch() as folder:

@@ -19,6 +19,7 @@ from pathlib import Path
 from harness.command import captured
 from harness.errors import BuildError
 from harness.host_packages import ensure_packages
+from harness.hostcpu import need_x86_64
 from harness.kbuild import cache
 from harness.kbuild.compile import compiler_version
 from harness.kbuild.progress import Progress
@@ -51,6 +52,8 @@ def build(
     cannot be had, a patch does not apply, the compiler complained.
     """
     progress = progress or Progress()
+    # QEMU would run anywhere; the kernels it boots have this machine's programs as theirs.
+    need_x86_64("the SNP machine")
     ensure_packages(PACKAGES, "for building the SNP machine", say)
     series = patches.load(folder) if folder is not None else []
     with cache.locked(say, _LOCK):

@@ -13,6 +13,7 @@ from pathlib import Path
 from harness import agent
 from harness.errors import BootError
 from harness.host_packages import ensure_packages
+from harness.hostcpu import need_x86_64
 from harness.kbuild import KernelBuild
 from harness.vng import init
 from harness.vng.machine import STOCK, Machine
@@ -21,7 +22,8 @@ MAX_TMPDIR = 107 - len("/snptest-vng-12345678/psp.sock.ctl")
 
 
 def need_qemu(machine: Machine) -> None:
-    """Install QEMU where it is missing."""
+    """Install QEMU where it is missing; UserError on a machine whose programs are not x86-64's."""
+    need_x86_64("booting kernels, which use this machine's programs,")
     if machine is STOCK and shutil.which(machine.qemu) is None:
         ensure_packages(["qemu-system-x86"], "for booting kernels")
 
