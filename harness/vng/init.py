@@ -11,8 +11,9 @@ FOLDER holds agent.py and `modules`, a list of files to load in that order; the 
 agent's.  The last line on the console is `snptest-init: ` and what became of the agent: that
 is how a kernel that stopped for want of an agent is told from one that died.
 
-Where FOLDER has a file `command`, there is no agent: the command in it (JSON: argv, cwd) runs
-with its input and output on virtme-ng's ports, and its exit status goes to the port for that.
+Where FOLDER has a file `command`, there is no agent: the command in it (JSON: argv, cwd, shared)
+runs with its input and output on virtme-ng's ports, and its exit status goes to the port for that.
+The paths in `shared` are below a folder that the guest has of its own; they are put back there.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _OPTIONAL = ("debugfs", "tracefs")
 _POWER_OFF = 0x4321FEDC  # LINUX_REBOOT_CMD_POWER_OFF
 _FINIT_MODULE = 313  # x86-64
 _EBUSY, _EEXIST = 16, 17
+_MS_BIND = 4096
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,6 +75,20 @@ def mount(source: str, target: str, kind: str) -> None:
     # devtmpfs: the kernel may have mounted it by itself.
     if code != _EBUSY and kind not in _OPTIONAL:
         raise OSError(code, os.strerror(code), target)
+
+
+def put_back(path: str, held: int) -> None:
+    """Mount what is held open, a folder or a file, at its path in a file system that is new."""
+    source = f"/proc/self/fd/{held}"
+    if os.path.isdir(source):
+        os.makedirs(path, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    if _libc.mount(source.encode(), os.fsencode(path), None, _MS_BIND, None) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
+    os.close(held)
 
 
 def parameters(module: str, words: list[str]) -> str:
@@ -126,8 +142,12 @@ def prepare(folder: str) -> tuple[ModuleType, dict[str, Any] | None]:
         words = cmdline.read().split()
     for module in modules:
         load(f"{folder}/{module}", words)
+    shared = command["shared"] if command else []
+    held = [(path, os.open(path, os.O_PATH | os.O_CLOEXEC)) for path in shared]
     for source, target, kind in _MOUNTS[3:]:
         mount(source, target, kind)
+    for path, each in held:
+        put_back(path, each)
     loopback()
     return agent, command
 

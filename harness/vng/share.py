@@ -17,6 +17,7 @@ from harness.hostcpu import need_x86_64
 from harness.kbuild import KernelBuild
 from harness.vng import init
 from harness.vng.machine import STOCK, Machine
+from harness.vng.sharedpaths import shared
 
 MAX_TMPDIR = 107 - len("/snptest-vng-12345678/psp.sock.ctl")
 
@@ -61,7 +62,12 @@ def fill(
             shutil.copy(program.__file__, folder)
         (folder / "modules").write_text("".join(f"{each}\n" for each in modules))
         if command:
-            what = {"argv": list(command), "cwd": str(Path.cwd())}
+            folder_of_command = Path.cwd()
+            what = {
+                "argv": list(command),
+                "cwd": str(folder_of_command),
+                "shared": shared(command, folder_of_command),
+            }
             (folder / "command").write_text(json.dumps(what))
     except OSError as error:
         raise BootError(

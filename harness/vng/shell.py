@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from harness.errors import BootError
 from harness.kbuild import KernelBuild
@@ -21,6 +22,7 @@ from harness.vng.machine import STATUS, Paths, Setup, script_command, shell_comm
 from harness.vng.qemu import Qemu
 from harness.vng.scene import examine
 from harness.vng.share import fill, make_scratch, need_qemu
+from harness.vng.sharedpaths import shared, unseen
 from harness.vng.snp import Firmware
 
 _USER_SPACE = " as init process"
@@ -30,8 +32,13 @@ def run_in(kernel: KernelBuild, setup: Setup, command: Sequence[str], timeout: f
     """Boot a kernel, run a command in it as root, return its exit status.
 
     The root file system is this machine's, read-only; /tmp, /var/tmp and /run are the
-    guest's own.  BootError where the kernel dies, or the command has not ended in time.
+    guest's own, with what the command names there put back (harness/vng/sharedpaths.py).
+    UsageError where that cannot be; BootError where the kernel dies, or the command has not
+    ended in time.
     """
+    shared(command, Path.cwd())  # what cannot be seen there is told before the boot
+    if left_out := unseen(command, Path.cwd()):
+        os.write(2, f"{left_out}\n".encode())
     need_qemu(setup.machine)
     paths = Paths(make_scratch(), new_path(kernel.name))
     with contextlib.ExitStack() as undo:

@@ -13,12 +13,14 @@ from harness.cli.machine import complete_machine
 HELP = """Boot a kernel that `snptest build` made, for one command or for a look around.
 
 The root file system is this machine's, read-only; /tmp, /var/tmp and /run are the guest's
-own.  KVM's modules are loaded.  What the command prints and its exit status are passed on; the
-console is kept apart, in a file.
+own.  Of them the guest sees the working directory, the program with what lies beside it, and
+files that arguments name, read-only, too.  KVM's modules are loaded.  What the command prints
+and its exit status are passed on; the console is kept apart, in a file.
 
 \b
 Examples:
   snptest boot mine -- uname -a
+  snptest boot mine -- ./reproducer < input
   snptest boot mine -p kvm_amd.sev_snp=0 -- dmesg
   snptest boot mine --machine snp -- dmesg      on the machine of `snptest machine build`
   snptest boot mine                     a root shell on this terminal
