@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from harness import kbuild
 from harness.cli.machine import need_machine
 from harness.errors import UsageError
-from harness.vng.machine import Setup
+from harness.vng.accel import slowness
+from harness.vng.machine import STOCK, Setup
 from harness.vng.shell import explore, run_in
 from harness.vng.snp import choose
 
@@ -31,6 +32,9 @@ def boot(
     kernel = kbuild.get(name)
     kind = choose(machine, kernel)
     setup = Setup(kernel.bzimage, kind, memory, cpus, parameters)
+    # Where standard error is no terminal it is the command's alone.
+    if kind is STOCK and sys.stderr.isatty() and (slow := slowness()):
+        print(slow, file=sys.stderr)
     if not command:
         if not sys.stdin.isatty() or not sys.stdout.isatty():
             raise UsageError(

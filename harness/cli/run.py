@@ -28,7 +28,8 @@ from harness.report.outcome import BOOT, exit_code
 from harness.report.words import counted
 from harness.runner import ROOT, SILENCE, Event, Run
 from harness.splats import known
-from harness.vng.machine import check_memory
+from harness.vng.accel import slowness
+from harness.vng.machine import STOCK, check_memory
 
 SUITES = ROOT / "suites"
 BUILT = "run"
@@ -108,6 +109,7 @@ def run_suites(options: RunOptions) -> int:
     if options.json:
         files.append(JsonLines(options.json))
     live.header(console, header)
+    tell_slowness(options.machine, console)
     header |= {"folder": str(folder)} | identity.describe(
         backend=options.backend,
         kernel=options.kernel,
@@ -126,6 +128,12 @@ def run_suites(options: RunOptions) -> int:
         recorder.end()
     console.print(Text(f"results: {_shown(folder)}", style="dim"), soft_wrap=True)
     return code
+
+
+def tell_slowness(machine: str | None, console: Console) -> None:
+    """Say that all is emulated, where KVM could do it and cannot be used here."""
+    if machine == STOCK.name and (slow := slowness()):
+        console.print(Text(slow, style="yellow"), soft_wrap=True)
 
 
 def _built(options: RunOptions) -> RunOptions:

@@ -10,6 +10,11 @@ from pathlib import Path
 
 PROBE_TIMEOUT = 20.0
 _QEMU = "qemu-system-x86_64"
+KVM = Path("/dev/kvm")
+NESTED = Path("/sys/module/kvm_amd/parameters/nested")
+SLOWER = "3 to 15"
+"""Than without emulation, measured with QEMU 7.2 and Linux 6.1 in it: a loop that computes 3 times,
+system calls 5 to 8, page faults 8 to 15."""
 
 
 @cache
@@ -19,11 +24,7 @@ def accelerated(image: Path) -> bool:
     /dev/kvm may be there and hang its guests, so a kernel is booted to its panic for want of
     a root filesystem, under a deadline.
     """
-    nested = Path("/sys/module/kvm_amd/parameters/nested")
-    try:
-        if nested.read_text().strip() not in ("1", "Y") or not os.access("/dev/kvm", os.W_OK):
-            return False
-    except OSError:
+    if why_not() is not None:
         return False
     command = [_QEMU, "-accel", "kvm", "-cpu", "host", "-m", "512M", "-display", "none"]
     command += ["-no-reboot", "-nodefaults", "-serial", "stdio", "-kernel", str(image)]
@@ -39,3 +40,24 @@ def accelerated(image: Path) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and b"Kernel panic" in done.stdout
+
+
+def why_not() -> str | None:
+    """Say in one line why KVM cannot be used, as far as that is seen without trying."""
+    if not KVM.exists():
+        return "there is no /dev/kvm"
+    if not os.access(KVM, os.R_OK | os.W_OK):
+        return "no permission to use /dev/kvm (adduser $USER kvm, then log in again)"
+    try:
+        nested = NESTED.read_text().strip()
+    except OSError:
+        return "this machine's KVM is not kvm_amd, and has no SVM for its guests"
+    return None if nested in ("1", "Y") else f"kvm_amd.nested is {nested}: its guests have no SVM"
+
+
+def slowness() -> str | None:
+    """Say in one line that everything is emulated, why, and what that costs; None under KVM."""
+    reason = why_not()
+    if reason is None:
+        return None
+    return f"without KVM: {reason}; QEMU emulates the processor (TCG), {SLOWER} times slower"
