@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.kselftest.ktap_parse import MAX_DEPTH, MAX_DIAGNOSTICS, Case, Document, Status, parse
+from harness.kselftest.document import Case, Document, Status
+from harness.kselftest.ktap_parse import MAX_DEPTH, MAX_DIAGNOSTICS, parse
 from harness.report import ktap as ktap_report
 from harness.report.outcome import Outcome, Result
 
@@ -246,6 +247,26 @@ def test_what_a_program_counted_is_compared_with_its_lines(text: str, problem: s
     document = parse(text)
     assert document.bad is (problem is not None)
     assert [each for each in document.problems if problem and problem in each] or problem is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        # As run_kselftest.sh and MPTCP's tests have those of the programs that they run.
+        ("# not ok 2 sub\nok 1 outer\n", "a comment has a result that failed: sub"),
+        ("# # not ok 2\nok 1 outer\n", "a comment has a result that failed: number 2"),
+        ("# ok 2 sub\nok 1 outer\n", None),
+        ("# not ok 2 sub # SKIP no SNP\nok 1 outer\n", None),
+        ("# not ok 2 sub # TODO later\nok 1 outer\n", None),
+        ("# not ok, all is well\nok 1 outer\n", None),
+        ("# Planned tests != run tests (3 != 1)\nok 1 outer\n", "it says: Planned tests != run"),
+        ("\tnot ok 1 inner\nok 1 outer\n", ""),
+    ],
+)
+def test_failures_in_other_places_than_result_lines(text: str, problem: str | None) -> None:
+    document = parse(f"TAP version 13\n1..1\n{text}")
+    assert document.bad is (problem is not None)
+    assert not problem or any(problem in each for each in document.problems)
 
 
 def test_totals_of_failures_are_failures() -> None:

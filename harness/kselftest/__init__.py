@@ -4,6 +4,7 @@
 catalogue.py    which ones run unless others are named, and how long each may take
 sources.py      the part of the tree that they are built from, and what it has
 build.py        building them, cached by content
-ktap_parse.py   what they print
+document.py     what they print: results, plan, totals
+ktap_parse.py   from text to that
 judge.py        from output and exit status to an outcome and a reason
 """

@@ -8,7 +8,8 @@ import signal
 from dataclasses import dataclass
 
 from harness.kernel import Completed
-from harness.kselftest.ktap_parse import Document, Status, parse
+from harness.kselftest.document import Document, Status
+from harness.kselftest.ktap_parse import parse
 from harness.kselftest.sources import Prints
 from harness.report import sanitize
 from harness.report.outcome import Outcome
@@ -127,7 +128,7 @@ def _why_skipped(document: Document, lines: list[str]) -> str:
 
 def _why_failed(done: Completed, document: Document, lines: list[str], timeout: float) -> str:
     found = [_ended(done, timeout)] if done.status != 0 else []
-    failures = list(document.failures())
+    failures = list(dict.fromkeys(document.failures()))
     # What a crash or a time-out left undone is no failure of its own.
     named = [(path, why) for path, why in failures if path] or failures
     for path, why in named[:MAX_NAMED]:
