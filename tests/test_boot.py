@@ -165,7 +165,7 @@ def test_a_shells_status_is_passed_on(update: test_vng.Update) -> None:
 def test_a_machine_that_ends_before_its_shell_is_told(
     update: test_vng.Update, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shell, "shell_command", lambda setup, paths: ["sh", "-c", "exit 4"])
+    monkeypatch.setattr(shell, "shell_command", lambda *_: ["sh", "-c", "exit 4"])
     said = r"ended before its shell did \(QEMU ended with 4\)"
     with pytest.raises(BootError, match=said):
         shell.explore(update.kernel, Setup(update.kernel.bzimage))

@@ -14,6 +14,7 @@ import pytest
 from harness.errors import UsageError
 from harness.vng import init
 from harness.vng.sharedpaths import OWN, shared, unseen
+from harness.vng.shell import enter_folder
 
 
 @pytest.fixture
@@ -89,6 +90,17 @@ def test_what_cannot_be_seen_is_told_before_the_boot(command: list[str], folder:
 def test_these_are_what_the_guest_mounts_over() -> None:
     covered = {target for _, target, kind in init._MOUNTS if kind == "tmpfs"}
     assert covered - {"/dev/shm"} == set(OWN)
+
+
+def test_a_shell_goes_to_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / 'it\'s a "folder"'
+    folder.mkdir()
+    for hidden, steps in ((False, 0), (True, 2)):
+        commands = enter_folder(folder, hidden=hidden)
+        assert commands.count(" && ") == steps
+        script = f"mount() {{ :; }}; {commands} && pwd"
+        done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout == f"{folder}\n"
 
 
 MOUNTS = """\

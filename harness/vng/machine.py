@@ -25,6 +25,8 @@ VIRTME_TIMEOUT = 60.0
 DEFAULT_MEMORY = "1G"
 PORT = "snptest.agent"
 STATUS = "snptest.status"
+WORK = "/run/snptest-work"
+"""Where a shell's working directory is seen that the guest would not see."""
 _SIZE = re.compile(r"[1-9][0-9]{0,5}[MG]", re.ASCII)
 _INIT = re.compile(r"(?<!\S)init=\S+$")
 _ROOT = re.compile(r"(?<=\srootflags=)\S+")
@@ -179,15 +181,20 @@ def script_command(setup: Setup, paths: Paths) -> list[str]:
     ]
 
 
-def shell_command(setup: Setup, paths: Paths) -> list[str]:
+def shell_command(setup: Setup, paths: Paths, work: Path | None = None) -> list[str]:
     """Return virtme-ng's command for a shell on this terminal, in all that its init sets up.
 
     `paths.share` is seen as /run/snptest; its file `shell` is the shell to start.  What that
-    writes to the port STATUS goes to `paths.status`.
+    writes to the port STATUS goes to `paths.status`.  The folder `work` is seen as WORK.
     """
+    # Not --pwd: its folder would be a word of the kernel's command line, and has to be there
+    # before the shell is.
+    folders = [f"--rodir=run/snptest={paths.share}"]
+    if work is not None:
+        folders.append(f"--rodir={WORK.lstrip('/')}={work}")
     return [
         *_options(setup),
-        *("--pwd", f"--rodir=run/snptest={paths.share}", "--shell", "/run/snptest/shell"),
+        *(*folders, "--shell", "/run/snptest/shell"),
         *("--qemu-opts", *setup.qemu_options(paths.psp)),
         *("-chardev", f"file,id=snptest,path={paths.status}"),
         *("-device", "virtio-serial-pci,id=snptest-bus"),

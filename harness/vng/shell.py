@@ -18,7 +18,7 @@ from harness.errors import BootError
 from harness.kbuild import KernelBuild
 from harness.vng.boot import BOOT_TIMEOUT, PARAMETERS
 from harness.vng.consolelog import new_path
-from harness.vng.machine import STATUS, Paths, Setup, script_command, shell_command
+from harness.vng.machine import STATUS, WORK, Paths, Setup, script_command, shell_command
 from harness.vng.qemu import Qemu
 from harness.vng.scene import examine
 from harness.vng.share import fill, make_scratch, need_qemu
@@ -66,6 +66,7 @@ def run_in(kernel: KernelBuild, setup: Setup, command: Sequence[str], timeout: f
 
 _SHELL = """#!/bin/sh
 {loads}
+{enter}
 {shell}
 status=$?
 for port in /sys/class/virtio-ports/*; do
@@ -78,8 +79,12 @@ exit $status
 def explore(kernel: KernelBuild, setup: Setup) -> int:
     """Boot a kernel to a root shell on this terminal, its modules loaded; return its exit status.
 
-    BootError where the machine ended and the shell had not.
+    It begins in the working directory, also where the guest has a folder of its own in its
+    place.  UsageError where it cannot be seen; BootError where the machine ended and the shell
+    had not.
     """
+    folder = Path.cwd()
+    hidden = shared(["sh"], folder) != []
     need_qemu(setup.machine)
     paths = Paths(make_scratch(), new_path(kernel.name))
     with contextlib.ExitStack() as undo:
@@ -89,18 +94,26 @@ def explore(kernel: KernelBuild, setup: Setup) -> int:
         # udev may have loaded some of them already.
         loads = "".join(f"insmod /run/snptest/{each} 2>/dev/null || :\n" for each in kernel.modules)
         users = shlex.quote(os.environ.get("SHELL") or "/bin/sh")
-        shell.write_text(_SHELL.format(loads=loads, shell=users, port=STATUS))
+        enter = enter_folder(folder, hidden=hidden)
+        shell.write_text(_SHELL.format(loads=loads, enter=enter, shell=users, port=STATUS))
         shell.chmod(0o755)
         undo.enter_context(kernel.in_use())
         if setup.machine.psp:
             undo.callback(Firmware(paths).stop)
         undo.callback(paths.status.unlink, missing_ok=True)
-        code = subprocess.call(shell_command(setup, paths))
+        code = subprocess.call(shell_command(setup, paths, folder if hidden else None))
         status = _status(paths)
         if status is not None:
             return status
         ended = f" (QEMU ended with {code})" if code else ""
         raise BootError(f"the machine ended before its shell did{ended}")
+
+
+def enter_folder(folder: Path, *, hidden: bool) -> str:
+    """Return the shell's commands to go to a folder; where it is hidden, from WORK's place."""
+    place = shlex.quote(str(folder))
+    bring = f"mkdir -p {place} && mount --bind {WORK} {place} && " if hidden else ""
+    return f"{bring}cd {place}"
 
 
 def _status(paths: Paths) -> int | None:
