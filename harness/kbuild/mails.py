@@ -159,27 +159,31 @@ def _end_of_mail(content: bytes) -> int | None:
         position = content.find(b"\n--" + boundary[1] + b"--", position)
         if position < 0:
             return None
+    seen = position
     for match in _ID_LINE.finditer(content, position):
-        start, names = _headers_around(content, match.start())
+        if match.start() < seen:
+            continue
+        start, seen, names = _headers_around(content, match.start(), seen)
         if start > position and {b"from", b"subject"} <= names:
             return start
     return None
 
 
-def _headers_around(content: bytes, position: int) -> tuple[int, set[bytes]]:
-    """Return where the headers begin in which a line lies, and the names of those."""
+def _headers_around(content: bytes, position: int, first: int) -> tuple[int, int, set[bytes]]:
+    """Return begin and end of the headers around a line, not before `first`, and their names."""
     start = position
-    while start > 0:
+    while start > first:
         above = content.rfind(b"\n", 0, start - 1) + 1
         if not _FIELD.match(content, above, start):
             break
         start = above
     names = set()
-    for raw in content[start:].split(b"\n"):
-        if not _FIELD.match(raw):
-            break
-        names.add(raw.partition(b":")[0].lower())
-    return start, names
+    end = start
+    while end < len(content) and _FIELD.match(content, end):
+        after = content.find(b"\n", end) + 1 or len(content)
+        names.add(content[end:after].partition(b":")[0].lower())
+        end = after
+    return start, end, names
 
 
 def _undone(piece: bytes) -> bytes:
