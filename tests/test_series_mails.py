@@ -313,6 +313,23 @@ def test_what_others_sent_into_the_thread_is_not_taken(toy: Path, tmp_path: Path
         load_all([f"{box}@r@example.org"])
 
 
+def test_patches_attached_to_an_answer_are_an_answer(toy: Path, tmp_path: Path) -> None:
+    """As a reviewer attaches what he would do instead; alone, they are what is meant."""
+    heads = (
+        "From: B <b@example.org>\nMessage-ID: <r@example.org>\nIn-Reply-To: <a2@example.org>\n"
+        "Subject: Re: [PATCH 2/3] KVM: SEV: change 2\n"
+    )
+    attached = [
+        f"Content-Type: text/x-patch\n\n{mail(f'PATCH {n}/2', body=diff(20 * n, f'long p{n}'))}"
+        for n in (1, 2)
+    ]
+    answer = heads + multipart("multipart/mixed", "\nRather so.\n", *attached)
+    series = load_all([write_mbox(tmp_path / "box", [*thread("PATCH", 3, "a"), answer])])
+    assert (applied(toy, series), series.notes) == (THREE, ())
+    (tmp_path / "answer.eml").write_text(answer)
+    assert applied(toy, load_all([tmp_path / "answer.eml"])) == LONG[:2]
+
+
 def test_series_that_have_nothing_in_common_follow_each_other(tmp_path: Path) -> None:
     second = [each.replace("KVM: SEV", "KVM: x86") for each in thread("PATCH", 2, "b")]
     box = write_mbox(tmp_path / "box", thread("PATCH", 3, "a") + second)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.kbuild import diffs
+from harness.kbuild.subject import parse
 from harness.report import sanitize
 
 LIMIT = 256 << 20
@@ -66,6 +67,8 @@ class Mail:
     date: float = 0.0
     """When it was sent, seconds of the epoch; 0 where it does not say."""
     is_mail: bool = True
+    answer: bool = False
+    """Whether it was attached to an answer, whatever its own subject says."""
 
 
 def read(path: Path, content: bytes | None = None) -> list[Mail]:
@@ -254,6 +257,7 @@ def _mail(name: str, message: Message, text: bytes, outer: Message) -> Mail:
         own[0] if own else "",
         tuple(ancestors),
         date,
+        answer=parse(header(outer, "Subject")).reply,
     )
 
 

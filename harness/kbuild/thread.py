@@ -174,9 +174,11 @@ class Groups:
 def read(mails: Iterable[Mail]) -> Thread:
     """Find the postings in mails; answers, also those with a diff, and cover letters are none."""
     letters = [Letter(n, mail, parse(mail.subject)) for n, mail in enumerate(mails)]
-    if len(letters) == 1:  # that is meant, whatever its subject says
-        alone = dataclasses.replace(letters[0].subject, reply=False)
-        letters = [dataclasses.replace(letters[0], subject=alone)]
+    if len({each.mail.identifier or each.position for each in letters}) == 1:
+        # One mail is meant, whatever its subject says, and so is what is attached to it.
+        letters = [_with_reply(each, reply=False) for each in letters]
+    else:
+        letters = [_with_reply(e, reply=e.subject.reply or e.mail.answer) for e in letters]
     letters = _dated(letters)
     everything = Groups()
     for each in letters:
@@ -188,6 +190,10 @@ def read(mails: Iterable[Mail]) -> Thread:
     found = [posting for posting in found if posting.patches]
     found.sort(key=lambda posting: posting.position)
     return Thread(tuple(letters), tuple(found), everything)
+
+
+def _with_reply(letter: Letter, *, reply: bool) -> Letter:
+    return dataclasses.replace(letter, subject=dataclasses.replace(letter.subject, reply=reply))
 
 
 def _dated(letters: list[Letter]) -> list[Letter]:
