@@ -145,6 +145,24 @@ def test_a_fido_key_that_nobody_touches(lab: Lab, monkeypatch: pytest.MonkeyPatc
         agent.close()
 
 
+def test_a_certificate_whose_key_the_agent_does_not_sign_with(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key's file lies elsewhere, and the agent's owner does not confirm (ssh-add -c)."""
+    key = made(lab.box, "confirmed")
+    sign = ["ssh-keygen", "-q", "-s", str(lab.folder / "authority"), "-I", "x", f"{key}.pub"]
+    subprocess.run(sign, check=True, timeout=60)
+    with real_agent(lab.folder) as agent:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
+        monkeypatch.setenv("SSH_ASKPASS", "/bin/false")
+        key.with_name("confirmed-cert.pub").rename(lab.folder / "confirmed.crt")
+        subprocess.run(["ssh-add", "-q", "-c", str(key)], check=True, timeout=60)
+        lab.configure(NO_KEYS + f" CertificateFile {lab.folder / 'confirmed.crt'}\n")
+        assert not lab.by_ssh().entered
+        with pytest.raises(NotLetIn, match=r"confirmed.crt: the agent refused to sign"):
+            lab.by_us()
+
+
 def test_what_cannot_be_used_is_said(lab: Lab, strangers: list[Path]) -> None:
     """Nothing lets the user in: each key is named, with what is wrong with it."""
     putty = lab.folder / "putty"

@@ -60,9 +60,9 @@ class Host:
     user: str | None = None
     port: int | None = None
     key: Path | None = None
-    """Private key; without one the SSH agent's and ~/.ssh's are tried."""
+    """Private key, the only one that is tried; without one those that ssh would offer are."""
     jump: str | None = None
-    """Host to go through: one of the file, or [USER@]ADDRESS[:PORT]."""
+    """Hosts to go through, with commas: those of the file, or [USER@]ADDRESS[:PORT]."""
     sudo: bool = False
     """Whether the agent is started by `sudo -n`."""
     boot: BootWay = BootWay()

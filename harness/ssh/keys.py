@@ -125,6 +125,8 @@ class Keys:
                 copy = key.copy()
                 copy.public_blob = PublicBlob.from_file(str(path))
                 yield Candidate(f"{shown} with {_shown(key)}", copy)
+                if copy.refusal:
+                    self.skipped.append(f"{shown}: {copy.refusal}")
                 return
         for file in files:
             if file.fingerprint == wanted:
