@@ -169,6 +169,7 @@ def lab(built: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setenv("HOME", str(built.box.home))
     monkeypatch.setenv("SNPTEST_HOSTS", str(built.box.write_hosts()))
     monkeypatch.setenv(openssh.VARIABLE, str(built.box.configure()))
+    monkeypatch.setenv("SHELL", "/bin/sh")  # which runs a ProxyCommand
     monkeypatch.setenv("LAB", str(built.folder))
     built.trust("alias", "ali", "snp")
     return built
@@ -315,6 +316,14 @@ CASES = {
     "HostKeyAlgorithms": BOX + "HostKeyAlgorithms ssh-ed25519,rsa-sha2-512\n",
     "a name in capitals": "Host BOX*\n HostName LOCALHOST\n Port {box}\n IdentityFile {key}\n"
     + BOX,
+    "PubkeyAcceptedAlgorithms": BOX.replace("{key}", "{folder}/rsa")
+    + " IdentityFile {folder}/ecdsa\nPubkeyAcceptedAlgorithms ecdsa-sha2-nistp256\n",
+    "PubkeyAcceptedAlgorithms without RSA": BOX.replace("{key}", "{folder}/rsa")
+    + " IdentityFile {key}\nPubkeyAcceptedAlgorithms -*rsa*\n",
+    "PubkeyAcceptedAlgorithms without certificates": BOX.replace("{key}", "{folder}/certified")
+    + " IdentityFile {key}\nPubkeyAcceptedAlgorithms -*cert*\n",
+    "PubkeyAcceptedAlgorithms with RSA": BOX.replace("{key}", "{folder}/rsa")
+    + " IdentityFile {key}\nPubkeyAcceptedAlgorithms rsa-sha2-512,ssh-ed25519\n",
     "many algorithms": BOX + "Ciphers aes256-ctr\nMACs hmac-sha2-256\nKexAlgorithms "
     "curve25519-sha256\nPubkeyAcceptedAlgorithms ssh-ed25519\nLogLevel DEBUG3\n",
 }
@@ -450,7 +459,6 @@ def test_proxy_commands_that_fail(lab: Lab, monkeypatch: pytest.MonkeyPatch, nam
     """Each is one line, none hangs, and nothing is left running."""
     command, said = PROXIES[name]
     monkeypatch.setattr(connection, "CONNECT_TIMEOUT", 3.0)
-    monkeypatch.setenv("SHELL", "/bin/sh")
     lab.configure(BOX + f"ProxyCommand {command}\n")
     started = descendants(os.getpid())
     with pytest.raises(HostError, match=said) as caught:

@@ -49,6 +49,8 @@ class Way:
     """The agent's socket."""
     public_key: bool
     """PubkeyAuthentication."""
+    key_algorithms: tuple[str, ...]
+    """PubkeyAcceptedAlgorithms: what a key may be used with."""
     known_as: str
     """Its name in known_hosts."""
     known_files: tuple[Path, ...]
@@ -127,6 +129,7 @@ def _way(host: Host, settings: Settings, proxy: Proxy | None) -> Way:
         only_keys=host.key is not None or settings.flag("identitiesonly"),
         agent=_agent(settings),
         public_key=settings.flag("pubkeyauthentication", True),
+        key_algorithms=tuple((settings.get("pubkeyacceptedalgorithms") or "").split(",")),
         known_as=settings.get("hostkeyalias") or name_of(address, port),
         known_files=settings.paths("userknownhostsfile") + settings.paths("globalknownhostsfile"),
         revoked=settings.paths("revokedhostkeys"),

@@ -17,6 +17,8 @@ from harness.ssh.problems import NotLetIn
 
 AUTH_TIMEOUT = 30.0
 """Seconds for one key."""
+_RSA = frozenset({"rsa-sha2-512", "rsa-sha2-256"})
+"""What signatures of an RSA key are called; certificates have a suffix besides."""
 _NAMED = 4
 """Keys that a message names; an agent may have dozens."""
 
@@ -80,7 +82,7 @@ def _authenticate(transport: paramiko.Transport, way: Way) -> str:
     tried: list[str] = []
     try:
         for candidate in keys.candidates():
-            if why := _unsuitable(transport, candidate):
+            if why := _unsuitable(transport, way, candidate):
                 keys.skipped.append(f"{candidate.shown}: {why}")
                 continue
             tried.append(candidate.shown)
@@ -116,14 +118,19 @@ def _offer(transport: paramiko.Transport, way: Way, candidate: Candidate, number
     return True
 
 
-def _unsuitable(transport: paramiko.Transport, candidate: Candidate) -> str:
-    """Say why a key would end the connection: paramiko gives up where RSA is not agreed on."""
-    if "rsa" not in candidate.key.get_name():
+def _unsuitable(transport: paramiko.Transport, way: Way, candidate: Candidate) -> str:
+    """Say why a key is not offered: ssh would not, or it would end the connection."""
+    certificate = candidate.key.public_blob
+    kind = certificate.key_type if certificate is not None else candidate.key.get_name()
+    names = {kind} | {kind.replace("ssh-rsa", name) for name in _RSA}
+    if any(way.key_algorithms) and names.isdisjoint(way.key_algorithms):
+        return f"PubkeyAcceptedAlgorithms of the ssh configuration leaves out {kind}"
+    if "rsa" not in kind:
         return ""
     extensions = transport.server_extensions  # type: ignore[attr-defined]  # not in the stubs
     listed = extensions.get("server-sig-algs", b"").decode(errors="replace")
-    if listed and not {"rsa-sha2-512", "rsa-sha2-256"} & set(listed.split(",")):
-        return "the host takes no RSA keys"
+    if listed and _RSA.isdisjoint(listed.split(",")):
+        return "the host takes no RSA keys"  # where RSA is not agreed on, paramiko gives up
     return ""
 
 
