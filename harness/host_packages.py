@@ -69,6 +69,8 @@ BRINGS = {
     "gzip": Brings(("gzip",)),
     "tar": Brings(("tar",)),
     "bash": Brings(("bash",)),
+    "openssh-client": Brings(("ssh", "ssh-add", "ssh-agent", "ssh-keygen")),
+    "openssh-server": Brings(("sshd",)),
 }
 """By Debian's name of the package."""
 

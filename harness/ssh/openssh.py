@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO
 
+from harness.distributions import how_to_install
 from harness.errors import UsageError
 from harness.report import sanitize
 from harness.ssh.hosts import Host
@@ -31,7 +32,7 @@ VARIABLE = "SNPTEST_SSH_CONFIG"
 """Environment variable that names the only configuration file to be read, as `ssh -F` does."""
 TIMEOUT = 60.0
 """Seconds for one `ssh -G`: commands of `Match exec` run in it, and names may be looked up."""
-PACKAGE = "openssh-client (Debian, Ubuntu), openssh-clients (Fedora, SUSE) or openssh (Arch)"
+PACKAGE = "openssh-client"
 
 _NOISE = ("debug", "warning", "pseudo-terminal", "percent_dollar_expand: failed")
 
@@ -139,7 +140,9 @@ def ask(host: Host) -> Settings:
     shown = sanitize.line(host.address)
     program = shutil.which("ssh")
     if program is None:
-        raise UsageError("there is no program ssh, which reads the ssh configuration", PACKAGE)
+        raise UsageError(
+            "there is no program ssh, which reads the ssh configuration", how_to_install([PACKAGE])
+        )
     file = os.environ.get(VARIABLE)
     words = [program, *(["-F", file] if file else []), "-G", "-T"]
     # The first has ssh compute %C.  The second leaves room for a command, as tests run one:
@@ -161,7 +164,9 @@ def ask(host: Host) -> Settings:
         name, _, value = line.partition(" ")
         values.setdefault(name.lower(), []).append(value)
     if not {"hostname", "user", "port"} <= values.keys():
-        raise UsageError(f"{program} is not OpenSSH's: `ssh -G` says no host name", PACKAGE)
+        raise UsageError(
+            f"{program} is not OpenSSH's: `ssh -G` says no host name", how_to_install([PACKAGE])
+        )
     return Settings(host.address, {name: tuple(each) for name, each in values.items()})
 
 
