@@ -179,7 +179,8 @@ def test_what_fails_before_python_is_no_failed_test(
         case _:
             tree.run()
             (tree.root / ".venv" / "bin" / "python").write_text("#!/no/such/interpreter\n")
-    got, _, err = tree.run(command, **extra)
+    tree.environment |= extra
+    got, _, err = tree.run(command)
     assert got == code or (fault == "no program" and got in (126, 127)), err
     assert err
 
