@@ -71,6 +71,23 @@ def test_output_goes_on_where_a_file_ends(update: test_vng.Update, tmp_path: Pat
     assert lines.count("err") == 1
 
 
+def test_output_that_cannot_be_written_is_told(update: test_vng.Update) -> None:
+    """A command whose output is lost has not done what it was run for."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness", "boot", update.kernel.name, "--", "echo", "x"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=300,
+            check=False,
+        )
+    assert done.returncode == 3
+    said = b"snptest: cannot write to standard output: No space left on device"
+    assert said in done.stderr.splitlines()
+
+
 def test_a_kernel_that_dies_is_exit_3_with_its_console(update: test_vng.Update) -> None:
     done = snptest("boot", update.kernel.name, "--", "sh", "-c", "echo c > /proc/sysrq-trigger")
     assert done.returncode == 3

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -45,7 +44,7 @@ def boot(
     try:
         return run_in(kernel, setup, command, timeout)
     except KeyboardInterrupt:
-        os.write(2, b"interrupted\n")
+        print("interrupted", file=sys.stderr)
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)

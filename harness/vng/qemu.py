@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from harness import leash as leash_program
 from harness.kernel import TargetError
@@ -64,8 +65,8 @@ class Qemu:
         os.close(source)
         # Not our own: QEMU opens them anew, which empties a file and writes from its start.
         self._pumps = [
-            threading.Thread(target=_pump, args=(pipe, number), daemon=True)
-            for pipe, number in ((self.leash.stdout, 1), (self.leash.stderr, 2))
+            threading.Thread(target=_pump, args=(pipe, own), daemon=True)
+            for pipe, own in ((self.leash.stdout, sys.stdout), (self.leash.stderr, sys.stderr))
             if pipe is not None
         ]
         for pump in self._pumps:
@@ -151,15 +152,14 @@ class Qemu:
         self._paths.resets.unlink(missing_ok=True)
 
 
-def _pump(pipe: IO[bytes], number: int) -> None:
+def _pump(pipe: IO[bytes], own: TextIO) -> None:
+    """Pass on what comes; by the command line's own stream, which notices what gets lost."""
     with pipe:
         while data := os.read(pipe.fileno(), 1 << 16):
-            view = memoryview(data)
-            try:
-                while view:
-                    view = view[os.write(number, view) :]
-            except OSError:  # our reader has gone; QEMU must not be held up
-                number = os.open(os.devnull, os.O_WRONLY)
+            # Our reader may have gone; QEMU must not be held up.
+            with contextlib.suppress(OSError):
+                own.buffer.write(data)
+                own.buffer.flush()
 
 
 def _children(pid: int) -> list[int]:
