@@ -15,6 +15,11 @@ class UserError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
+    @property
+    def headline(self) -> str:
+        """The message's first line; what a build or a console said may stand below it."""
+        return self.message.partition("\n")[0]
+
 
 class UsageError(UserError):
     """The command line asks for what cannot be: exit code 2."""
@@ -22,6 +27,10 @@ class UsageError(UserError):
 
 class BuildError(UserError):
     """A kernel, guest or helper did not build, or the kernel did not boot: exit code 3."""
+
+
+class ResourceError(BuildError):
+    """This computer lacks what a build needs: memory, disk, a tool; no word about the sources."""
 
 
 class BootError(BuildError):

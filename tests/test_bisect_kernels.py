@@ -26,7 +26,7 @@ from harness.bisect.plan import Answer, End
 from harness.bisect.revisions import Range
 from harness.bisect.state import State
 from harness.cli import bisect as command
-from harness.errors import BuildError, UsageError
+from harness.errors import BuildError, ResourceError, UsageError
 from harness.kbuild import cache
 from harness.kbuild.kernel import name_file
 from harness.kbuild.tree import KernelTree
@@ -194,8 +194,32 @@ def test_what_does_not_build_or_boot_is_skipped(repository: Path, tmp_path: Path
     text = shown(bisection, answer)
     assert "the first bad one is one of 3: patch 3 of 7, patch 4 of 7, patch 5 of 7" in text
     flat = " ".join(text.split())
-    assert "not judged: patch 3 of 7: KVM: now 1 +: no build: " in flat
+    place = (
+        r"now 1 \+: no build: the kernel did not build: drivers/\S+\.c:\d+:\d+: error: expected "
+    )
+    assert re.search(place, flat)
+    assert re.search(r"expected [^:]*\(all of it: /\S+/failed/\w+\.log\)", flat)
     assert "not judged: patch 4 of 7: KVM: now 13: the kernel does not boot" in flat
+
+
+def test_for_want_of_memory_a_patch_is_not_blamed_and_tried_again(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = of_series(repository, series(tmp_path / "patches", "2", "3", "100", "101"))
+    real = kbuild.build
+
+    def build(name: str, *words: Any, **options: Any) -> kbuild.KernelBuild:
+        if name.endswith("-3"):
+            raise ResourceError("the kernel was not built, which is not its fault: Killed")
+        return real(name, *words, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kbuild, "build", build)
+        bisection, answer = bisected(searched, Judge())
+        assert (answer.end, answer.suspects) == (End.SEVERAL, (3, 4))
+        assert "not judged: patch 3 of 4" in shown(bisection, answer)
+    _, answer = bisected(searched, Judge())
+    assert (answer.end, answer.bad) == (End.FOUND, 3)
 
 
 def test_where_nothing_boots_it_ends(repository: Path, tmp_path: Path) -> None:

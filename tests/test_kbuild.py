@@ -17,7 +17,7 @@ from virtme import architectures
 from virtme.commands import configkernel
 
 from harness import apt, host_packages, kbuild
-from harness.errors import BuildError, UsageError
+from harness.errors import BuildError, ResourceError, UsageError
 from harness.kbuild import cache, compile, config, debsource
 from harness.kbuild.gitrun import GitError
 from harness.kbuild.series import Patch, load_series
@@ -329,26 +329,6 @@ def test_a_fragment_may_have_a_value_for_each_version(tmp_path: Path) -> None:
         config.find_fragments([str(tmp_path)])
 
 
-def test_the_first_error_is_shown_not_the_last_lines(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text(
-        "  CC      a.o\n"
-        "kvm/sev.c: In function 'f':\n"
-        "kvm/sev.c:3:9: error: 'x' undeclared\n"
-        "    3 |  x = 1;\n"
-        "  CC      b.o\n"
-        "make[3]: *** [scripts/Makefile.build:229: kvm/sev.o] Error 1\n"
-        "kvm/svm.c:1:1: error: another\n" + "  CC      c.o\n" * 100
-    )
-    assert compile.first_error(log).splitlines() == [
-        "kvm/sev.c: In function 'f':",
-        "kvm/sev.c:3:9: error: 'x' undeclared",
-        "    3 |  x = 1;",
-    ]
-    log.write_text("  CC      a.o\nmake[1]: *** [Makefile:1: a.o] Killed\n")
-    assert "Killed" in compile.first_error(log)
-
-
 def test_modules_know_what_they_depend_on(tmp_path: Path) -> None:
     module = tmp_path / "kvm-amd.ko"
     module.write_bytes(b"\x7fELF\0license=GPL\0depends=kvm,ccp\0name=kvm_amd\0")
@@ -367,9 +347,44 @@ def test_a_failing_make_is_a_build_error(tmp_path: Path, monkeypatch: pytest.Mon
     )
     make = compile.Compiler(source, tmp_path / "objects")
     log = tmp_path / "build.log"
-    with pytest.raises(BuildError, match=r"x\.c:1:2: error: no"):
+    with pytest.raises(
+        BuildError, match=r"^the kernel did not build: x\.c:1:2: error: no"
+    ) as caught:
         make.build(log, kbuild.Progress())
-    assert "ok.o" in log.read_text()
+    kept = Path(caught.value.hint.removeprefix("all of it: "))
+    log.write_text("of the next build")
+    assert "ok.o" in kept.read_text()
+
+
+def test_logs_of_failed_builds_are_kept_not_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    log = tmp_path / "log"
+    kept = []
+    for number in range(compile.KEPT_LOGS + 3):
+        log.write_text(f"{number}\n")
+        kept.append(compile.keep_log(log))
+        os.utime(kept[-1], (number, number))
+    there = [each for each in kept if each.exists()]
+    assert there == kept[3:]
+
+
+def test_a_make_that_lacks_memory_is_no_fault_of_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warning above, which is no error, is not blamed either."""
+    host_packages.ensure_packages(["make"], "for a test")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "Makefile").write_text(
+        "bzImage modules:\n\t@echo 'x.c:1:2: warning: odd'; kill -9 $$$$\n"
+    )
+    make = compile.Compiler(source, tmp_path / "objects")
+    with pytest.raises(ResourceError, match=r"not its fault: .*Killed") as caught:
+        make.build(tmp_path / "build.log", kbuild.Progress())
+    assert "memory" in caught.value.hint
 
 
 OFFERED = ["6.12.117-1~deb12u1", "6.12.107-1~deb12u1", "6.12.10-1"]

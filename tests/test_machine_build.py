@@ -273,27 +273,35 @@ def test_the_key_follows_content(folder: Path) -> None:
     assert len(others | {key}) == 6
 
 
-def test_the_first_error_is_shown(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text(
+def test_a_failed_step_names_the_first_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ninja's output, where the compiler's command stands between; and of configure's."""
+    said = (
         "[1/3] Compiling C object a.o\n"
         "a.c:1:1: warning: odd\n"
         "FAILED: target_i386_cpu.c.o \n"
-        "cc -Itarget -o x target_i386_cpu.c.o -c ../cpu.c\n"
-        "../cpu.c: In function 'f':\n"
-        "../cpu.c:7:3: error: 'x' undeclared\n"
+        "cc -Itarget -o x target_i386_cpu.c.o -c /q/source/cpu.c\n"
+        "/q/source/cpu.c: In function 'f':\n"
+        "/q/source/cpu.c:7:3: error: 'x' undeclared\n"
         "    7 |   x;\n"
         "[2/3] Compiling C object b.o\n"
         "b.c:1:1: error: another\n"
         "ninja: build stopped: subcommand failed.\n"
     )
-    assert compile.first_error(log).splitlines() == [
-        "../cpu.c: In function 'f':",
-        "../cpu.c:7:3: error: 'x' undeclared",
-        "    7 |   x;",
-    ]
-    log.write_text("checking\n\nERROR: glib-2.56 gthread-2.0 is required\nmore\n")
-    assert compile.first_error(log).startswith("ERROR: glib-2.56")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for text, reason in (
+        (said, "cpu.c:7:3: error: 'x' undeclared"),
+        ("checking\n\nERROR: glib-2.56 is required\nmore\n", "ERROR: glib-2.56 is required"),
+        ("FAILED: x.o \ncc -c x.c\nit crashed\n", "FAILED: x.o"),
+    ):
+        log = tmp_path / "log"
+        script = f"cat <<'END'\n{text}END\nexit 1"
+        command = ["sh", "-c", script]
+        with pytest.raises(BuildError) as caught:
+            compile._run(command, tmp_path, Path("/q/source"), log, Progress(), 60)
+        assert caught.value.headline == f"QEMU did not build: {reason}"
+        assert caught.value.hint == f"all of it: {log}"
 
 
 @pytest.fixture

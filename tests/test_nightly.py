@@ -251,14 +251,16 @@ def test_what_is_built_waits_and_the_rest_does_not(tmp_path: Path) -> None:
 
 def test_what_does_not_build_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     def build(revision: Revision) -> str:
-        raise BuildError("sev.c:7: error: expected ';'")
+        raise BuildError("sev.c:7: error: expected ';'\n    7 | x", "all of it: /log")
 
     wanted, farm = schedule(tmp_path), Farm()
     night = done(wanted, farm, Tools(farm, build, held))
     assert len(farm.asked) == 2
     broken = {name: each.broken for name, each in night.records.items() if each.broken}
     assert set(broken) == {"new/milan/psc", "new/milan/gmem", "new/turin/launch"}
-    assert broken["new/milan/psc"] == ["new was not built: sev.c:7: error: expected ';'"]
+    assert broken["new/milan/psc"] == [
+        "new was not built: sev.c:7: error: expected ';' (all of it: /log)"
+    ]
 
 
 def test_a_lost_host_s_jobs_go_to_its_equals(tmp_path: Path) -> None:

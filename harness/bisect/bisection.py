@@ -12,7 +12,7 @@ from harness.bisect.plan import Answer, Step, plan, upcoming
 from harness.bisect.revisions import Range, Revision
 from harness.bisect.state import State
 from harness.bisect.verdicts import Trial, Verdict, findings, trial_of
-from harness.errors import BuildError, UsageError
+from harness.errors import BuildError, ResourceError, UsageError
 from harness.kbuild.kernel import name_file
 from harness.report.outcome import ExitCode, Result
 
@@ -114,8 +114,9 @@ class Bisection:
             ahead.settle(request)
             kernel = build(request, self._listener.progress)
         except BuildError as error:
-            reason = " ".join(error.message.splitlines()[:3])
-            return Trial(step.number, step.only, trouble=f"no build: {reason}")
+            passing = isinstance(error, ResourceError)
+            reason = f"no build: {error.headline}" + (f" ({error.hint})" if error.hint else "")
+            return Trial(step.number, step.only, trouble=reason, passing=passing)
         coming = upcoming(self.searched.history, self.state.trials, step, self.asked.least)
         ahead.want([self._request(number) for number in coming])
         self._listener.running(step)

@@ -41,7 +41,7 @@ def outcome_of(trial: Trial) -> str:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         return f"{_short(name)}{more} {_times(seen)}: {sanitize.line(seen.reason, 160)}"
     if trial.trouble:
-        return sanitize.line(trial.trouble, 240)
+        return sanitize.line(trial.trouble, 600)
     errors = [seen for seen in trial.tests.values() if seen.outcome == "error"]
     if errors:
         return f"error: {sanitize.line(errors[0].reason, 160)}"
@@ -88,7 +88,7 @@ def remarks(bisection: Bisection, answer: Answer) -> list[str]:
     wanted, said = found.interest, []
     for number, reason in sorted(found.troubles.items()):
         if found.verdict(number) is Verdict.SKIP:
-            said.append(f"not judged: {revisions[number].title}: {sanitize.line(reason, 240)}")
+            said.append(f"not judged: {revisions[number].title}: {sanitize.line(reason, 600)}")
     if wanted.ignored:
         tests = ", ".join(map(_short, sorted(wanted.ignored)[:LISTED]))
         said.append(f"{len(wanted.ignored)} fail at the good end, and do not count: {tests}")

@@ -45,5 +45,6 @@ class State(Kept):
         return {"trials": [each.as_dict() for each in self.trials]}
 
     def take(self, content: dict[str, Any]) -> None:
-        """Take trials that were kept."""
-        self.trials = [Trial.from_dict(each) for each in content["trials"]]
+        """Take trials that were kept, without those that failed for want of memory or disk."""
+        trials = [Trial.from_dict(each) for each in content["trials"]]
+        self.trials = [each for each in trials if not each.passing]

@@ -90,6 +90,8 @@ class Trial:
     kernel: str = ""
     """The name of the kernel that ran."""
     seconds: float = 0.0
+    passing: bool = False
+    """Whether the trouble is this computer's (memory, disk): the next time it is tried again."""
 
     @property
     def rounds(self) -> int:
@@ -126,6 +128,7 @@ class Trial:
             str(record["folder"]),
             str(record["kernel"]),
             float(record["seconds"]),
+            record.get("passing") is True,
         )
 
 

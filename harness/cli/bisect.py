@@ -250,7 +250,8 @@ def _step(options: BisectOptions) -> int:
                     STEP_KERNEL, base, options.series, fragments=options.config, progress=progress
                 ).name
         except BuildError as error:
-            console.print(Text(f"skip: no build: {error}"), soft_wrap=True)
+            hint = f" ({error.hint})" if error.hint else ""
+            console.print(Text(f"skip: no build: {error.headline}{hint}"), soft_wrap=True)
             return SKIPPED
         words += ["--kernel", kernel]
     done = suiterun.run(words)

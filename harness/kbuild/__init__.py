@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import BuildError, UsageError
+from harness.errors import BuildError, ResourceError, UsageError
 from harness.host_packages import ensure_packages
 from harness.hostcpu import need_x86_64
 from harness.kbuild import base as bases
@@ -93,8 +93,10 @@ class PatchResult:
     """Counted from 1; 0 is the base."""
     patch: str
     error: str | None
-    """The first error; None where it built."""
+    """The first error, and where the log is; None where it built."""
     seconds: float
+    judged: bool = True
+    """False where this computer is to blame: memory, disk, a tool."""
 
 
 def build(
@@ -202,7 +204,8 @@ def build_every(
     """Build after each patch in turn, as maintainers ask of a series; yield what became of it.
 
     Ends behind the first that does not build, unless told to keep going; one that does not
-    apply always ends it.  The last one that built is called `name`.
+    apply, or a computer without memory or disk, always ends it.  The last one that built is
+    called `name`.
     """
     job = _Job(name, base, series, revision, until, fragments, progress or Progress(), say)
     if not job.patches:
@@ -215,7 +218,7 @@ def build_every(
             job.label = f"patch {number} of {len(job.patches)}: "
             began = datetime.datetime.now(datetime.UTC)
             error: str | None = None
-            applies = True
+            applies = judged = True
             try:
                 try:
                     commit = next(commits)
@@ -225,10 +228,11 @@ def build_every(
                 job.make(commit)
                 job.record(commit, job.patches[:number])
             except BuildError as caught:
-                error = caught.message
+                error = f"{caught.message}\n  {caught.hint}" if caught.hint else caught.message
+                judged = not isinstance(caught, ResourceError)
             seconds = (datetime.datetime.now(datetime.UTC) - began).total_seconds()
-            yield PatchResult(number, patch.name, error, round(seconds, 1))
-            if error is not None and (not keep_going or not applies):
+            yield PatchResult(number, patch.name, error, round(seconds, 1), judged)
+            if error is not None and (not keep_going or not applies or not judged):
                 return
 
 

@@ -110,6 +110,7 @@ def _build_every(options: BuildOptions) -> int:
             results.append(result)
             failed += result.error is not None
             outcome = "built" if result.error is None else "failed"
+            outcome = outcome if result.judged else "not judged, failed"
             line = f"{result.number}: {outcome} in {result.seconds:.0f} s: {result.patch}"
             console.print(Text(line))
     table = Table("", "patch", "result", "s", box=None)

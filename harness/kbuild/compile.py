@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
-from collections import deque
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness import leash
-from harness.errors import BuildError
-from harness.kbuild import cache
+from harness.errors import BuildError, ResourceError
+from harness.kbuild import cache, fault
 from harness.kbuild.progress import Progress
 
 MAKE_TIMEOUT = 5400.0
@@ -25,10 +26,8 @@ FULL_BUILD = 1850
 UNFINISHED = 10.0
 """Seconds before a make was killed in which a file that it left may have been begun."""
 TARGETS = ("bzImage", "modules")
-_STEP = re.compile(r"  [A-Z][A-Z0-9_]*(?: \[M\])? +\S")
-_ERROR = re.compile(r"(?:: (?:fatal )?error: |undefined reference to|: command not found|^ERROR: )")
-_FAILED = re.compile(r"make(?:\[\d+\])?: \*\*\* ")
-_CONTEXT = 8
+KEPT_LOGS = 20
+"""Logs of failed builds that are kept, in failed/ of the cache."""
 
 # Everything that would otherwise make the same source give another kernel.
 _PINNED = {
@@ -75,7 +74,8 @@ class Compiler:
 
     def build_modules(self, folder: Path) -> None:
         """Compile the modules in a folder of their own against the kernel that was built."""
-        self._make([f"M={folder}", "modules"], Progress(), 0, folder / "build.log")
+        log = folder / "build.log"
+        self._make([f"M={folder}", "modules"], Progress(), 0, log, "snptest's own modules")
 
     def release(self) -> str:
         """Return what uname -r will say."""
@@ -96,11 +96,17 @@ class Compiler:
         return sorted_paths
 
     def _make(
-        self, arguments: list[str], progress: Progress, expected: int, log: Path | None = None
+        self,
+        arguments: list[str],
+        progress: Progress,
+        expected: int,
+        log: Path | None = None,
+        what: str = "the kernel",
     ) -> int:
-        """Run make; return how many steps it took."""
+        """Run make for `what`; return how many steps it took."""
         command = [
             "make",
+            "-Otarget",  # what one compiler says stays together
             f"O={self.objects}",
             # Set, though empty: kbuild then adds no '+' for a tree that is not at a tag.
             "LOCALVERSION=",
@@ -110,6 +116,7 @@ class Compiler:
         ]
         log = log or self.objects / "snptest-config.log"
         self._running.touch()
+        began = time.monotonic()
         with (
             log.open("w", buffering=1) as sink,
             running(command, self.source, build_environment(**_PINNED)) as make,
@@ -118,15 +125,35 @@ class Compiler:
             steps = 0
             for line in make.stdout:
                 sink.write(line)
-                if _STEP.match(line):
+                if fault.STEP.match(line):
                     steps += 1
                     progress.count(steps, expected)
             status = make.wait(MAKE_TIMEOUT)
         if status < 128:  # not killed
             self._running.unlink(missing_ok=True)
         if status:
-            raise BuildError(f"the kernel did not build:\n{first_error(log)}", f"all of it: {log}")
+            if time.monotonic() - began > MAKE_TIMEOUT:
+                raise ResourceError(f"make did not end within {MAKE_TIMEOUT:g} s", f"see {log}")
+            raise fault.read(log, self._roots()).error(what, keep_log(log))
         return steps
+
+    def _roots(self) -> list[Path]:
+        """Return what make puts before names of files in the tree."""
+        relative = Path(os.path.relpath(self.source, self.objects))
+        return [self.source, relative, self.source.resolve()]
+
+
+def keep_log(log: Path) -> Path:
+    """Keep the log of a failed build, which the next build would overwrite; return where."""
+    folder = cache.root() / "failed"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = log.read_bytes()
+    kept = folder / f"{hashlib.sha256(content).hexdigest()[:12]}.log"
+    kept.write_bytes(content)
+    known = sorted(folder.glob("*.log"), key=lambda each: each.stat().st_mtime)
+    for old in known[:-KEPT_LOGS]:
+        old.unlink(missing_ok=True)
+    return kept
 
 
 def drop_unfinished(objects: Path) -> list[Path]:
@@ -186,28 +213,6 @@ def compiler_version() -> str:
         )
         versions.append(done.stdout.partition("\n")[0])
     return "; ".join(versions)
-
-
-def first_error(log: Path) -> str:
-    """Return the first error of a build's log with what surrounds it."""
-    before: deque[str] = deque(maxlen=3)
-    found: list[str] = []
-    last: deque[str] = deque(maxlen=_CONTEXT)
-    with log.open(errors="replace") as lines:
-        for raw in lines:
-            line = raw.rstrip("\n")
-            last.append(line)
-            if found:
-                if len(found) >= _CONTEXT or _FAILED.match(line) or _STEP.match(line):
-                    break
-                found.append(line)
-            elif _ERROR.search(line):
-                found = [each for each in before if not _STEP.match(each)] + [line]
-            elif _FAILED.match(line):
-                found = [*before, line]
-                break
-            before.append(line)
-    return "\n".join(found or last)
 
 
 @contextlib.contextmanager

@@ -20,11 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import BuildError, UserError
+from harness.errors import UserError
 from harness.host_packages import ensure_packages
 from harness.hostcpu import need_x86_64
-from harness.kbuild import KernelBuild, cache
-from harness.kbuild.compile import compiler, compiler_version, first_error, running
+from harness.kbuild import KernelBuild, cache, fault
+from harness.kbuild.compile import compiler, compiler_version, keep_log, running
 from harness.kbuild.progress import Progress
 from harness.kselftest.sources import (
     KVM,
@@ -135,9 +135,8 @@ def build(
         found = _make(source, folder / "out", kept / "build.log", progress)
         failed = _keep(found, folder / "out", source / KVM, kept)
         if len(failed) == len(found.tests):
-            log = directory.with_suffix(".log")
-            shutil.copy(kept / "build.log", log)
-            raise BuildError(f"no selftest compiled:\n{first_error(log)}", f"all of it: {log}")
+            log = kept / "build.log"
+            raise fault.read(log, [source]).error("the selftests", keep_log(log))
         printing = {name: prints(source, path) for name, path in found.tests.items()}
         record = {
             "format": FORMAT,
@@ -159,7 +158,7 @@ def _make(source: Path, output: Path, log: Path, progress: Progress) -> Listing:
         _run(["make", jobs, "ARCH=x86", "headers"], source, sink.write)
     headers = source / "usr" / "include"
     if not (headers / "linux" / "kvm.h").is_file():
-        raise BuildError(f"the kernel's headers could not be installed:\n{first_error(log)}")
+        raise fault.read(log, [source]).error("the kernel's headers", keep_log(log))
     found = list_tests(source, output)
     progress.stage(f"compiling {len(found.tests)} selftests")
     # An object and a program each, and the library they share.

@@ -9,8 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from harness.errors import BuildError
-from harness.kbuild import cache
+from harness.kbuild import cache, fault
 from harness.kbuild.compile import build_environment, compiler, compiler_version, running
 from harness.kbuild.progress import Progress
 from harness.machine.installed import PROGRAM
@@ -60,8 +59,6 @@ STATE = "snptest-configured.json"
 """In the object directory: what it was configured with."""
 
 _STEP = re.compile(r"\[(\d+)/(\d+)\] ")
-_ERROR = re.compile(r": (?:fatal )?error: |undefined reference to|^ERROR: |\bERROR: ")
-_CONTEXT = 8
 
 
 def compile_machine(
@@ -71,7 +68,7 @@ def compile_machine(
     configure(source, objects, version, log, progress)
     progress.stage("compiling QEMU")
     jobs = f"-j{len(os.sched_getaffinity(0))}"
-    _run(["ninja", jobs, PROGRAM], objects, log, progress, COMPILE_TIMEOUT)
+    _run(["ninja", jobs, PROGRAM], objects, source, log, progress, COMPILE_TIMEOUT)
     return objects / PROGRAM
 
 
@@ -90,11 +87,13 @@ def configure(source: Path, objects: Path, version: str, log: Path, progress: Pr
     shutil.rmtree(objects, ignore_errors=True)
     objects.mkdir(parents=True)
     command = [str(source / "configure"), f"--cc={compiler()}", f"--python={sys.executable}"]
-    _run([*command, *OPTIONS], objects, log, Progress(), CONFIGURE_TIMEOUT)
+    _run([*command, *OPTIONS], objects, source, log, Progress(), CONFIGURE_TIMEOUT)
     cache.write_json(objects / STATE, state)
 
 
-def _run(command: list[str], folder: Path, log: Path, progress: Progress, timeout: float) -> None:
+def _run(
+    command: list[str], folder: Path, source: Path, log: Path, progress: Progress, timeout: float
+) -> None:
     """Run a step of the build, its output into the log."""
     with (
         log.open("w", buffering=1) as sink,
@@ -107,20 +106,4 @@ def _run(command: list[str], folder: Path, log: Path, progress: Progress, timeou
                 progress.count(int(step[1]), int(step[2]))
         status = process.wait(timeout)
     if status:
-        raise BuildError(f"QEMU did not build:\n{first_error(log)}", f"all of it: {log}")
-
-
-def first_error(log: Path) -> str:
-    """Return the first error of a build's log with what follows it, without ninja's command."""
-    lines = log.read_text(errors="replace").splitlines()
-    for number, line in enumerate(lines):
-        if line.startswith("FAILED: "):
-            said = lines[number + 2 :]  # behind the name is the command, on one line
-            end = next((at for at, each in enumerate(said) if _STEP.match(each)), len(said))
-            said = said[:end] or lines[number : number + 1]
-            first = next((at for at, each in enumerate(said) if _ERROR.search(each)), 0)
-            return "\n".join(said[max(first - 2, 0) : first + _CONTEXT])
-    for number, line in enumerate(lines):
-        if _ERROR.search(line):
-            return "\n".join(lines[number : number + _CONTEXT])
-    return "\n".join(lines[-_CONTEXT:])
+        raise fault.read(log, [source]).error("QEMU", log)

@@ -156,7 +156,8 @@ class Operation:
             try:
                 name = self.tools.build(revision)
             except UserError as error:
-                why = sanitize.line(error.message, 300)
+                why = sanitize.line(error.headline, 300)
+                why += f" ({sanitize.line(error.hint, 300)})" if error.hint else ""
             with self._changed:
                 if why:
                     self._failed[revision.name] = why
