@@ -24,17 +24,17 @@ bzImage: $(O)/vmlinux
 ifdef M
 modules: $(patsubst %.c,%.ko,$(wildcard $(M)/*.c))
 $(M)/%.ko: $(M)/%.c
-\t@gcc -g -Iinclude -c -o $@ drivers/kvm.c
+\t@$(CC) -g -Iinclude -c -o $@ drivers/kvm.c
 else
 modules: $(kos)
 \t@printf '%s.o\\n' kvm-amd lkdtm kvm > $(O)/modules.order
 endif
 $(O)/vmlinux: init/main.c
 \t@echo '  LD      vmlinux'
-\t@gcc -g -c -o $@ $<
+\t@$(CC) -g -c -o $@ $<
 $(O)/%.ko: drivers/%.c include/kvm.h
 \t@echo '  LD [M]  $*.ko'
-\t@gcc -g -Iinclude -c -o $@ $<
+\t@$(CC) -g -Iinclude -c -o $@ $<
 \t@echo 'deps_$*.ko := $(CURDIR)/$< $(CURDIR)/include/kvm.h' > $(O)/.$*.o.cmd
 """
 MODULE = """\

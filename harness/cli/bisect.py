@@ -26,6 +26,7 @@ from harness.cli.output import ResultsBar, need_writable, to_stdout, write_text
 from harness.cli.run import make_console, suite_paths
 from harness.errors import BuildError, UsageError, UserError
 from harness.kbuild.progress import ConsoleProgress, sayer
+from harness.kbuild.toolchain import DEFAULT, Toolchain
 from harness.report.outcome import ExitCode, Result
 from harness.report.words import counted
 
@@ -119,7 +120,10 @@ def _question(options: BisectOptions, searched: Range) -> dict[str, Any]:
     """Return everything that another answer may follow from."""
     commits = [each.commit for each in searched.revisions]
     files = [Path(each) for each in options.config if Path(each).is_file()]
+    toolchain = Toolchain.of_environment()
+    named = {} if toolchain == DEFAULT else {"compiler": toolchain.version()}
     return {
+        **named,
         "about": searched.about,
         "commits": hashlib.sha256(" ".join(commits).encode()).hexdigest(),
         "tests": list(options.tests),

@@ -86,6 +86,8 @@ class Side:
     """Why it could not be judged as a whole."""
     about: str = ""
     """One line: backend, kernel, release."""
+    compiler: str = ""
+    """What built its kernel, in short: "gcc 12.2.0"; "" where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from harness import suiterun
 from harness.bisect.verdicts import Rates
 from harness.compare.diff import Kind, Side, compare, grouped, to_repeat
-from harness.report import sanitize
+from harness.compare.stored import describe
 from harness.report.outcome import BOOT, Outcome, Result
 from harness.report.words import counted
 
@@ -35,9 +35,7 @@ class Target:
     def run(self, listener: Listener) -> None:
         """Run everything that was asked for."""
         done = suiterun.run((*self.suites, *self.options), listener)
-        names = ("backend", "revision", "kernel", "machine", "host")
-        found = [f"{name} {done.header[name]}" for name in names if done.header.get(name)]
-        self.side.about = sanitize.line(", ".join(found))
+        describe(self.side, done.header)
         self._take(done)
 
     def again(self, ids: Iterable[str], listener: Listener, times: int = 1) -> None:

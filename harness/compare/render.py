@@ -220,6 +220,10 @@ def _table(found: Mapping[str, Sequence[Change]], kinds: Sequence[Kind]) -> Tabl
 def _remarks(comparison: Comparison, a: Side, b: Side) -> list[str]:
     """Say what a reader must know to judge the comparison."""
     said = [f"not judged: {reason}" for reason in dict.fromkeys((*a.broken, *b.broken))]
+    if a.compiler and b.compiler and a.compiler != b.compiler:
+        said.append(
+            f"A was built by {a.compiler}, B by {b.compiler}: a difference may be the compiler's"
+        )
     if comparison.pace > 1.1 or comparison.pace < 0.9:
         said.append(f"B takes {comparison.pace:.2f} times as long as A altogether")
     changes = [*comparison.of(Kind.BROKEN), *comparison.of(Kind.FIXED)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.compare.diff import Side
 from harness.errors import UsageError
+from harness.kbuild.toolchain import brief
 from harness.report import sanitize
 from harness.report.outcome import Result
 
@@ -46,7 +47,7 @@ def load(path: Path, suites: Sequence[str] = ()) -> Side:
                 "a stored run is results/TIME, or what `run --json FILE` wrote",
             ) from None
         if kind == "start":
-            side.about = _about(event)
+            describe(side, event)
         elif kind == "finish":
             finished = True
             side.broken += [sanitize.line(str(each)) for each in event.get("broken") or ()]
@@ -92,7 +93,12 @@ def result_of(record: dict[str, Any]) -> Result:
     return Result.from_dict(record)
 
 
-def _about(header: dict[str, Any]) -> str:
+def describe(side: Side, header: dict[str, Any]) -> None:
+    """Take what a run's header says of a side: what ran where, and which compiler built it."""
     names = ("backend", "revision", "kernel", "machine", "host")
     found = [f"{name} {header[name]}" for name in names if header.get(name)]
-    return sanitize.line(", ".join(found))
+    built = header.get("built")
+    if isinstance(built, dict) and built.get("compiler"):
+        side.compiler = brief(sanitize.line(str(built["compiler"])))
+        found.append(f"by {side.compiler}")
+    side.about = sanitize.line(", ".join(found))

@@ -18,6 +18,7 @@ from harness.errors import UsageError
 from harness.history import schema, stream
 from harness.history.store import History
 from harness.history.stream import Kernel
+from harness.kbuild.toolchain import brief
 from harness.report.outcome import Outcome, Result
 
 LIMIT_TEXT = 1 << 24
@@ -247,7 +248,9 @@ def side(history: History, run: StoredRun) -> Side:
         broken.append(f"run {run.id}: it goes on")
     if run.pruned:
         broken.append(f"run {run.id}: its results were pruned")
-    return Side(f"run {run.id}", results(history, run, texts=False), broken, about)
+    compiler = brief(run.kernel.compiler)
+    about += f", by {compiler}" if compiler else ""
+    return Side(f"run {run.id}", results(history, run, texts=False), broken, about, compiler)
 
 
 def _run(row: Sequence[Any]) -> StoredRun:

@@ -2,7 +2,8 @@
 """Kernels under test: a base, a series on top, a small configuration, built and kept.
 
 A built kernel is found by content: the tree's hash, the configuration and the compiler.
-The same series on the same base is built once, whatever it is called.
+The same series on the same base is built once, whatever it is called.  The compiler is gcc, or
+what the environment names as for kbuild (harness/kbuild/toolchain.py).
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from harness.host_packages import ensure_packages
 from harness.hostcpu import need_x86_64
 from harness.kbuild import base as bases
 from harness.kbuild import cache, origin
-from harness.kbuild.compile import compiler_version
 from harness.kbuild.config import Fragment, allconfig, find_fragments, wanted_symbols
 from harness.kbuild.gitbase import GitRevision
 from harness.kbuild.gitrun import GitError
@@ -31,11 +31,12 @@ from harness.kbuild.kernel import (
     name_file,
     read_built,
 )
-from harness.kbuild.make import make_kernel
+from harness.kbuild.make import make_kernel, objects_name
 from harness.kbuild.own import sources_digest
 from harness.kbuild.progress import Progress
 from harness.kbuild.series import Patch, patchset_hash
 from harness.kbuild.threeway import ThreeWay
+from harness.kbuild.toolchain import Toolchain
 from harness.kbuild.tree import KernelTree, Merge, PatchError
 from harness.report.words import counted
 
@@ -279,6 +280,7 @@ class _Job:
         specs: Sequence[str | Path]
         specs = [] if series is None else [series] if isinstance(series, str | Path) else series
         self._say = say
+        self.toolchain = Toolchain.of_environment()
         self.base, self.series = origin.resolve(base, revision, specs)
         self.patches: Sequence[Patch] = self.series.patches
         if until is not None:
@@ -291,6 +293,7 @@ class _Job:
         """Get what building needs; say what was decided about the series, unless told before."""
         need_x86_64("building kernels")
         ensure_packages(PACKAGES, "for building kernels", self._say)
+        self.toolchain.check()
         if not quiet:
             self.say_notes()
 
@@ -328,15 +331,23 @@ class _Job:
 
     def make(self, commit: str) -> None:
         """Compile a commit, unless that was done."""
-        key = _key(self.tree, commit, self.configuration)
+        key = _key(self.tree, commit, self.configuration, self.toolchain)
         if read_built(key) is None:
             make_kernel(
-                directory_of(key), self.tree, commit, self.configuration, self.progress, self.label
+                directory_of(key),
+                self.tree,
+                commit,
+                self.configuration,
+                self.progress,
+                self.label,
+                self.toolchain,
             )
 
     def record(self, commit: str, patches: Sequence[Patch]) -> None:
         """Give a commit's kernel the name."""
-        key = _key(self.tree, commit, self.configuration)
+        key = _key(self.tree, commit, self.configuration, self.toolchain)
+        fragments = [each.name for each in self.configuration]
+        version = self.tree.version_of(commit)
         where = {}
         if isinstance(self.base, GitRevision):
             where = {"base_commit": self._commit, "base_url": self.base.public_url(self._commit)}
@@ -348,7 +359,8 @@ class _Job:
             "base": str(self.base),
             "source": self.base.source,
             "series": [patch.name for patch in patches],
-            "fragments": [each.name for each in self.configuration],
+            "fragments": fragments,
+            "objects": objects_name(fragments, version, self.toolchain.tag),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         cache.write_json(name_file(self.name), record)
@@ -356,7 +368,7 @@ class _Job:
         self.tree.git("update-ref", f"refs/snptest/kernel/{key}", commit)
 
 
-def _key(tree: KernelTree, commit: str, configuration: list[Fragment]) -> str:
+def _key(tree: KernelTree, commit: str, configuration: list[Fragment], toolchain: Toolchain) -> str:
     """Hash everything that decides what is built."""
     try:
         version = tree.version_of(commit)
@@ -365,6 +377,6 @@ def _key(tree: KernelTree, commit: str, configuration: list[Fragment]) -> str:
     symbols = allconfig(wanted_symbols(configuration, version))
     content = hashlib.sha256()
     recipe = f"{RECIPE} {sources_digest()}"
-    for part in (recipe, tree.tree_of(commit), compiler_version(), symbols):
+    for part in (recipe, tree.tree_of(commit), toolchain.version(), symbols):
         content.update(part.encode() + b"\0")
     return content.hexdigest()[:20]

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from harness import kbuild
 from harness.errors import UsageError
-from harness.kbuild import collect
+from harness.kbuild import collect, toolchain
 from harness.kbuild.kernel import stale_names
 from harness.kbuild.progress import ConsoleProgress, sayer
 from harness.report import sanitize
@@ -58,7 +58,10 @@ def build(options: BuildOptions) -> int:
             progress=progress,
             say=sayer(console),
         )
-    print(f"{kernel.name}: Linux {kernel.release}, {_content(kernel)}, in {kernel.directory}")
+    by = toolchain.brief(kernel.compiler)
+    print(
+        f"{kernel.name}: Linux {kernel.release}, {_content(kernel)}, by {by}, in {kernel.directory}"
+    )
     return ExitCode.PASSED
 
 
@@ -129,7 +132,9 @@ def kernels(as_json: bool) -> int:
     if as_json:
         print(json.dumps([_record(kernel) for kernel in found], indent=2))
         return ExitCode.PASSED
-    table = Table("name", "release", "base", "series", "config", "built", "MB", box=None)
+    table = Table(
+        *("name", "release", "base", "series", "config", "compiler", "built", "MB"), box=None
+    )
     for kernel in found:
         table.add_row(
             kernel.name,
@@ -137,6 +142,7 @@ def kernels(as_json: bool) -> int:
             Text(kernel.base),
             _series(kernel),
             "+".join(kernel.fragments),
+            Text(toolchain.brief(kernel.compiler)),
             kernel.created[:16].replace("T", " "),
             f"{kernel.size / 1e6:.0f}",
         )

@@ -111,7 +111,7 @@ def _unreferenced(stay: list[KernelBuild]) -> Iterator[tuple[str, Path]]:
     versions = {f"{kernel.version[0]}.{kernel.version[1]}" for kernel in stay}
     needed = {
         "kernels": {kernel.key for kernel in stay},
-        "build": {objects_name(kernel.fragments, kernel.version) for kernel in stay},
+        "build": {each.objects or objects_name(each.fragments, each.version) for each in stay},
         "indexes": {Directory(Path(kernel.source)).index.name for kernel in stay if kernel.source},
         "downloads": set(),
     }

@@ -19,6 +19,7 @@ from harness import leash
 from harness.errors import BuildError, ResourceError
 from harness.kbuild import cache, fault
 from harness.kbuild.progress import Progress
+from harness.kbuild.toolchain import DEFAULT, Toolchain
 
 MAKE_TIMEOUT = 5400.0
 FULL_BUILD = 1850
@@ -42,9 +43,10 @@ _PINNED = {
 class Compiler:
     """make in one object directory for one source tree."""
 
-    def __init__(self, source: Path, objects: Path) -> None:
+    def __init__(self, source: Path, objects: Path, toolchain: Toolchain = DEFAULT) -> None:
         self.source = source
         self.objects = objects
+        self.toolchain = toolchain
         objects.mkdir(parents=True, exist_ok=True)
         self._running = objects / "snptest-running"
         if self._running.exists():  # nobody else does: the caller holds the cache's lock
@@ -110,8 +112,7 @@ class Compiler:
             f"O={self.objects}",
             # Set, though empty: kbuild then adds no '+' for a tree that is not at a tag.
             "LOCALVERSION=",
-            f"CC={compiler()}",
-            f"HOSTCC={compiler()}",
+            *self.toolchain.make_arguments(),
             *arguments,
         ]
         log = log or self.objects / "snptest-config.log"
@@ -200,19 +201,13 @@ def build_environment(**pinned: str) -> dict[str, str]:
 
 
 def compiler() -> str:
-    """Return the C compiler to use, behind ccache where that is installed."""
+    """Return the C compiler for what is no kernel, behind ccache where that is installed."""
     return "ccache gcc" if shutil.which("ccache") else "gcc"
 
 
 def compiler_version() -> str:
-    """Return what identifies the compiler and linker, for the cache's keys."""
-    versions = []
-    for tool in ("gcc", "ld"):
-        done = subprocess.run(
-            [tool, "--version"], capture_output=True, text=True, timeout=60, check=False
-        )
-        versions.append(done.stdout.partition("\n")[0])
-    return "; ".join(versions)
+    """Return what identifies that compiler and its linker, for the cache's keys."""
+    return DEFAULT.version()
 
 
 @contextlib.contextmanager

@@ -66,6 +66,8 @@ class KernelBuild:
     """Where anybody can fetch that; "" where it is not known."""
     patchset: str = ""
     """KCIDB's hash of the patches; "" of none."""
+    objects: str = ""
+    """The folder of its objects in build/ of the cache; "" where an older snptest built it."""
 
     @property
     def bzimage(self) -> Path:
@@ -216,6 +218,7 @@ def _kernel(name: str, record: dict[str, Any]) -> KernelBuild | None:
             base_commit=str(record.get("base_commit", "")),
             base_url=str(record.get("base_url", "")),
             patchset=str(record.get("patchset", "")),
+            objects=str(record.get("objects", "")),
             compiler=str(built["compiler"]),
             modules=tuple(map(str, built["modules"])),
             extra_modules=tuple(map(str, built["extra_modules"])),

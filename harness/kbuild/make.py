@@ -15,12 +15,13 @@ from pathlib import Path
 
 from harness.errors import BuildError
 from harness.kbuild import cache
-from harness.kbuild.compile import Compiler, compiler_version, depends
+from harness.kbuild.compile import Compiler, depends
 from harness.kbuild.config import Fragment, allconfig, check_config, read_config, wanted_symbols
 from harness.kbuild.estimate import steps_left
 from harness.kbuild.kernel import FORMAT
 from harness.kbuild.own import build_own
 from harness.kbuild.progress import Progress
+from harness.kbuild.toolchain import DEFAULT, Toolchain
 from harness.kbuild.tree import KernelTree
 
 BOOT_MODULES = frozenset({"kvm", "kvm_amd"})
@@ -53,6 +54,7 @@ def make_kernel(
     fragments: list[Fragment],
     progress: Progress,
     label: str = "",
+    toolchain: Toolchain = DEFAULT,
 ) -> None:
     """Compile a commit and put the result where its key belongs, whole or not at all.
 
@@ -62,8 +64,8 @@ def make_kernel(
     version = tree.version_of(commit)
     progress.stage(f"{label}checking out")
     source = tree.check_out_version(commit)
-    name = objects_name([each.name for each in fragments], version)
-    make = Compiler(source, cache.root() / "build" / name)
+    name = objects_name([each.name for each in fragments], version, toolchain.tag)
+    make = Compiler(source, cache.root() / "build" / name, toolchain)
     config, expected = _configure(make, tree, commit, fragments, progress, label)
     progress.stage(f"{label}compiling")
     log = cache.root() / "build.log"
@@ -79,7 +81,7 @@ def make_kernel(
         extra += build_own(make, tree, commit, config)
         for image in ("arch/x86/boot/bzImage", "vmlinux", "System.map"):
             cache.keep(make.objects / image, scratch, like)
-        _keep_modules(boot + extra, scratch)
+        _keep_modules(boot + extra, scratch, toolchain.tool("strip"))
         _keep_scripts(source, scratch / "scripts")
         (scratch / "config").write_text(config)
         shutil.copy2(log, scratch / "build.log")
@@ -87,7 +89,7 @@ def make_kernel(
             release=make.release(),
             version=version,
             tree=tree.tree_of(commit),
-            compiler=compiler_version(),
+            compiler=toolchain.version(),
             modules=[each.name for each in boot],
             extra_modules=[each.name for each in extra],
             seconds=round(time.monotonic() - began, 1),
@@ -120,7 +122,7 @@ def _configure(
     known = cache.read_json(make.objects / STATE) or {}
     file = make.objects / ".config"
     before = file.read_text() if file.exists() else ""
-    asked = [allconfig(wanted), compiler_version()]
+    asked = [allconfig(wanted), make.toolchain.version()]
     changed = tree.changed_files(str(known.get("configured")), commit)
     if before and asked == known.get("asked") and changed is not None:
         fresh = not any(_CONFIGURING.search(path) for path in changed)
@@ -145,12 +147,14 @@ def _remember(objects: Path, **state: object) -> None:
     cache.write_json(objects / STATE, {**(cache.read_json(objects / STATE) or {}), **state})
 
 
-def objects_name(fragments: Sequence[str], version: Sequence[int]) -> str:
-    """Name the object directory: one for each configuration and major.minor version.
+def objects_name(fragments: Sequence[str], version: Sequence[int], toolchain: str = "") -> str:
+    """Name the object directory: one for each configuration, major.minor version and toolchain.
 
-    Point releases share it, for they differ little; ccache has the rest.
+    Point releases share it, for they differ little; ccache has the rest.  `toolchain` is
+    Toolchain.tag.
     """
-    return f"{'+'.join(fragments)}-{version[0]}.{version[1]}"
+    name = f"{'+'.join(fragments)}-{version[0]}.{version[1]}"
+    return f"{name}-{toolchain}" if toolchain else name
 
 
 def _split(modules: list[Path]) -> tuple[list[Path], list[Path]]:
@@ -165,12 +169,12 @@ def _split(modules: list[Path]) -> tuple[list[Path], list[Path]]:
     return chosen, [each for each in modules if each not in chosen]
 
 
-def _keep_modules(modules: list[Path], scratch: Path) -> None:
+def _keep_modules(modules: list[Path], scratch: Path, strip: str) -> None:
     """Copy modules twice: as they are into debug/, and small for the target."""
     (scratch / "debug").mkdir()
     for module in modules:
         shutil.copy2(module, scratch / "debug")
-        command = ["strip", "--strip-debug", "-o", str(scratch / module.name), str(module)]
+        command = [strip, "--strip-debug", "-o", str(scratch / module.name), str(module)]
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=60, check=False
         )
