@@ -23,7 +23,7 @@ from harness.vng.autopsy import Evidence, Kind, judge
 from harness.vng.machine import STOCK, Machine, Paths, Setup, agent_command, find_machine
 from harness.vng.qemu import Qemu
 from harness.vng.scene import examine
-from harness.vng.share import make_scratch
+from harness.vng.share import make_paths
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 
@@ -138,9 +138,9 @@ def test_no_other_qemu_is_needed(
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Iterator[Paths]:
-    scratch = make_scratch()
-    yield Paths(scratch, tmp_path / "console.log")
-    shutil.rmtree(scratch, ignore_errors=True)
+    made = make_paths(tmp_path / "console.log")
+    yield made
+    shutil.rmtree(made.scratch, ignore_errors=True)
 
 
 def firmware_of(qemu: Qemu) -> int:

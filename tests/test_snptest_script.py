@@ -113,6 +113,23 @@ def test_environment_is_made_once(tree: Tree) -> None:
     assert tree.steps() == ["venv", "pip"]
 
 
+def test_a_folder_may_have_any_name_but_one_with_a_colon(tmp_path: Path) -> None:
+    folder = tmp_path / "a b,c@2 é'#%"
+    folder.mkdir()
+    tree = Tree(folder)
+    for _ in range(2):
+        code, out, _ = tree.run("run", "x y", TMPDIR=str(folder))
+        assert code == 0
+        assert out.splitlines()[0] == "harness: run x y"
+        assert f"path: {tree.root}" in out
+    assert tree.trace.read_text().count("venv\n") == 1
+    colon = tmp_path / "a:b"
+    colon.mkdir()
+    code, _, err = Tree(colon).run("run")
+    assert code == 3
+    assert f"a folder with a colon in its name cannot be in PATH: {colon}/tree" in err
+
+
 def test_changed_requirements_update_it(tree: Tree) -> None:
     tree.run()
     (tree.root / "pyproject.toml").write_text("two")

@@ -274,6 +274,7 @@ class _Job:
         say: Callable[[str], None],
     ) -> None:
         self.name = check_name(name)
+        cache.check_buildable("kernels")
         self.configuration = find_fragments(fragments)
         self.progress = progress
         self.label = ""

@@ -17,6 +17,7 @@ import fcntl
 import filecmp
 import json
 import os
+import re
 import shutil
 import stat
 import time
@@ -24,15 +25,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BuildError
+from harness.errors import BuildError, UsageError
 
 LOCK_TIMEOUT = 3600.0
+_NOT_FOR_MAKE = re.compile(r"[^\w./,@=+~-]")
 
 
 def root() -> Path:
-    """Return the cache's directory (not made yet, maybe)."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "snptest"
+    """Return the cache's directory (not made yet, maybe).
+
+    As the XDG Base Directory Specification has it: a relative XDG_CACHE_HOME does not count.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "snptest"
+
+
+def check_buildable(what: str) -> None:
+    """Raise UsageError where the cache's path is none that make and configure can build in.
+
+    Linux's Makefile and QEMU's configure refuse spaces and colons; the other letters mean
+    something to make or to the shell that it starts.
+    """
+    if odd := _NOT_FOR_MAKE.findall(os.path.realpath(root())):
+        letters = " ".join(dict.fromkeys("space" if each == " " else each for each in odd))
+        raise UsageError(
+            f"{what} cannot be built in {root()}: make takes no such letters in a path: {letters}",
+            "let XDG_CACHE_HOME name another folder: XDG_CACHE_HOME=/var/tmp/cache snptest ...",
+        )
 
 
 @contextlib.contextmanager

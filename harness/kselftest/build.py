@@ -125,6 +125,7 @@ def build(
         return known
     progress = progress or Progress()
     need_x86_64("building selftests")
+    cache.check_buildable("selftests")
     ensure_packages(PACKAGES, "for building selftests", say)
     directory = home() / key_of(kernel)
     with scratch() as folder:

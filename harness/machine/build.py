@@ -54,6 +54,7 @@ def build(
     progress = progress or Progress()
     # QEMU would run anywhere; the kernels it boots have this machine's programs as theirs.
     need_x86_64("the SNP machine")
+    cache.check_buildable("QEMU")
     ensure_packages(PACKAGES, "for building the SNP machine", say)
     series = patches.load(folder) if folder is not None else []
     with cache.locked(say, _LOCK):

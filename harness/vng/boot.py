@@ -22,10 +22,10 @@ from harness.machine.inspector import MachineInspector
 from harness.report import sanitize
 from harness.splats.symbols import Symbols
 from harness.vng.consolelog import new_path
-from harness.vng.machine import DEFAULT_MEMORY, STOCK, Machine, Paths, Setup, agent_command
+from harness.vng.machine import DEFAULT_MEMORY, STOCK, Machine, Setup, agent_command
 from harness.vng.qemu import Qemu
 from harness.vng.scene import autopsy, examine
-from harness.vng.share import fill, make_scratch, need_qemu
+from harness.vng.share import fill, make_paths, need_qemu
 from harness.wire import RemoteKernel
 
 BOOT_TIMEOUT = 180.0
@@ -162,7 +162,7 @@ def boot(
     if look and MODULE not in modules:
         modules = (*modules, MODULE)
     deadline = time.monotonic() + timeout
-    paths = Paths(make_scratch(), new_path(kernel.name))
+    paths = make_paths(new_path(kernel.name))
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, paths.scratch, ignore_errors=True)
         use = undo.enter_context(contextlib.ExitStack())

@@ -23,6 +23,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -95,7 +96,13 @@ def parameters(module: str, words: list[str]) -> str:
     """Return what the kernel's command line says for a module, as modprobe would pass it on."""
     name = module.replace("-", "_")
     given = [word.partition(".") for word in words if "." in word.partition("=")[0]]
-    return " ".join(rest for before, _, rest in given if before.replace("-", "_") == name)
+    found = [rest for before, _, rest in given if before.replace("-", "_") == name]
+    return " ".join(f'"{each}"' if " " in each else each for each in found)
+
+
+def split_command_line(line: str) -> list[str]:
+    """Return the words of the kernel's command line; quotes, in which spaces may be, go."""
+    return [word.replace('"', "") for word in re.findall(r'(?:"[^"]*"|[^\s"])+', line)]
 
 
 def load(path: str, words: list[str]) -> None:
@@ -139,7 +146,7 @@ def prepare(folder: str) -> tuple[ModuleType, dict[str, Any] | None]:
     with open(f"{folder}/modules", encoding="utf-8") as names:
         modules = names.read().splitlines()
     with open("/proc/cmdline", encoding="utf-8") as cmdline:
-        words = cmdline.read().split()
+        words = split_command_line(cmdline.read())
     for module in modules:
         load(f"{folder}/{module}", words)
     shared = command["shared"] if command else []

@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,9 @@ STATUS = "snptest.status"
 WORK = "/run/snptest-work"
 """Where a shell's working directory is seen that the guest would not see."""
 _SIZE = re.compile(r"[1-9][0-9]{0,5}[MG]", re.ASCII)
-_INIT = re.compile(r"(?<!\S)init=\S+$")
+# The last word of the kernel's command line; in quotes where there is a space in it.
+_INIT = re.compile(r'(?<!\S)(?:"init=[^"]+"|init=\S+)$')
+_VALUE = re.compile(r'^([^"=]+=)"([^"]*)"$')
 _ROOT = re.compile(r"(?<=\srootflags=)\S+")
 
 
@@ -82,9 +85,15 @@ class Paths:
     """Files and sockets that one QEMU uses."""
 
     scratch: Path
-    """A folder that goes when QEMU does."""
+    """A folder that goes when QEMU does; no letter of its name means anything to QEMU or Linux."""
     console: Path
     """Where the console is kept."""
+
+    @property
+    def kept(self) -> Path:
+        """A link to the folder of what outlives QEMU, for QEMU: in its options a comma ends a
+        name, and -D takes no '%'."""
+        return self.scratch / "kept"
 
     @property
     def agent(self) -> Path:
@@ -176,7 +185,9 @@ def script_command(setup: Setup, paths: Paths) -> list[str]:
     QEMU's standard input and output are the command's; its exit status goes to `paths.status`.
     """
     return [
-        f"file,id=ret,path={paths.status}" if word.startswith("file,id=ret,") else word
+        f"file,id=ret,path={paths.kept / paths.status.name}"
+        if word.startswith("file,id=ret,")
+        else word
         for word in _common(setup, paths)
     ]
 
@@ -196,7 +207,7 @@ def shell_command(setup: Setup, paths: Paths, work: Path | None = None) -> list[
         *_options(setup),
         *(*folders, "--shell", "/run/snptest/shell"),
         *("--qemu-opts", *setup.qemu_options(paths.psp)),
-        *("-chardev", f"file,id=snptest,path={paths.status}"),
+        *("-chardev", f"file,id=snptest,path={paths.kept / paths.status.name}"),
         *("-device", "virtio-serial-pci,id=snptest-bus"),
         *("-device", f"virtserialport,bus=snptest-bus.0,chardev=snptest,name={STATUS}"),
     ]
@@ -204,14 +215,15 @@ def shell_command(setup: Setup, paths: Paths, work: Path | None = None) -> list[
 
 def _common(setup: Setup, paths: Paths) -> list[str]:
     """Have virtme-ng compose a command, with our init in it."""
-    command = _virtme(setup, "--script-sh", ":")
+    command = _virtme(setup, paths, "--script-sh", ":")
     at = command.index("-append") + 1
     arguments = f"-- -I -S {paths.share}/init.py {paths.share} {PORT}"
     if not setup.accelerated:
         arguments += " pin"
-    command[at] = _exchanged(_INIT, f"init={python()} {arguments}", command[at])
+    init = f"{_quoted(f'init={python()}')} {arguments}"
+    command[at] = _exchanged(_INIT, lambda found: init, command[at])
     # Without it every page of a program is fetched from us each time it is mapped.
-    command[at] = _exchanged(_ROOT, r"\g<0>,cache=mmap", command[at])
+    command[at] = _exchanged(_ROOT, lambda found: f"{found},cache=mmap", command[at])
     return [*command, *setup.qemu_options(paths.psp), *_observed(paths)]
 
 
@@ -219,17 +231,19 @@ def _observed(paths: Paths) -> list[str]:
     """Options to look into QEMU by, and to be told about a triple fault."""
     return [
         *("-qmp", f"unix:{paths.monitor},server=on,wait=off"),
-        *("-d", "cpu_reset", "-D", str(paths.resets)),
+        *("-d", "cpu_reset", "-D", str(paths.kept / paths.resets.name)),
     ]
 
 
-def _virtme(setup: Setup, *options: str) -> list[str]:
-    """Have virtme-run compose a command."""
+def _virtme(setup: Setup, paths: Paths, *options: str) -> list[str]:
+    """Have virtme-run compose a command.  What it leaves behind lies in the scratch folder."""
     command = [
         *_options(setup),
         *("--dry-run", "--show-command", "--show-boot-console", "--verbose", *options),
     ]
-    done = captured(command, VIRTME_TIMEOUT, "virtme-run composed no command")
+    environment = {**os.environ, "TMPDIR": str(paths.scratch)}
+    late = "virtme-run composed no command"
+    done = captured(command, VIRTME_TIMEOUT, late, environment=environment)
     lines = [line for line in done.stdout.splitlines() if " -kernel " in line]
     if done.returncode or not lines:
         said = (done.stderr or done.stdout).strip().splitlines()
@@ -237,15 +251,34 @@ def _virtme(setup: Setup, *options: str) -> list[str]:
     return shlex.split(lines[-1])
 
 
-def _exchanged(pattern: re.Pattern[str], new: str, line: str) -> str:
+def _exchanged(pattern: re.Pattern[str], change: Callable[[str], str], line: str) -> str:
     """Change what virtme-ng put into the kernel's command line."""
-    line, count = pattern.subn(new, line)
+    line, count = pattern.subn(lambda match: change(match[0]), line)
     if not count:
         raise UserError(
             f"virtme-ng's kernel command line does not match {pattern.pattern!r}",
             f"this virtme-ng is not one that snptest knows: {line}",
         )
     return line
+
+
+def _quoted(word: str) -> str:
+    """Put a word of the kernel's command line in quotes where there is a space in it."""
+    return f'"{word}"' if " " in word else word
+
+
+def _unquoted(parameter: str) -> str:
+    """Return a kernel parameter without quotes around its value: virtme-run adds its own.
+
+    UsageError where there are others: Linux has no way to write one.
+    """
+    plain = _VALUE.sub(r"\1\2", parameter)
+    if '"' in plain or "\n" in plain:
+        raise UsageError(
+            f"kernel parameter {parameter!r} has quotes inside",
+            "quotes may stand around a whole value: -p 'kvm.dyndbg=\"file sev.c +p\"'",
+        )
+    return plain
 
 
 def _options(setup: Setup) -> list[str]:
@@ -260,7 +293,7 @@ def _options(setup: Setup) -> list[str]:
     if not setup.accelerated:
         command.append("--disable-kvm")
     # Without CONFIG_BLOCK the kernel looks for 9p's root only if told so.
-    for parameter in ("root=/dev/root", *setup.parameters):
+    for parameter in ("root=/dev/root", *map(_unquoted, setup.parameters)):
         command += ["--kopt", parameter]
     return command
 

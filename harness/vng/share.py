@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -16,9 +17,10 @@ from harness.host_packages import ensure_packages
 from harness.hostcpu import need_x86_64
 from harness.kbuild import KernelBuild
 from harness.vng import init
-from harness.vng.machine import STOCK, Machine
+from harness.vng.machine import STOCK, Machine, Paths
 from harness.vng.sharedpaths import shared
 
+_PLAIN = re.compile(r"[A-Za-z0-9/._+@-]+")
 MAX_TMPDIR = 107 - len("/snptest-vng-12345678/psp.sock.ctl")
 
 
@@ -29,16 +31,24 @@ def need_qemu(machine: Machine) -> None:
         ensure_packages(["qemu-system-x86"], "for booting kernels")
 
 
+def make_paths(console: Path) -> Paths:
+    """Make the folder that goes when QEMU does, with a link to where the console is kept."""
+    paths = Paths(make_scratch(), console)
+    paths.kept.symlink_to(console.parent.absolute())
+    return paths
+
+
 def make_scratch() -> Path:
     """Make the folder that goes when QEMU does.
 
-    It has sockets, whose paths may have 107 bytes (sun_path): a TMPDIR that is too deep for
-    that is not used.
+    It has sockets, whose paths may have 107 bytes (sun_path), and stands in QEMU's options and
+    in the kernel's command line, where commas, spaces and quotes mean something: a TMPDIR that
+    is too deep, or has such letters, is not used.
     """
     place = tempfile.gettempdir()
     try:
-        deep = len(os.fsencode(place)) > MAX_TMPDIR
-        return Path(tempfile.mkdtemp(prefix="snptest-vng-", dir="/tmp" if deep else place))
+        odd = len(os.fsencode(place)) > MAX_TMPDIR or not _PLAIN.fullmatch(place)
+        return Path(tempfile.mkdtemp(prefix="snptest-vng-", dir="/tmp" if odd else place))
     except OSError as error:
         raise BootError(
             f"no scratch folder for a boot: {error.strerror}", "TMPDIR names another place"

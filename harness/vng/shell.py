@@ -21,7 +21,7 @@ from harness.vng.consolelog import new_path
 from harness.vng.machine import STATUS, WORK, Paths, Setup, script_command, shell_command
 from harness.vng.qemu import Qemu
 from harness.vng.scene import examine
-from harness.vng.share import fill, make_scratch, need_qemu
+from harness.vng.share import fill, make_paths, need_qemu
 from harness.vng.sharedpaths import shared, unseen
 from harness.vng.snp import Firmware
 
@@ -40,7 +40,7 @@ def run_in(kernel: KernelBuild, setup: Setup, command: Sequence[str], timeout: f
     if left_out := unseen(command, Path.cwd()):
         os.write(2, f"{left_out}\n".encode())
     need_qemu(setup.machine)
-    paths = Paths(make_scratch(), new_path(kernel.name))
+    paths = make_paths(new_path(kernel.name))
     with contextlib.ExitStack() as undo:
         undo.enter_context(kernel.in_use())
         undo.callback(shutil.rmtree, paths.scratch, ignore_errors=True)
@@ -86,7 +86,7 @@ def explore(kernel: KernelBuild, setup: Setup) -> int:
     folder = Path.cwd()
     hidden = shared(["sh"], folder) != []
     need_qemu(setup.machine)
-    paths = Paths(make_scratch(), new_path(kernel.name))
+    paths = make_paths(new_path(kernel.name))
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, paths.scratch, ignore_errors=True)
         fill(paths.share, kernel)
