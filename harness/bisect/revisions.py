@@ -89,7 +89,7 @@ def of_series(
                 request,
             )
         )
-    about = f"patches {first + 1} to {last} of {count} on {base}"
+    about = f"patches {first + 1} to {last} of {count} on {sanitize.address(base)}"
     return Range(about, History.line(last - first), tuple(found))
 
 

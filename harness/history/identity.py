@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.errors import UserError
+from harness.report import sanitize
 from harness.runner import ROOT
 
 UNKNOWN = "unknown"
@@ -29,7 +30,7 @@ def describe(
         "run": uuid.uuid4().hex,
         "started": round(time.time(), 3),
         "label": label,
-        "command": list(command),
+        "command": [sanitize.address(word) for word in command],
         "harness": harness_version(),
         "node": platform.node(),
         "built": built(kernel) if backend in ("vng", "ssh") and kernel else {},

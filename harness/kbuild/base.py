@@ -17,6 +17,7 @@ from harness.kbuild.gitrun import GitError
 from harness.kbuild.progress import Progress
 from harness.kbuild.snapshot import Directory
 from harness.kbuild.tree import KernelTree
+from harness.report import sanitize
 
 TARBALLS = (".tar", ".tar.xz", ".tar.gz", ".tgz", ".tar.zst")
 HINT = (
@@ -78,9 +79,9 @@ def resolve(base: str, revision: str | None = None) -> Base:
     if debsource.PATTERN.fullmatch(base) and not Path(base).exists():
         _no_revision(base, revision)
         return debsource.resolve(base)
-    if is_url(base):
-        return _remote(base, revision)
     path = Path(base).expanduser()
+    if is_url(base) and not path.exists():
+        return _remote(base, revision)
     if not path.exists() and revision is None:
         path, revision = _split(base)
     if not path.exists():
@@ -113,18 +114,22 @@ def _remote(base: str, revision: str | None) -> GitRevision:
         name, mark, found = last.partition("@")
         if slash and mark and name and found:
             return GitRevision(folder + slash + name, found)
-        raise UsageError(f"--base {base} needs a revision", "URL@TAG, or --rev BRANCH")
+        shown = sanitize.address(base)
+        raise UsageError(f"--base {shown} needs a revision", "URL@TAG, or --rev BRANCH")
     return GitRevision(base, revision)
 
 
 def _split(base: str) -> tuple[Path, str | None]:
-    """Take PATH@REVISION apart, where PATH is there."""
-    position = base.find("@")
+    """Take PATH@REVISION apart, where PATH is there: the longest, for both may have an '@'.
+
+    Jenkins has a folder job@2 beside job, where two builds run at once.
+    """
+    position = base.rfind("@")
     while position > 0:
         path = Path(base[:position]).expanduser()
         if path.is_dir() and base[position + 1 :]:
             return path, base[position + 1 :]
-        position = base.find("@", position + 1)
+        position = base.rfind("@", 0, position)
     return Path(base).expanduser(), None
 
 

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +43,7 @@ class GitRevision:
         return None
 
     def __str__(self) -> str:
-        return f"{self.where}@{self.revision}"
+        return f"{sanitize.address(self.where)}@{self.revision}"
 
     def commit_of(self, tree: KernelTree, progress: Progress) -> str:
         """Return the commit in our tree, fetching it (without its history) where it is new."""
@@ -50,7 +52,7 @@ class GitRevision:
             wanted = resolve_revision(Path(self.where), self.revision)
         if not (_COMMIT.fullmatch(wanted) and tree.commit_of(wanted)):
             progress.stage(f"fetching {self}")
-            wanted = self._fetch(tree, wanted)
+            wanted = self._fetch(tree, wanted, progress)
         digest = hashlib.sha256(f"{self.where} {wanted}".encode()).hexdigest()[:16]
         tree.git("update-ref", f"refs/snptest/base/git-{digest}", wanted)
         return wanted
@@ -74,25 +76,75 @@ class GitRevision:
         # Names and passwords are nobody's business.
         return address if re.fullmatch(r"https://[^@\s]+", address) else ""
 
-    def _fetch(self, tree: KernelTree, wanted: str) -> str:
-        # What is being fetched must be a commit of its own: no tags, no history.
-        options = ["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60", "-c", "gc.auto=0"]
-        fetch = ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--force"]
-        ref = "refs/snptest/fetched"
-        address = self.where if is_url(self.where) else Path(self.where).resolve().as_uri()
-        environment = {name: os.environ.get(name, value) for name, value in _USERS.items()}
+    def _fetch(self, tree: KernelTree, wanted: str, progress: Progress) -> str:
+        if is_url(self.where):
+            try:
+                return _fetched(tree, self.where, wanted)
+            except GitError as error:
+                raise BuildError(
+                    f"{self} could not be fetched: {error.reason}",
+                    "is the address reachable from here, and the revision a branch, tag or commit?",
+                ) from None
+        path = Path(self.where).resolve()
+        check_object_format(path, tree)
         try:
-            arguments = [*options, *fetch, "--", address, f"+{wanted}:{ref}"]
-            run_git(arguments, tree.path, environment, timeout=FETCH_TIMEOUT)
-            return tree.git("rev-parse", "--verify", f"{ref}^{{commit}}")
+            # git, which has just read the repository for us, asks anew whether it may: whether
+            # its .git is safe, which who says so of the folder has not said.
+            upload = "--upload-pack=git -c 'safe.directory=*' upload-pack"
+            return _fetched(tree, path.as_uri(), wanted, upload)
         except GitError as error:
-            reason = sanitize.line(str(error).strip().partition("\n")[0]).removeprefix("fatal: ")
+            origins = promisors(path)
+            for address in origins:  # what a partial clone lacks is where it was cloned from
+                progress.stage(f"fetching {wanted[:12]} from {sanitize.address(address)}")
+                with contextlib.suppress(GitError):
+                    return _fetched(tree, address, wanted)
+            if origins:
+                raise BuildError(
+                    f"{self}: {path} is a partial clone (--filter), which lacks files of it, and "
+                    f"{sanitize.address(origins[0])} does not give it",
+                    f"have git fetch them: git -C {shlex.quote(str(path))} worktree add --detach "
+                    f"FOLDER {shlex.quote(self.revision)}; then --base FOLDER",
+                ) from None
             raise BuildError(
-                f"{self} could not be fetched: {reason or 'git gave no reason'}",
-                "is the address reachable from here, and the revision a branch, tag or commit?"
-                if is_url(self.where)
-                else "does git itself read that repository? (git fsck)",
+                f"{self} could not be fetched: {error.reason}",
+                "does git itself read that repository? (git fsck)",
             ) from None
+
+
+def _fetched(tree: KernelTree, address: str, wanted: str, *more: str) -> str:
+    """Fetch a revision into our tree: a commit of its own, no tags, no history; return it."""
+    options = ["-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60", "-c", "gc.auto=0"]
+    fetch = ["fetch", "--quiet", "--depth=1", "--no-tags", "--no-write-fetch-head", "--force"]
+    ref = "refs/snptest/fetched"
+    environment = {name: os.environ.get(name, value) for name, value in _USERS.items()}
+    arguments = [*options, *fetch, *more, "--", address, f"+{wanted}:{ref}"]
+    run_git(arguments, tree.path, environment, timeout=FETCH_TIMEOUT)
+    return tree.git("rev-parse", "--verify", f"{ref}^{{commit}}")
+
+
+def promisors(path: Path) -> list[str]:
+    """Return where a partial clone gets what it lacks; nothing of another repository."""
+    found = []
+    try:
+        get = ["config", "--get-regexp", r"^remote\..*\.promisor$", "true"]
+        for line in run_git(get, path, {"LC_ALL": "C"}).decode(errors="replace").splitlines():
+            name = line.partition(" ")[0].removeprefix("remote.").removesuffix(".promisor")
+            address = run_git(["remote", "get-url", name], path, {"LC_ALL": "C"}).decode().strip()
+            found.append(address if is_url(address) else (path / address).resolve().as_uri())
+    except GitError:
+        pass  # it has none
+    return found
+
+
+def check_object_format(path: Path, tree: KernelTree) -> None:
+    """Raise UsageError where a repository names its objects otherwise than ours does."""
+    show = ["rev-parse", "--show-object-format"]
+    formats = [run_git(show, each, {"LC_ALL": "C"}).decode().strip() for each in (path, tree.path)]
+    if formats[0] != formats[1]:
+        raise UsageError(
+            f"{path} has {formats[0]} objects, of which git fetches none into {formats[1]}",
+            "check the revision out there, and name the directory alone: --base PATH",
+        )
 
 
 def is_url(text: str) -> bool:
@@ -119,7 +171,7 @@ def resolve_revision(path: Path, revision: str) -> str:
         ]
         return run_git(arguments, path, {"LC_ALL": "C"}).decode().strip()
     except GitError as error:
-        reason = str(error) or f"git knows no revision {revision} there"
+        reason = error.reason if str(error) else f"git knows no revision {revision} there"
         raise UsageError(f"{path}: {reason}", f"see: git -C {path} log --oneline") from None
 
 

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.report import sanitize
 
 GIT_TIMEOUT = 600.0
 IDENTITY = {
@@ -36,8 +39,27 @@ _POINTERS = frozenset(
 )
 
 
+_DUBIOUS = re.compile(r"dubious ownership in repository at '([^']+)'")
+# What git says after something has gone wrong, wherever it was.
+_AFTERMATH = re.compile(
+    r"^(?:warning: |hint: |fatal: (?:Could not read from remote|the remote end hung up|early EOF"
+    r"|protocol error|.*unable to|.*index-pack|.*possible repository corruption))"
+)
+
+
 class GitError(Exception):
     """A git command failed; the message is what it printed."""
+
+    @property
+    def reason(self) -> str:
+        """The line that says why: of what it printed the first error that follows from no other."""
+        lines = [line.removeprefix("remote: ").strip() for line in str(self).splitlines()]
+        lines = [line for line in lines if line]
+        errors = [line for line in lines if re.match(r"(?:fatal|error): ", line)]
+        causes = [[line for line in each if not _AFTERMATH.match(line)] for each in (errors, lines)]
+        told = causes[0] or causes[1] or errors or lines
+        text = sanitize.line(told[0]) if told else "git gave no reason"
+        return text.removeprefix("fatal: ").removeprefix("error: ")
 
 
 def run_git(
@@ -67,5 +89,22 @@ def run_git(
     except subprocess.TimeoutExpired:
         raise GitError(f"git {arguments[0]} did not end within {timeout:g} s") from None
     if done.returncode:
-        raise GitError((done.stderr or done.stdout).decode(errors="replace").strip())
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        if match := _DUBIOUS.search(said):
+            raise _somebody_elses(Path(match[1]), environment)
+        raise GitError(said)
     return done.stdout
+
+
+def _somebody_elses(path: Path, environment: Mapping[str, str]) -> UserError:
+    """Say whose a repository is that git does not read, and what git wants to be told."""
+    try:
+        owner = path.owner()
+    except (KeyError, OSError):
+        owner = "somebody else"
+    message = f"{path} belongs to {owner}, and git reads no repository of somebody else"
+    if environment.get("GIT_CONFIG_GLOBAL") == os.devnull:  # our own, in the cache
+        return UserError(message, f"run as {owner}, or let XDG_CACHE_HOME name a folder of yours")
+    place = path.parent if path.name == ".git" else path
+    add = f"git config --global --add safe.directory {shlex.quote(str(place))}"
+    return UserError(message, f"if you trust it: {add}")

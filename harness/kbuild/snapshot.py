@@ -8,7 +8,10 @@ what its own git has as index, branches or stashes does not matter.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from harness.kbuild.gitrun import GitError, run_git
 from harness.kbuild.progress import Progress
 from harness.kbuild.tree import SourceTree
 from harness.report import sanitize
+from harness.report.words import counted
 
 # On top of a tree's own .gitignore, and stronger.  The last that matches counts.
 _RULES = (
@@ -76,7 +80,7 @@ class Directory:
             written = tree.git("write-tree", index=self.index)
         except GitError as error:
             self.index.unlink(missing_ok=True)  # the next time from the start
-            raise BuildError(f"{self.path} could not be read: {_first(error)}") from None
+            raise BuildError(f"{self.path} could not be read: {error.reason}") from None
         commit = tree.commit(written, f"source directory {self.path}")
         tree.git("update-ref", self.ref, commit)
         return commit
@@ -90,11 +94,27 @@ class Directory:
         if (self.path / ".git").exists():
             listing += rules if debian else ["--exclude-standard"]
             found = run_git(listing, self.path, {"LC_ALL": "C"})
+            self._check_whole()
         else:
             listing += rules
             found = tree.git_bytes(*listing, index=self.index, files=self.path)
         # A path with a slash at its end is a repository inside this one.
         return {path for path in _paths(found) if not path.endswith(b"/")}
+
+    def _check_whole(self) -> None:
+        """Raise UsageError for a sparse checkout: what is left out was not removed."""
+        with contextlib.suppress(GitError):  # not set
+            run_git(["config", "--get", "core.sparseCheckout", "true"], self.path, {"LC_ALL": "C"})
+            listed = run_git(["ls-files", "-t", "-z"], self.path, {"LC_ALL": "C"})
+            skipped = [each[2:] for each in _paths(listed) if each.startswith(b"S ")]
+            absent = [each for each in skipped if not (self.path / os.fsdecode(each)).exists()]
+            if absent:
+                raise UsageError(
+                    f"{self.path} is a sparse checkout: {counted(len(absent), 'file')} of it, "
+                    f"such as {sanitize.line(min(absent))}, are not there",
+                    f"git -C {shlex.quote(str(self.path))} sparse-checkout disable; or name a "
+                    "revision: --base PATH@HEAD",
+                )
 
     def _update(self, tree: SourceTree, paths: set[bytes], *options: str) -> None:
         if paths:
@@ -110,10 +130,6 @@ def check_sources(path: Path) -> None:
             f"--base {path}: no kernel sources are there (no Makefile and Kconfig)",
             "name the top of the source tree; of a bare git repository name a revision too",
         )
-
-
-def _first(error: GitError) -> str:
-    return sanitize.line(str(error).strip().partition("\n")[0])
 
 
 def _paths(listing: bytes) -> set[bytes]:

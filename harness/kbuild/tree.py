@@ -11,12 +11,14 @@ dates are pinned.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from harness.errors import UsageError
 from harness.kbuild.gitrun import GIT_TIMEOUT, IDENTITY, GitError, run_git
 from harness.kbuild.importer import import_tarball
 
@@ -151,6 +153,12 @@ class KernelTree(SourceTree):
         Each major.minor version has a work tree of its own, so that going from one to another
         and back gives no file a new time stamp.  The first version has the repository's.
         """
+        with contextlib.suppress(GitError):  # not set, as it should be
+            self.git("config", "--get", "core.ignorecase", "true")
+            raise UsageError(
+                f"{self.path} lies where x.h and X.H are one file, and Linux has such names",
+                "let XDG_CACHE_HOME name a folder on another file system",
+            )
         version = self.version_of(commit)[:2]
         files = self.path
         try:

@@ -49,6 +49,15 @@ def line(raw: str | bytes, width: int = 0) -> str:
     return flat
 
 
+def address(url: str) -> str:
+    """Return an address, or text with some, without passwords: nobody else's business.
+
+    Of http addresses the user goes, too: it may be a token.
+    """
+    url = re.sub(r"(https?://)[^/@\s]+@", r"\1", url)
+    return re.sub(r"(\w://[^/@:\s]+):[^/@\s]*@", r"\1@", url)
+
+
 def tail(raw: str | bytes, limit: int = 64 * 1024) -> str:
     """Return the safe text's last `limit` characters, saying how much was left out."""
     safe = text(raw)
