@@ -207,13 +207,24 @@ def test_a_comparison_says_that_compilers_differ() -> None:
     assert "was built by" not in render.mail(diff.compare(a, b), a, b, {})
 
 
+def newest_llvm() -> str:
+    """Return what LLVM= is to name: older than 15, clang makes no return thunks (base.config)."""
+    for name in ("1", *(f"-{number}" for number in range(22, 14, -1))):
+        toolchain = Toolchain(llvm=name)
+        try:
+            toolchain.check()
+        except UsageError:
+            continue
+        if int(brief(toolchain.version()).split()[1].split(".")[0]) >= 15:
+            return name
+    pytest.skip("clang 15 or newer, lld and llvm are not installed")
+
+
 @real_test("builds a kernel with clang", 2400)
 def test_clang_builds_the_kernel(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    """With LLVM=1, from the user's own cache: a kernel takes minutes."""
-    if shutil.which("clang") is None or shutil.which("ld.lld") is None:
-        pytest.skip("clang or lld is not installed")
+    """With LLVM=, in the user's own cache: a kernel takes minutes."""
     monkeypatch.undo()
-    monkeypatch.setenv("LLVM", "1")
+    monkeypatch.setenv("LLVM", newest_llvm())
     built = kbuild.build("test-clang", "linux-source-6.12")
     assert brief(built.compiler).startswith("clang ")
     assert 'CONFIG_CC_VERSION_TEXT="' in built.config.read_text()

@@ -167,10 +167,14 @@ def allconfig(wanted: list[Symbol]) -> str:
 
 def check_config(wanted: list[Symbol], text: str) -> None:
     """Raise BuildError where a symbol did not take."""
-    problems = dropped(wanted, read_config(text))
+    config = read_config(text)
+    problems = dropped(wanted, config)
     if problems:
+        compiler = config.get("CONFIG_CC_VERSION_TEXT", "").strip('"')
+        lacking = f", or {compiler} lacks what they need: CC= or LLVM= name another"
         raise BuildError(
             "the configuration is not what the kernel needs: " + "; ".join(problems),
-            "its dependencies may have changed in this tree: amend the fragment "
-            "(kernels/base.config says how to limit a symbol to some versions)",
+            "dependencies may have changed in this tree: amend the fragment "
+            "(kernels/base.config says how to limit a symbol to some versions)"
+            + (lacking if compiler else ""),
         )
