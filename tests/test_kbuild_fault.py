@@ -206,6 +206,35 @@ def test_what_the_computer_lacks_is_not_blamed_on_the_sources(line: str, hint: s
     assert error.hint.endswith("all of it: /log")
 
 
+def test_words_of_the_sources_are_no_word_of_the_computer() -> None:
+    """Neither in the line that is shown with an error nor in what it quotes."""
+    shown = [
+        "mm/oom_kill.c:950:9: error: too few arguments to function 'pr_err'",
+        '  950 |  pr_err("Out of memory: Killed process, No space left on device");',
+        "mm/oom_kill.c:951:2: note: declared here",
+    ]
+    quoted = ["mm/x.c:1:2: error: 'Killed' undeclared (first use in this function)"]
+    linked = ["x.c:(.text+0x1): undefined reference to `Killed'"]
+    modpost = ['ERROR: modpost: "Killed" [a.ko] undefined!']
+    for lines in (shown, quoted, linked, modpost):
+        found = fault.find(lines)
+        assert found.reason == lines[0]
+        assert not found.innocent
+
+
+def test_a_compiler_that_crashed_is_told() -> None:
+    found = fault.find(
+        [
+            "PLEASE submit a bug report to https://example.org and include the crash backtrace",
+            "Stack dump:",
+            "clang: error: clang frontend command failed with exit code 139 (use -v to see it)",
+            "make[3]: *** [scripts/Makefile.build:229: a.o] Error 1",
+        ]
+    )
+    assert found.innocent
+    assert "another one" in found.error("it", "LOG").hint
+
+
 def test_a_real_error_counts_more_than_one_of_the_computer() -> None:
     """But for a full disk, which makes errors of its own."""
     real = "a.c:1:1: error: unknown type name 'foo'"

@@ -51,7 +51,7 @@ _CAUSES = re.compile(
 _NO_CAUSE = re.compile(
     r"\b(?:warning|WARNING|note): |^ *\d* \| |^\s|error: (?:ld|linker) \S* ?(?:returned|failed)"
     r"|linker command failed|treated as errors|treating warnings as errors"
-    r"|frontend command failed|^make(?:\[\d+\])?: (?:Entering|Leaving|Target|warning)"
+    r"|^make(?:\[\d+\])?: (?:Entering|Leaving|Target|warning)"
 )
 """What may look so, and does not: it stands beside what does."""
 _GENERIC = re.compile(r"^make(?:\[\d+\])?: \*\*\* |^FAILED: ")

@@ -12,6 +12,7 @@ from harness.kbuild.config import FRAGMENTS
 from harness.tables import Values, read
 
 FILE = FRAGMENTS / "build-hints.toml"
+_QUOTED = re.compile(r"[`'\u2018][^`'\u2018\u2019]*['\u2019]|\"[^\"]*\"")
 _KEYS = ("pattern", "hint", "innocent", "first", "link")
 
 
@@ -20,7 +21,7 @@ class Remedy:
     """An error that is known by a pattern, and what to do about it."""
 
     pattern: re.Pattern[str]
-    """Searched in the reason, then in the lines around it."""
+    """Searched in the reason, and in the notes around it."""
     hint: str
     innocent: bool = False
     """Whether it is this computer that lacks something: it says nothing about the sources."""
@@ -28,8 +29,15 @@ class Remedy:
     """Whether it counts even if another error stands before it, which may follow from it."""
 
     def fits(self, reason: str, around: Sequence[str]) -> bool:
-        """Whether an error is this one."""
-        return any(self.pattern.search(line) for line in (reason, *around))
+        """Whether an error is this one.
+
+        Sources may hold any word: the lines of them that compilers show do not count, and what
+        an error quotes cannot make it this computer's.
+        """
+        if self.innocent:
+            return self.pattern.search(_QUOTED.sub("''", reason)) is not None
+        said = [line for line in around if not line[:1].isspace()]
+        return any(self.pattern.search(line) for line in (reason, *said))
 
 
 @cache
