@@ -48,6 +48,12 @@ In function 'check',
 inc/build_bug.h:1:101: error: call to 'fail_1' declared with attribute error: BUILD_BUG_ON failed
     1 | #define compiletime_assert(c, m) do { extern void fail_1(void); } while (0)
       |                                                   ^~~~~~~~
+inc/types.h:524:25: note: in definition of macro '__compiletime_assert'
+  524 |                         prefix ## suffix();
+      |                         ^~~~~~
+inc/types.h:543:9: note: in expansion of macro '_compiletime_assert'
+  543 |         _compiletime_assert(condition, msg, __compiletime_assert_, __COUNTER__)
+      |         ^~~~~~~~~~~~~~~~~~~
 inc/build_bug.h:2:25: note: in expansion of macro 'compiletime_assert'
     2 | #define BUILD_BUG_ON(c) compiletime_assert(!(c), "BUILD_BUG_ON failed: " #c)
       |                         ^~~~~~~~~~~~~~~~~~
@@ -163,7 +169,19 @@ In file included from ./include/uapi/linux/posix_types.h:5,
         (MODPOST, 'ERROR: modpost: "sev_x" [arch/x86/kvm/kvm-amd.ko] undefined!'),
         (OBJTOOL, "vmlinux.o: error: objtool: g+0x2: stack state mismatch"),
         (KCONFIG, 'arch/x86/kvm/Kconfig:12: unknown statement "dependson"'),
-        (RECURSION, "arch/x86/kvm/Kconfig:5:error: recursive dependency detected!"),
+        (
+            RECURSION,
+            "arch/x86/kvm/Kconfig:5:error: recursive dependency detected! "
+            "(arch/x86/kvm/Kconfig:5: symbol A depends on B)",
+        ),
+        (
+            "error: recursive dependency detected!\n\tsymbol A depends on B\n\tsymbol B depends\n",
+            "error: recursive dependency detected! (symbol A depends on B)",
+        ),
+        (
+            'x/Kconfig:5: syntax error\nx/Kconfig:5: unknown statement "foo"\nx/Kconfig:6: more\n',
+            'x/Kconfig:5: unknown statement "foo"',
+        ),
         (RULE, "No rule to make target 'kvm/gone.o', needed by 'kvm/built-in.a'.  Stop."),
         ("Makefile:4: *** missing separator.  Stop.\n", "Makefile:4: *** missing separator. Stop."),
         (MIXED, "a.c:3:1: error: expected ';'"),

@@ -23,7 +23,9 @@ STEP = re.compile(r"  [A-Z][A-Z0-9_]*(?: \[M\])? +\S|\[\d+/\d+\] ")
 WIDTH = 300
 """Characters of the reason at most."""
 BEFORE, BEHIND = 3, 8
-"""Lines around the reason that are shown at most."""
+"""Lines before and behind the reason that are shown at most."""
+BLOCK = 60
+"""Lines behind it that are looked into: a BUILD_BUG_ON() goes through five macros."""
 
 _CAUSES = re.compile(
     "|".join(
@@ -64,6 +66,8 @@ _LEADING = re.compile(
 _OTHER = re.compile(
     r"^\S+:\d+(?::\d+)?: (?:fatal )?(?:error|warning|Error|Warning): |^\S+: error: "
 )
+_KCONFIG = re.compile(r"^\S*Kconfig\S*:\d+:(?!\t)")
+_COUNTED = re.compile(r"^\d+ (?:warning|error)s?\b.* generated\.$")
 _HEADER = re.compile(r"^(?:[^\s:]+\.h|<command-line>):\d+(?::\d+)?: ")
 _EXPANDED = re.compile(r"^([^\s:]+:\d+(?::\d+)?): note: (?:in expansion of|expanded from) macro")
 _INLINED = re.compile(r"^\s+inlined from '[^']*' at ([^\s:]+:\d+(?::\d+)?)[,:]")
@@ -144,7 +148,8 @@ def _fault(lines: Sequence[str], number: int) -> Fault:
     reason = _placed(_MAKE.sub("", lines[number]).strip(), before, behind)
     if _is_generic(lines[number]) and before:
         reason = f"{before[0].strip()} ({reason})"
-    around = tuple(sanitize.text(each) for each in (*before, *behind))
+    shown = [each for each in (*before, *behind[:BEHIND]) if each.strip() != reason]
+    around = tuple(map(sanitize.text, shown))
     remedy = next((each for each in remedies() if each.fits(reason, around)), None)
     return Fault(sanitize.line(reason, WIDTH), around, remedy)
 
@@ -169,17 +174,21 @@ def _behind(lines: Sequence[str], number: int) -> list[str]:
     """Return what belongs to an error: excerpts, notes."""
     found: list[str] = []
     start = number + 2 if lines[number].startswith("FAILED: ") else number + 1
-    for line in lines[start : start + BEHIND]:
+    for line in lines[start : start + BLOCK]:
         if (
             STEP.match(line)
             or _GENERIC.match(line)
             or _OTHER.match(line)
             or _AS_ERRORS.search(line)
+            or _COUNTED.match(line)
+            or (found and _KCONFIG.match(line))
         ):
             break
         if _LEADING.match(line) and not line.startswith(" "):
             break
         found.append(line)
+    while found and not found[-1].strip():
+        found.pop()
     return found
 
 
@@ -190,6 +199,11 @@ def _placed(reason: str, before: Sequence[str], behind: Sequence[str]) -> str:
         inlined = [each[1] for line in before if (each := _INLINED.match(line))]
         places = [each for each in (*expanded[-1:], *inlined[-1:]) if ".h:" not in each]
         return f"{places[0]}: {reason[match.end() :]}" if places else reason
+    syntax = reason.removesuffix("syntax error")
+    if syntax != reason and behind and behind[0].startswith(syntax):
+        return behind[0]  # Kconfig, which says then what it is
+    if "recursive dependency" in reason:
+        return " ".join([reason, *(f"({each.strip()})" for each in behind[:1])])
     referenced = [each[1] for line in behind if (each := _REFERENCED.match(line))]
     if referenced:
         return f"{reason} ({referenced[0]})"

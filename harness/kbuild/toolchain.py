@@ -155,13 +155,13 @@ def brief(version: str) -> str:
 
 
 def _first_line(command: list[str]) -> str:
+    hint = "install it, or name another compiler: CC=gcc-13, LLVM=1"
+    if shutil.which(command[0]) is None:
+        raise UsageError(f"there is no program {command[0]}", hint)
     try:
         done = captured(command, VERSION_TIMEOUT, f"{command[0]} did not say its version")
     except OSError as error:
-        raise UsageError(
-            f"{command[0]} cannot be run: {error.strerror}",
-            "install it, or name another compiler: CC=gcc-13, LLVM=1",
-        ) from None
+        raise UsageError(f"{command[0]} cannot be run: {error.strerror}", hint) from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().partition("\n")[0]
         raise UsageError(f"{' '.join(command)} failed: {said or 'it gave no reason'}")
