@@ -305,7 +305,8 @@ def test_with_a_real_compiler(compiler: str, tmp_path: Path) -> None:
         f"all: fine.o bad.o\n%.o: %.c\n\t@echo '  CC      $@'\n\t@{compiler} -Wall -c $<\n"
     )
     done = subprocess.run(
-        ["make", "-j2", "-k"],
+        # As kernels are built: without -O, lines of two compilers are mixed within themselves.
+        ["make", "-j2", "-k", "-Otarget"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

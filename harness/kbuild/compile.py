@@ -108,7 +108,7 @@ class Compiler:
         """Run make for `what`; return how many steps it took."""
         command = [
             "make",
-            "-Otarget",  # what one compiler says stays together
+            "-Otarget",  # clang writes a line in pieces: those of two would make up a third
             f"O={self.objects}",
             # Set, though empty: kbuild then adds no '+' for a tree that is not at a tag.
             "LOCALVERSION=",
