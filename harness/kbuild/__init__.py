@@ -274,7 +274,6 @@ class _Job:
         say: Callable[[str], None],
     ) -> None:
         self.name = check_name(name)
-        cache.check_buildable("kernels")
         self.configuration = find_fragments(fragments)
         self.progress = progress
         self.label = ""
@@ -293,6 +292,7 @@ class _Job:
     def begin(self, *, quiet: bool = False) -> None:
         """Get what building needs; say what was decided about the series, unless told before."""
         need_x86_64("building kernels")
+        cache.check_buildable("kernels")
         ensure_packages(PACKAGES, "for building kernels", self._say)
         self.toolchain.check()
         if not quiet:
