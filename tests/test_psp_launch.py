@@ -165,7 +165,6 @@ XSAVE_RIGHT = snp_cpuid_fn(eax_in=0xD, ecx_in=0, xcr0_in=7, ebx=0x340)
             cpuid_page(snp_cpuid_fn(eax_in=0xD, ecx_in=1, xcr0_in=0x203, xss_in=0x800)),
             cpuid_page(snp_cpuid_fn(eax_in=0xD, ecx_in=1, xcr0_in=0x203, xss_in=0x800, ebx=0x258)),
         ),
-        (cpuid_page(snp_cpuid_fn(eax_in=0x40000000, eax=1)), cpuid_page(snp_cpuid_fn())),
         (cpuid_page(count=65), cpuid_page(count=64)),
         (bytes(7) + b"\1" + bytes(PAGE_SIZE - 8), bytes(PAGE_SIZE)),
         (cpuid_page(snp_cpuid_fn(eax_in=1, __reserved=9)), cpuid_page(snp_cpuid_fn(eax_in=1))),
@@ -184,6 +183,18 @@ def test_cpuid_page_is_corrected_and_accepted_then(
     assert digest(host, gctx) == before
     assert host.update(gctx, pa, sev.SNP_PAGE_TYPE_CPUID) == SevFwError.SUCCESS
     assert host.memory.read(pa, PAGE_SIZE) == good
+
+
+@pytest.mark.parametrize("leaf", [0x10000, 0x40000000, 0x40000001, 0x4FFFFFFF, 0x80010000])
+def test_functions_outside_the_cpuid_ranges_pass_as_they_are(
+    host: PspHost, gctx: int, leaf: int
+) -> None:
+    pa = host.page()
+    page = cpuid_page(snp_cpuid_fn(eax_in=leaf, ecx_in=1, eax=1, ebx=2, ecx=0xFFFFFFFF, edx=4))
+    host.memory.write(pa, page)
+    host.assign(pa, 0, 1)
+    assert host.update(gctx, pa, sev.SNP_PAGE_TYPE_CPUID) == SevFwError.SUCCESS
+    assert host.memory.read(pa, PAGE_SIZE) == page
 
 
 # -- ID block ------------------------------------------------------------------------------

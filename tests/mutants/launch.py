@@ -333,6 +333,13 @@ _UPDATE = (
         "cpuid_page.py::test_bad_leaf_comes_back_corrected",
     ),
     _mutant(
+        "PSP: leaves of hypervisors are refused",
+        _PSP + "cpuid_page.py",
+        "in EXTENDED:\n        return True",
+        "in EXTENDED:\n        return False",
+        "cpuid_page.py::test_functions_of_hypervisors_pass",
+    ),
+    _mutant(
         "PSP: any count of leaves",
         _PSP + "cpuid_page.py",
         "table.count, good = SNP_CPUID_COUNT_MAX, False",

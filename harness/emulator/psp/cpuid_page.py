@@ -4,12 +4,12 @@
 The firmware compares each function with what the processor has.  This model has no processor;
 it knows the size of an XSAVE area, which leaves exist at all, and the bits that hosts have to
 hide from SNP guests because the firmware refuses them (target/i386/sev.c of QEMU 9.1 lists
-those bits).
+those bits).  Functions of neither range, those of hypervisors (0x40000000 and up) among them,
+are nothing that the firmware knows, and pass as they are: QEMU puts them in, and Linux guests
+read them there (cpuid_hyp_range_max in arch/x86/coco/sev/shared.c of 6.12).
 """
 
 from __future__ import annotations
-
-import ctypes
 
 from harness.uapi.guest_message import SNP_CPUID_COUNT_MAX, snp_cpuid_fn, snp_cpuid_table
 
@@ -54,13 +54,12 @@ def correct(page: memoryview | bytearray) -> bool:
 
 
 def _correct_function(fn: snp_cpuid_fn) -> bool:
-    """One function; an unknown one is cleared."""
-    before = bytes(fn)
+    """Correct one function; tell whether it was right."""
     leaf, subleaf = fn.eax_in, fn.ecx_in if fn.eax_in in _SUBLEAVES else 0
-    fn.__reserved = 0
     if leaf not in STANDARD and leaf not in EXTENDED:
-        ctypes.memset(ctypes.addressof(fn), 0, ctypes.sizeof(fn))
-        return False
+        return True
+    before = bytes(fn)
+    fn.__reserved = 0
     for register, bits in REFUSED_BITS.get((leaf, subleaf), {}).items():
         setattr(fn, register, getattr(fn, register) & ~bits)
     if leaf == 0xD and subleaf == 0 and fn.xcr0_in:
