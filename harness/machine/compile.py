@@ -36,6 +36,8 @@ OPTIONS = (
     "--without-default-features",
     "--enable-system",
     "--enable-tcg",
+    # Inside the machine it is the VMM of whole guests, with the KVM under test.
+    "--enable-kvm",
     "--enable-virtfs",
     "--enable-attr",
     "--enable-cap-ng",
