@@ -2,6 +2,12 @@
 /* The mailbox's commands that only an SNP guest has: page states, permissions, raw exits. */
 #include "guest.h"
 
+/*
+ * What a register may hold where only bit 0 counts: Linux passes a bool, whose upper bits are
+ * whatever the compiler had there.
+ */
+#define RUBBISH 0xa5a5a5a5a5a5a500ul
+
 static u64 pvalidate(u64 va, u64 size, u64 validate, u64 *carry)
 {
 	u64 code;
@@ -9,7 +15,7 @@ static u64 pvalidate(u64 va, u64 size, u64 validate, u64 *carry)
 
 	__asm__ volatile(".byte 0xf2, 0x0f, 0x01, 0xff"
 			 : "=a"(code), "=@ccc"(cf)
-			 : "a"(va), "c"(size), "d"(validate)
+			 : "a"(va), "c"(size | RUBBISH), "d"(validate | RUBBISH)
 			 : "memory");
 	*carry = cf;
 	return code;
@@ -21,7 +27,7 @@ u64 rmpadjust(u64 va, u64 size, u64 attributes)
 
 	__asm__ volatile(".byte 0xf3, 0x0f, 0x01, 0xfe"
 			 : "=a"(code)
-			 : "a"(va), "c"(size), "d"(attributes)
+			 : "a"(va), "c"(size | RUBBISH), "d"(attributes)
 			 : "memory", "cc");
 	return code;
 }

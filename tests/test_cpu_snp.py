@@ -337,8 +337,10 @@ CODES = {"ok": RmpCode.SUCCESS, "input": RmpCode.FAIL_INPUT, "size": RmpCode.FAI
         (UNVALIDATED, 0, 0, "ok", 1),
         (DATA, 0, 1, "ok", 1),
         (DATA, 0, 0, "ok", 0),
-        (DATA, 2, 1, "input", 0),
-        (DATA, 0, 2, "input", 0),
+        (DATA, 0xA5A5A500, 0x5A5A5A01, "ok", 1),  # only bit 0 of each counts
+        (UNVALIDATED, 0xFFFFFFFE, 0xFFFFFFFF, "ok", 0),
+        (DATA, 2, 0xFFFFFFFE, "ok", 0),
+        (DATA, 0xFFFFFFFF, 1, "input", 0),
         (DATA, 1, 1, "input", 0),
         (0, 1, 1, "size", 0),
     ],
@@ -352,7 +354,7 @@ def test_pvalidate(guest: Bench, gva: int, size: int, validate: int, code: str, 
     expected = CODES[code]
     assert (saved.rax, saved.rbx & 0xFF, saved.rbx >> 8) == (expected, carry, expected == 0)
     if code == "ok" and gva:
-        assert guest.rmp.entry(HOST + gva).validated == bool(validate)
+        assert guest.rmp.entry(HOST + gva).validated == bool(validate & 1)
 
 
 def test_pvalidated_page_is_usable_and_again_not(guest: Bench) -> None:

@@ -122,7 +122,11 @@ def test_implicit_conversion(guest: Guest) -> None:
     assert cpu.load(A).check().value == 5
 
 
-def test_bad_size(guest: Guest) -> None:
-    """A page size that PVALIDATE does not know is FAIL_INPUT."""
-    result = guest.cpu().call(Op.PVALIDATE, A, 2, 1, 1).check()
-    assert result.value == FAIL_INPUT
+def test_only_bit_0_of_its_operands_counts(guest: Guest) -> None:
+    """PVALIDATE looks at bit 0 of page size and of what is wanted, whatever else is set there."""
+    cpu = guest.cpu()
+    result = cpu.call(Op.PVALIDATE, A, 0xFE, 0xFF, 1).check()
+    assert result.values[:3] == (0, 0, 1)
+    cpu.store(A, 5).check()
+    assert cpu.call(Op.PVALIDATE, A, 2, 0xFE, 1).check().values[:3] == (0, 0, 1)
+    assert cpu.call(Op.PVALIDATE, A, 0, 0, 1).check().values[:2] == (0, 1), "it was valid still"

@@ -196,6 +196,13 @@ _PAGES = (
         "attacks.py::test_double_validation",
     ),
     _mutant(
+        "eight bits of PVALIDATE's operands count",
+        "harness/emulator/cpu/snp.py",
+        "return int(register) & 1",
+        "return int(register) & 0xFF",
+        "pvalidate.py::test_only_bit_0_of_its_operands_counts",
+    ),
+    _mutant(
         "PVALIDATE of 2M takes 4K pages",
         _RMP,
         "return not huge or npt_size == PG_4K",

@@ -21,8 +21,8 @@ def pvalidate(engine: Engine, mmu: Mmu, rmp: Rmp) -> bool:
     """PVALIDATE; True where cached translations have to go."""
     _check_mode(engine, mmu)
     regs = engine.regs
-    gva, size, wanted = _operand(engine), regs[RCX] & 0xFFFFFFFF, regs[RDX] & 0xFFFFFFFF
-    if size > 1 or wanted > 1 or (size and gva & 0x1FF000):
+    gva, size, wanted = _operand(engine), _flag(regs[RCX]), _flag(regs[RDX])
+    if size and gva & 0x1FF000:
         _finish(engine, RmpCode.FAIL_INPUT, False)
         return False
     gpa, spa, npt_size = _private(mmu, gva)
@@ -49,10 +49,10 @@ def rmpadjust(engine: Engine, mmu: Mmu, rmp: Rmp) -> bool:
     _check_mode(engine, mmu)
     if not env.hflags & HF_CS64:
         raise GuestFault(UD)
-    gva, size, attributes = _operand(engine), engine.regs[RCX], engine.regs[RDX]
+    gva, size, attributes = _operand(engine), _flag(engine.regs[RCX]), engine.regs[RDX]
     vmpl, perms = attributes & 0xFF, attributes >> 8 & 0xFF
     reserved = attributes >> 17 or vmpl >= VMPLS or perms & ~PERM_ALL
-    if size > 1 or (size and gva & 0x1FF000) or reserved:
+    if (size and gva & 0x1FF000) or reserved:
         _finish(engine, RmpCode.FAIL_INPUT, False)
         return False
     gpa, spa, npt_size = _private(mmu, gva)
@@ -105,6 +105,14 @@ def _check_mode(engine: Engine, mmu: Mmu) -> None:
         raise GuestFault(UD)
     if engine.env.hflags & HF_CPL:
         raise GuestFault(GP)
+
+
+def _flag(register: int) -> int:
+    """Bit 0 of an operand, the only one of it that counts.
+
+    Linux passes a bool there, and above bit 7 what the compiler left in the register.
+    """
+    return int(register) & 1
 
 
 def _operand(engine: Engine) -> int:
