@@ -34,7 +34,7 @@ def real_agent(folder: Path, *keys: Path) -> Iterator[Path]:
     asked.chmod(0o755)
     try:
         until = time.monotonic() + 30
-        while not where.exists() and time.monotonic() < until:
+        while not _listens(where) and time.monotonic() < until:
             time.sleep(0.02)
         environment = {
             **os.environ,
@@ -52,6 +52,12 @@ def real_agent(folder: Path, *keys: Path) -> Iterator[Path]:
         agent.kill()
         agent.wait(10)
         where.unlink(missing_ok=True)
+
+
+def _listens(path: Path) -> bool:
+    """Whether somebody takes connections: a socket is there before that."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def pack(*parts: bytes) -> bytes:
