@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from harness.preflight import examine
 from harness.preflight.finding import Finding, State
 from harness.preflight.judge import judge, why_not
 
@@ -310,3 +311,17 @@ def _switched_off() -> dict[str, Any]:
     modules = copy.deepcopy(READY["modules"])
     modules["modprobe"] = ["/etc/modprobe.d/kvm.conf: options kvm_amd sev_snp=0"]
     return dict(modules)
+
+
+def test_a_log_full_of_faults_hides_neither_its_begin_nor_its_end() -> None:
+    """The collector runs by itself on its host: its source is taken here, without its last line."""
+    source = (Path(examine.__file__).parent / "collect.py").read_text()
+    body, _, last = source.rstrip().rpartition("\n")
+    assert last.startswith("main(")
+    names: dict[str, Any] = {"__name__": "collect"}
+    exec(compile(body, "collect.py", "exec"), names)
+    faults = b"<6>[ 5.0] AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0000]\n" * 500
+    raw = f"<6>[ 0.0] {NO_RMP}\n".encode() + faults + f"<6>[ 9.0] {SNP_ON[0]}\n".encode()
+    lines = names["chosen"](raw)
+    assert len(lines) == 80
+    assert (lines[0], lines[-1]) == (f"[ 0.0] {NO_RMP}", f"[ 9.0] {SNP_ON[0]}")

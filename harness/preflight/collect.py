@@ -57,6 +57,7 @@ _PLATFORM_STATUS, _SNP_PLATFORM_STATUS = 1, 9
 _SYSLOG_READ_ALL, _SYSLOG_SIZE = 3, 10
 _LOG_LINE = re.compile(rb"SEV|SNP|RMP|\bSME\b|AMD-Vi|IOMMU|ccp |kvm_amd|SVM ")
 _LOG_LINES = 80
+"""Of them: IOMMUs that log faults can fill a log."""
 _PARAMETER = re.compile(
     r"(amd_|intel_)?iommu(\.\w+)?=|(kvm|kvm_amd|ccp)\.|sev=|mem_encrypt=|nosmp|maxcpus=|nr_cpus="
     r"|nosmt|module_blacklist=|clearcpuid="
@@ -180,10 +181,15 @@ def log() -> list[str] | None:
     length = libc.klogctl(_SYSLOG_READ_ALL, buffer, len(buffer))
     if length < 0:
         return None
-    lines = [line for line in buffer.raw[:length].splitlines() if _LOG_LINE.search(line)]
-    return [
-        re.sub(rb"^<\d+>", b"", line)[:300].decode(errors="replace") for line in lines[:_LOG_LINES]
-    ]
+    return chosen(buffer.raw[:length])
+
+
+def chosen(raw: bytes) -> list[str]:
+    """Return the lines that matter: the first of them, from the boot, and the last."""
+    lines = [line for line in raw.splitlines() if _LOG_LINE.search(line)]
+    if len(lines) > _LOG_LINES:
+        lines = lines[: _LOG_LINES // 2] + lines[-_LOG_LINES // 2 :]
+    return [re.sub(rb"^<\d+>", b"", line)[:300].decode(errors="replace") for line in lines]
 
 
 def kvm() -> dict[str, Any]:
