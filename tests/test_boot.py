@@ -88,6 +88,30 @@ def test_output_that_cannot_be_written_is_told(update: test_vng.Update) -> None:
     assert said in done.stderr.splitlines()
 
 
+def test_a_reproducer_in_tmp_is_found(update: test_vng.Update, tmp_path: Path) -> None:
+    """The folder and what lies in it, words as they are, standard input; but it is read-only."""
+    work = tmp_path / "a b"
+    work.mkdir()
+    (work / "data").write_text("data\n")
+    program = work / "repro"
+    program.write_text("#!/bin/sh\nprintf '<%s>' \"$@\"; echo; pwd; cat data -; : > new\n")
+    program.chmod(0o755)
+    words = ["a b", "it's", '"q"', ""]
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "boot", update.kernel.name, "--", "./repro", *words],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input="given\n",
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ['<a b><it\'s><"q"><>', str(work), "data", "given"]
+    assert "Read-only file system" in done.stderr
+    assert not (work / "new").exists()
+
+
 def test_a_kernel_that_dies_is_exit_3_with_its_console(update: test_vng.Update) -> None:
     done = snptest("boot", update.kernel.name, "--", "sh", "-c", "echo c > /proc/sysrq-trigger")
     assert done.returncode == 3
