@@ -359,10 +359,10 @@ def test_our_own_reports_can_be_read() -> None:
     ]
     document = parse(ktap_report.render(results))
     assert statuses(document) == {
-        "x[v12]/one": Status.PASS,
-        "x[v12]/two#2": Status.FAIL,
-        "y/three": Status.SKIP,
-        "y/four": Status.XFAIL,
+        "x[v12]/x/test_a.py::one": Status.PASS,
+        "x[v12]/x/test_a.py::two#2": Status.FAIL,
+        "y/y/test_b.py::three": Status.SKIP,
+        "y/y/test_b.py::four": Status.XFAIL,
     }
     assert document.problems == ()
     assert [case.reason for _, case in document.leaves()] == ["", "", "no # SNP", "known"]
