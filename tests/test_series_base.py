@@ -223,6 +223,14 @@ def test_a_dry_run_of_what_is_wrong_ends_with_two(
         assert run(monkeypatch, *words[:-1]) == 3
 
 
+def test_a_dry_run_does_not_wait_for_a_build(toy: Path, topic: Path) -> None:
+    """A kernel that compiles holds the cache for minutes; commits can be made meanwhile."""
+    said: list[str] = []
+    with cache.locked(said.append):
+        assert plan(f"{toy}@auto", topic, said).patches
+    assert not [line for line in said if "waiting" in line]
+
+
 def test_notes_are_said_as_they_are(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

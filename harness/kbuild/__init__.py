@@ -124,7 +124,8 @@ def build(
     job = _Job(name, base, series, revision, until, fragments, progress or Progress(), say)
     job.begin(quiet=bool(commits))
     with cache.locked(say):
-        commit = job.known(commits) or [job.base_commit(), *job.patch_commits()][-1]
+        with cache.locked(say, cache.SOURCES):
+            commit = job.known(commits) or [job.base_commit(), *job.patch_commits()][-1]
         job.make(commit)
         job.record(commit, job.patches)
     return get(name)
@@ -143,7 +144,7 @@ def applied(
     """
     job = _Job("applied", base, series, None, None, (), progress or Progress(), say)
     job.begin()
-    with cache.locked(say):
+    with cache.locked(say, cache.SOURCES):
         commits = [job.base_commit(), *job.patch_commits()]
     return list(zip(commits, [None, *job.patches], strict=True))
 
@@ -179,7 +180,7 @@ def plan(
     """
     job = _Job(name, base, series, revision, until, fragments, progress or Progress(), say)
     job.say_notes()
-    with cache.locked(say):
+    with cache.locked(say, cache.SOURCES):
         commit = job.base_commit()
         try:
             for _ in job.patch_commits():
@@ -213,7 +214,8 @@ def build_every(
         raise UsageError("--every needs a series", "--series says which")
     job.begin()
     with cache.locked(say):
-        job.base_commit()
+        with cache.locked(say, cache.SOURCES):
+            job.base_commit()
         commits = job.patch_commits()
         for number, patch in enumerate(job.patches, 1):
             job.label = f"patch {number} of {len(job.patches)}: "
@@ -222,7 +224,8 @@ def build_every(
             applies = judged = True
             try:
                 try:
-                    commit = next(commits)
+                    with cache.locked(say, cache.SOURCES):
+                        commit = next(commits)
                 except BuildError:
                     applies = False
                     raise

@@ -28,6 +28,8 @@ from typing import Any
 from harness.errors import BuildError, UsageError
 
 LOCK_TIMEOUT = 3600.0
+SOURCES = "sources.lock"
+"""Lock of the git repository, held for seconds while a base and a series become commits."""
 _NOT_FOR_MAKE = re.compile(r"[^\w./,@=+~-]")
 
 
@@ -58,7 +60,8 @@ def check_buildable(what: str) -> None:
 def locked(say: Callable[[str], None], name: str = "lock") -> Iterator[None]:
     """Hold the cache: one build at a time.  A lock of a process that died is free.
 
-    `name` is that of the lock: kernels have one, QEMU has another.
+    `name` is that of the lock: building kernels has one, their git repository (SOURCES) and QEMU
+    have others.
     """
     root().mkdir(parents=True, exist_ok=True)
     with (root() / name).open("w") as file:

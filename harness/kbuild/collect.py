@@ -52,7 +52,7 @@ def collect(
     `names` are removed, or those built more than `older` days ago, or all but the newest
     `keep`; without any of these only what no name refers to.  UsageError: no such name.
     """
-    with cache.locked(say):
+    with cache.locked(say), cache.locked(say, cache.SOURCES):
         known = list_kernels()
         gone = {kernel.name for kernel in _chosen(known, names, keep, older)} | set(stale_names())
         busy = sorted(each.name for each in known if each.name in gone and is_in_use(each.key))
