@@ -374,7 +374,7 @@ def test_the_command(
     assert f"found before, in {runs} runs" in capsys.readouterr().out
     assert len(judge.words) == runs
     good = options(base=f"{repository}@v1", series=(str(folder),), bad="2")
-    assert command.bisect(good) == 1
+    assert command.bisect(good) == 3
     assert "patch 2 of 3 is not bad" in capsys.readouterr().out
 
 
