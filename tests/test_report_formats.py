@@ -142,6 +142,17 @@ def test_summary_counts_per_patch() -> None:
     assert " ".join(row[7:]).startswith("KVM: SEV: Add KVM_SEV_SNP_LAUNCH_UPDATE")
 
 
+def test_a_narrow_terminal_shows_whole_counts() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=40, markup=False)
+    many = [result(f"t{each}", Outcome.PASS, patches=(11,), areas=("psc",)) for each in range(1234)]
+    summary.show(console, [*many, result("bad", Outcome.FAIL)], 3.0)
+    tables = stream.getvalue().partition("FAIL ")[0]
+    assert tables.count("1234") == 3  # of the suite, the patch, the area
+    assert "…" not in tables
+    assert "crash" not in tables
+
+
 def test_exit_codes() -> None:
     assert exit_code([RESULTS[0], RESULTS[4], RESULTS[5]]) == ExitCode.PASSED
     assert exit_code([RESULTS[1]]) == exit_code([RESULTS[2]]) == ExitCode.FAILED

@@ -31,9 +31,10 @@ def show(
     rerun: options of this run that a re-run needs besides the test's id.
     """
     if results:
-        console.print(_suites(results))
         wide = console.width >= WIDE
-        for table in (_patches(results, subjects=wide), _areas(results)):
+        columns = list(Outcome) if wide else sorted({each.outcome for each in results}, key=_rank)
+        console.print(_suites(results, columns))
+        for table in (_patches(results, columns, subjects=wide), _areas(results, columns)):
             if table.row_count:
                 console.print(table)
     _skips(console, results)
@@ -43,19 +44,23 @@ def show(
     console.print(last.append(f" in {seconds:.1f} s"), highlight=False)
 
 
-def _table(title: str, *first: str) -> Table:
+def _rank(outcome: Outcome) -> int:
+    return list(Outcome).index(outcome)
+
+
+def _table(title: str, columns: Sequence[Outcome], *first: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for name in first:
         table.add_column(name, overflow="fold")
-    for outcome in Outcome:
-        table.add_column(outcome.value, justify="right")
+    for outcome in columns:  # a count that is cut short would be another one
+        table.add_column(outcome.value, justify="right", no_wrap=True, min_width=len(outcome))
     return table
 
 
-def _cells(counts: Counter[Outcome]) -> list[Text]:
+def _cells(counts: Counter[Outcome], columns: Sequence[Outcome]) -> list[Text]:
     return [
         Text(str(counts[each]), style=COLOURS[each]) if counts[each] else Text("·", style="dim")
-        for each in Outcome
+        for each in columns
     ]
 
 
@@ -69,27 +74,27 @@ def _group(pairs: Iterable[tuple[K, Outcome]]) -> dict[K, Counter[Outcome]]:
     return groups
 
 
-def _suites(results: Sequence[Result]) -> Table:
-    table = _table("suites", "suite", "revision")
+def _suites(results: Sequence[Result], columns: Sequence[Outcome]) -> Table:
+    table = _table("suites", columns, "suite", "revision")
     table.add_column("time", justify="right")
     times: defaultdict[tuple[str, str], float] = defaultdict(float)
     for result in results:
         times[result.suite, result.revision] += result.seconds
     groups = _group(((each.suite, each.revision), each.outcome) for each in results)
     for key in sorted(groups):
-        table.add_row(*key, *_cells(groups[key]), f"{times[key]:.1f} s")
+        table.add_row(*key, *_cells(groups[key], columns), f"{times[key]:.1f} s")
     return table
 
 
-def _patches(results: Sequence[Result], *, subjects: bool) -> Table:
-    table = _table("patches of the v12 series", "patch")
+def _patches(results: Sequence[Result], columns: Sequence[Outcome], *, subjects: bool) -> Table:
+    table = _table("patches of the v12 series", columns, "patch")
     if subjects:
         table.add_column("subject", style="dim", no_wrap=True, overflow="ellipsis")
     groups = _group((patch, each.outcome) for each in results for patch in each.patches)
     names = patch_subjects()
     for patch in sorted(groups):
         subject = [names.get(str(patch), "")] if subjects else []
-        table.add_row(f"{patch:02d}", *_cells(groups[patch]), *subject)
+        table.add_row(f"{patch:02d}", *_cells(groups[patch], columns), *subject)
     return table
 
 
@@ -102,11 +107,11 @@ def patch_subjects() -> dict[str, str]:
     return {number: values.need(number) for number in patches}
 
 
-def _areas(results: Sequence[Result]) -> Table:
-    table = _table("areas", "area")
+def _areas(results: Sequence[Result], columns: Sequence[Outcome]) -> Table:
+    table = _table("areas", columns, "area")
     groups = _group((area, each.outcome) for each in results for area in each.areas)
     for area in sorted(groups):
-        table.add_row(area, *_cells(groups[area]))
+        table.add_row(area, *_cells(groups[area], columns))
     return table
 
 
