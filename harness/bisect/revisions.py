@@ -117,7 +117,7 @@ def of_git(base: str, good: str | None, bad: str | None, fragments: Sequence[str
             f"--good {good} is no ancestor of --bad {bad or 'HEAD'}{reason}",
             f"good may be their merge base: git -C {path} merge-base {good} {bad or 'HEAD'}",
         ) from None
-    options = ["--topo-order", "--reverse", "-z", f"--format={_FORMAT}"]
+    options = ["--topo-order", "--reverse", "-z", "--no-show-signature", f"--format={_FORMAT}"]
     ranged = ["log", *options, f"{ends[0]}..{ends[1]}", "--"]
     records = _records(run_git(ranged, path, environment))
     if not records:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import platform
-import subprocess
 import time
 import uuid
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from harness.report import sanitize
 from harness.runner import ROOT
 
 UNKNOWN = "unknown"
+GIT_TIMEOUT = 10.0
 
 
 def describe(
@@ -62,15 +62,11 @@ def built(name: str) -> dict[str, Any]:
 @functools.cache
 def harness_version() -> str:
     """Return snptest's own revision as `git describe` has it; UNKNOWN outside a repository."""
+    from harness.kbuild.gitrun import GitError, run_git  # as above: only where it is asked for
+
+    describe = ["describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        said = run_git(describe, ROOT, {}, timeout=GIT_TIMEOUT)
+    except (GitError, UserError, OSError):
         return UNKNOWN
-    return (done.stdout.strip() if done.returncode == 0 else "") or UNKNOWN
+    return said.decode(errors="replace").strip() or UNKNOWN

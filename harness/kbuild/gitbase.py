@@ -201,8 +201,13 @@ def commits_between(path: Path, spec: str) -> list[tuple[str, bytes]]:
     found = []
     for line in lines:
         commit, *parents = line.split()
-        show = ["show", "--no-patch", "--format=%h %s", commit]
+        show = ["show", "--no-patch", "--no-show-signature", "--format=%h %s", commit]
         name = run_git(show, path, {"LC_ALL": "C"}).decode(errors="replace").strip()
+        if not parents:
+            raise UsageError(
+                f"--series {spec}: {name} has no parent in {path}: its history ends there",
+                f"of a shallow clone, fetch the rest: git -C {path} fetch --unshallow",
+            )
         if len(parents) != 1:
             raise UsageError(
                 f"--series {spec}: {name} is a merge, not a patch", "rebase it, or name its parts"

@@ -23,6 +23,17 @@ IDENTITY = {
     "GIT_COMMITTER_DATE": "1700000000 +0000",
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_ATTR_NOSYSTEM": "1",
+    # Also what comes without a file of configuration: `git -c`, a CI's GIT_CONFIG_KEY_0, and
+    # the user's ~/.config/git/attributes, which would turn line ends in what is built.
+    "GIT_CONFIG_PARAMETERS": "",
+    "GIT_CONFIG_COUNT": "3",
+    "GIT_CONFIG_KEY_0": "core.attributesFile",
+    "GIT_CONFIG_VALUE_0": os.devnull,
+    "GIT_CONFIG_KEY_1": "core.excludesFile",
+    "GIT_CONFIG_VALUE_1": os.devnull,
+    "GIT_CONFIG_KEY_2": "core.hooksPath",
+    "GIT_CONFIG_VALUE_2": os.devnull,
     "LC_ALL": "C",
 }
 """Environment for our own repository: the same input gives the same commits, whoever we are."""
@@ -30,13 +41,22 @@ IDENTITY = {
 OFFLINE = {"LC_ALL": "C", "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "none"}
 """For looking into the user's repositories: what a partial clone lacks is not fetched."""
 
-_POINTERS = frozenset(
-    f"GIT_{name}"
-    for name in (
-        *("DIR", "WORK_TREE", "INDEX_FILE", "OBJECT_DIRECTORY", "COMMON_DIR", "PREFIX"),
-        *("ALTERNATE_OBJECT_DIRECTORIES", "NAMESPACE", "CEILING_DIRECTORIES"),
-    )
+_KEPT = re.compile(
+    r"GIT_(?:SSH|SSL_|HTTP_|PROXY_|CONFIG|PROTOCOL|ALLOW_PROTOCOL$|ASKPASS$|TERMINAL_PROMPT$"
+    r"|EXEC_PATH$|ATTR_NOSYSTEM$|DISCOVERY_ACROSS_FILESYSTEM$|NO_LAZY_FETCH$)"
 )
+"""What of the caller's GIT_* holds for us too: how repositories are reached, and the
+configuration.  Others name another repository (a hook's GIT_DIR), change what is printed
+(GIT_EXTERNAL_DIFF, GIT_DIFF_OPTS, GIT_TRACE) or made (GIT_DEFAULT_HASH, GIT_TEMPLATE_DIR)."""
+
+
+def inherited() -> dict[str, str]:
+    """Return the caller's environment without what makes git do something else than is asked."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or _KEPT.match(name)
+    }
 
 
 _DUBIOUS = re.compile(r"dubious ownership in repository at '([^']+)'")
@@ -71,14 +91,13 @@ def run_git(
 ) -> bytes:
     """Run git and return what it printed; GitError when it fails or takes too long.
 
-    The environment is on top of the caller's without what git would take a repository from.
+    The environment is on top of inherited().
     """
-    inherited = {name: value for name, value in os.environ.items() if name not in _POINTERS}
     try:
         done = subprocess.run(
             ["git", *arguments],
             cwd=folder,
-            env={**inherited, **environment},
+            env={**inherited(), **environment},
             input=stdin,
             capture_output=True,
             timeout=timeout,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
 import subprocess
 import tarfile
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from harness.kbuild.gitrun import GIT_TIMEOUT, IDENTITY, GitError
+from harness.kbuild.gitrun import GIT_TIMEOUT, IDENTITY, GitError, inherited
 
 _DECOMPRESSORS = {".xz": ("xz", "-dc", "-T0"), ".zst": ("zstd", "-dcq"), ".gz": ("gzip", "-dc")}
 
@@ -27,7 +26,7 @@ def import_tarball(
     stream = subprocess.Popen(
         ["git", "fast-import", "--quiet", "--depth=1"],
         cwd=repository,
-        env={**os.environ, **IDENTITY},
+        env={**inherited(), **IDENTITY},
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -7,7 +7,6 @@ as for any other mails.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from harness.errors import BuildError, UsageError
 from harness.kbuild import mails
+from harness.kbuild.gitrun import inherited
 from harness.kbuild.mails import Mail
 from harness.report import sanitize
 
@@ -81,7 +81,7 @@ def fetch(identifier: str, *, newest: bool = False) -> list[Mail]:
             done = subprocess.run(
                 command,
                 cwd=elsewhere,  # not in a repository, whose configuration b4 would take
-                env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+                env={**inherited(), "GIT_TERMINAL_PROMPT": "0"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

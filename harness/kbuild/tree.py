@@ -34,7 +34,9 @@ class SourceTree:
         self.path = path
         if not (path / ".git").is_dir():
             path.mkdir(parents=True, exist_ok=True)
-            self.git("init", "-q", "--initial-branch=snptest")
+            # As said here, not as init.* or git's next default has it: SHA-256 could fetch nothing.
+            fixed = ("--object-format=sha1", "--template=")
+            self.git("init", "-q", "--initial-branch=snptest", *fixed)
             # Trees are big and short-lived here: time counts for more than disk.
             self.git("config", "core.compression", "1")
             self.git("config", "gc.auto", "0")
