@@ -22,16 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SILENCE = 300.0
 """Seconds beyond a test's deadline in which nothing at all happens before the run is given up."""
 
-Event = dict[str, Any]
+_SOURCES = str(ROOT)
+_PYTHONS_OWN = frozenset({"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONHASHSEED"})
+"""What may be told to Python (as in the script snptest): it changes no result."""
 
-FOREIGN = (
-    "PYTEST_ADDOPTS",
-    "PYTEST_PLUGINS",
-    "PYTEST_DISABLE_PLUGIN_AUTOLOAD",
-    "PYTEST_XDIST_AUTO_NUM_WORKERS",
-    "PYTHONOPTIMIZE",
-)
-"""Variables that would choose other tests than were asked for, or take their assertions away."""
+Event = dict[str, Any]
 
 
 @dataclass
@@ -69,13 +64,13 @@ class Run:
             f"--stacks={self.folder}",
             f"--parent={os.getpid()}",
         ]
-        environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-        environment |= {"PYTHONPATH": _python_path(), "PYTHONUNBUFFERED": "1"}
+        # Plugins of the user's (pytest-randomly, -rerunfailures, ROS's) would be loaded by name.
+        alone = {"PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         with self.log.open("wb") as log:
             process = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=environment,
+                env=python_environment() | alone,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -173,6 +168,15 @@ def _raise_interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _python_path() -> str:
-    inherited = os.environ.get("PYTHONPATH", "")
-    return os.pathsep.join([str(ROOT), *([inherited] if inherited else [])])
+def python_environment() -> dict[str, str]:
+    """Return the environment of a Python process of ours, which runs snptest and nothing else.
+
+    PYTEST_ADDOPTS would leave tests out, PYTHONOPTIMIZE takes the asserts out of all that pytest
+    does not rewrite, and PYTHONPATH puts somebody else's rich, or pytest's plugins, before ours.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST_", "PYTHON")) or name in _PYTHONS_OWN
+    }
+    return kept | {"PYTHONPATH": _SOURCES, "PYTHONUTF8": "1"}

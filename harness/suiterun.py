@@ -20,7 +20,7 @@ from typing import Any
 from harness import leash
 from harness.report import sanitize
 from harness.report.outcome import ExitCode, Result
-from harness.runner import ROOT
+from harness.runner import python_environment
 
 SILENCE = 3600.0
 """Seconds without a result before a run is given up: it has its own, shorter deadlines."""
@@ -73,11 +73,10 @@ def run(
     command += [*words, "--json", f"/dev/fd/{writing}"]
     if not history:
         command.append("--no-history")
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             command,
-            env=os.environ | {"PYTHONPATH": path},
+            env=python_environment(),
             stdin=subprocess.PIPE,  # the leash
             stdout=said,
             stderr=subprocess.STDOUT,

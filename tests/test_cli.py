@@ -182,6 +182,73 @@ def test_exit_codes_follow_the_outcomes(
     assert last in out
 
 
+PLUGIN = """
+    def pytest_collection_modifyitems(items):
+        del items[1:]
+"""
+
+
+def test_what_is_meant_for_the_user_s_own_pytest_leaves_no_test_out(
+    tree: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A run that passes must have run all tests: with plugins of the user's, too."""
+    other = tmp_path / "other"
+    (other / "user-1.dist-info").mkdir(parents=True)
+    (other / "user-1.dist-info/METADATA").write_text("Name: user\nVersion: 1\n")
+    (other / "user-1.dist-info/entry_points.txt").write_text("[pytest11]\nuser = user_plugin\n")
+    (other / "user_plugin.py").write_text(textwrap.dedent(PLUGIN))
+    (other / "rich.py").write_text("raise SystemError('the rich of another project')\n")
+    monkeypatch.setenv("PYTHONPATH", str(other))
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--deselect suites/psc/test_psc.py::test_good[v12]")
+    monkeypatch.setenv("PYTEST_PLUGINS", "nosuch")
+    for workers in ("0", "2"):
+        code, out, err = snptest(capsys, "run", "psc", "-n", workers, "-k", "good or lacks")
+        assert code == 0, out + err
+        assert f"{REVISIONS} pass, {REVISIONS} skip" in out
+
+
+def test_asserts_hold_when_python_is_told_to_leave_them_out(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pytest rewrites those of test modules only: a suite's helper would assert nothing."""
+    (tree / "suites/psc/helper.py").write_text("def check(value):\n    assert value\n")
+    text = "from suites.psc.helper import check\ndef test_helper(): check(False)\n"
+    (tree / "suites/psc/test_more.py").write_text(text)
+    (tree / "pytest.ini").write_text(
+        "[pytest]\naddopts = --import-mode=importlib\npythonpath = .\n"
+    )
+    monkeypatch.setenv("PYTHONOPTIMIZE", "1")
+    code, out, err = snptest(capsys, "run", "psc", "-n", "1", "-k", "helper")
+    assert code == 1, out + err
+    assert "1 fail" in out
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("and and", "-k and and is no expression: "),
+        ("a (b", "-k a (b is no expression: "),
+        ("caf\udce9", "-k caf\\udce9 is not UTF-8"),
+    ],
+)
+def test_a_wrong_expression_is_a_mistake(
+    tree: Path, capsys: pytest.CaptureFixture[str], expression: str, said: str
+) -> None:
+    code, _, err = snptest(capsys, "run", "psc", "-k", expression)
+    assert (code, "Traceback" in err) == (2, False)
+    assert said in err
+
+
+def test_an_expression_may_begin_with_a_hyphen(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = snptest(capsys, "run", "psc", "-n", "1", "-k", "-x")
+    assert (code, "no test matches" in err) == (2, True)
+
+
 def test_a_suite_that_cannot_be_read_is_exit_3(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

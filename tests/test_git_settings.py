@@ -197,6 +197,6 @@ def test_a_range_that_begins_where_a_shallow_clone_ends(repository: Path, tmp_pa
     url = repository.as_uri()
     git(tmp_path, "clone", "-q", "--depth=1", url, str(clone))
     git(clone, "fetch", "-q", "--depth=1", "origin", "tag", "v1")
-    with pytest.raises(UsageError, match="has no parent in .*: its history ends there") as caught:
+    with pytest.raises(UsageError, match=r"has no parent in .*: its history ends there") as caught:
         commits_between(clone, "v1..HEAD")
     assert "--unshallow" in caught.value.hint

@@ -23,14 +23,17 @@ FAKE_PYTHON = """\
     case "$*" in
     "-c import sys"*) exit 0 ;;
     "-c import ensurepip"*) exit 0 ;;
+    "-c import importlib"*) echo "${MISSING:-}" ;;
     "-m venv "*) mkdir -p "$3/bin"; cp "$FAKE" "$3/bin/python"; echo venv >>"$TRACE" ;;
     "-m pip --version") exit 0 ;;
     "-m pip install"*)
         echo "pip $*" >>"$TRACE"
+        [ -z "${SHOW:-}" ] || env | grep ^PIP_ >"$SHOW"
         sleep "${PIP_SECONDS:-0}"
         exit "${PIP_STATUS:-0}" ;;
     "- "*) echo unicorn ;;
-    "-P -m harness"*) shift 3; echo "harness: $*"; echo "cwd: $PWD"; echo "path: $PYTHONPATH" ;;
+    "-P -m harness"*) [ -z "${SHOW:-}" ] || env | grep ^PYTHON >>"$SHOW"
+        shift 3; echo "harness: $*"; echo "cwd: $PWD"; echo "path: $PYTHONPATH" ;;
     *) echo "unexpected: $*" >&2; exit 99 ;;
     esac
 """
@@ -256,3 +259,60 @@ def test_another_system_that_has_all_is_as_good(tree: Tree, other_system: Path) 
     code, out, err = tree.run("run")
     assert code == 0, err
     assert "harness: run" in out
+
+
+def test_what_is_meant_for_other_pythons_does_not_reach_ours(tree: Tree, tmp_path: Path) -> None:
+    """PYTHONHOME and PYTHONPATH would bring other modules, pip's settings install elsewhere."""
+    shown = tmp_path / "shown"
+    others = {
+        "PYTHONHOME": "/usr",
+        "PYTHONPATH": "/opt/ros",
+        "PYTHONOPTIMIZE": "2",
+        "PYTHONINSPECT": "1",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PIP_TARGET": "/opt/elsewhere",
+        "PIP_USER": "1",
+        "PIP_DRY_RUN": "1",
+        "PIP_INDEX_URL": "https://pypi.example.org/simple",
+    }
+    code, _, err = tree.run(SHOW=str(shown), **others)
+    assert code == 0, err
+    reached = dict(line.split("=", 1) for line in shown.read_text().splitlines())
+    python = {name: value for name, value in reached.items() if name.startswith("PYTHON")}
+    assert python == {
+        "PYTHONPATH": str(tree.root),
+        "PYTHONUTF8": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    assert (reached["PIP_TARGET"], reached["PIP_USER"], reached["PIP_DRY_RUN"]) == ("", "0", "0")
+    assert reached["PIP_INDEX_URL"] == "https://pypi.example.org/simple"
+
+
+def test_what_pip_did_not_install_is_told(tree: Tree) -> None:
+    code, out, err = tree.run(MISSING="unicorn rich")
+    assert (code, out) == (3, "")
+    assert "pip ended well, but did not install: unicorn rich" in err
+    assert tree.run()[0] == 0  # not taken for complete
+
+
+def test_a_folder_that_is_no_environment_is_not_removed(tree: Tree, tmp_path: Path) -> None:
+    """SNPTEST_VENV=~ by mistake must not cost a home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis").write_text("years of work")
+    code, _, err = tree.run(SNPTEST_VENV=str(home))
+    assert code == 3
+    assert "is no Python environment, and not empty" in err
+    assert (home / "thesis").read_text() == "years of work"
+
+
+def test_what_fails_in_the_script_is_no_failed_test(tree: Tree) -> None:
+    """A full or read-only disk ends the shell with 1, which means that a test failed."""
+    (tree.root / ".venv").mkdir()
+    (tree.root / ".venv/requirements.txt").mkdir()  # cannot be written
+    (tree.root / ".venv/bin").mkdir()
+    shutil.copy(tree.environment["FAKE"], tree.root / ".venv/bin/python")
+    (tree.root / ".venv/.snptest-complete").write_text(f"old\n{tree.root}/.venv\n")
+    code, _, err = tree.run()
+    assert code == 3, err

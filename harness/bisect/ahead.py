@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from harness import kbuild, leash
 from harness.errors import UserError
-from harness.runner import ROOT
+from harness.runner import python_environment
 
 NICE = 10
 PATIENCE = 20.0
@@ -117,10 +117,9 @@ class Ahead:
 
     def _start(self, request: Request) -> subprocess.Popen[bytes]:
         command = [sys.executable, leash.__file__, "", sys.executable, "-m", __name__]
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
         return subprocess.Popen(
             [*command, json.dumps(dict(request))],
-            env=os.environ | {"PYTHONPATH": path},
+            env=python_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from harness.report.outcome import ExitCode
-from harness.runner import ROOT
+from harness.runner import ROOT, python_environment
 
 CODE = ("harness", "suites", "tests", "benchmarks", "guests", "conftest.py")
 HEAVY = "kbuild"
@@ -49,6 +49,7 @@ class Stage:
         with subprocess.Popen(
             self.command,
             cwd=ROOT,
+            env=python_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from _pytest.mark.expression import Expression
 from rich.console import Console
 from rich.text import Text
 
@@ -78,6 +79,7 @@ def run_suites(options: RunOptions) -> int:
             f"backend {backend.name} does not offer revision {options.revision!r}",
             f"it offers {', '.join(backend.revisions)}",
         )
+    _check_expression(options.expression)
     known.load()  # a mistake in it is the user's, and told at once
     paths = suite_paths(options.suites)
     need_writable(options.junit, options.ktap, options.json)
@@ -249,6 +251,22 @@ def suite_paths(names: tuple[str, ...]) -> list[str]:
     return paths
 
 
+def _check_expression(text: str | None) -> None:
+    """Raise UsageError for a -k that pytest would fail of, in each of its processes."""
+    if text is None:
+        return
+    try:
+        text.encode()
+        Expression.compile(text)
+    except UnicodeEncodeError:
+        raise UsageError(f"-k {sanitize.line(text)} is not UTF-8") from None
+    except SyntaxError as error:
+        raise UsageError(
+            f"-k {sanitize.line(text)} is no expression: {error.msg}",
+            "names, or parts of them, with and, or, not and parentheses: -k 'psc and not hole'",
+        ) from None
+
+
 def _workers(text: str, backend: Backend) -> int:
     if text == "auto":
         cores = len(os.sched_getaffinity(0))
@@ -270,12 +288,12 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
         f"--repeat={options.repeat}",
         "--continue-on-collection-errors",
         "--tb=short",
+        "--color=no",
     ]
     # One worker is still a process of its own: what dies there is told by the one that lives.
     if workers:
-        arguments += [f"--numprocesses={workers}", "--dist=loadscope", "--max-worker-restart=100"]
-    else:
-        arguments += ["-p", "no:xdist"]
+        arguments += ["-p", "xdist.plugin", f"--numprocesses={workers}"]
+        arguments += ["--dist=loadscope", "--max-worker-restart=100"]
     given = {
         "--revision": options.revision,
         "--kernel": options.kernel,
@@ -286,7 +304,8 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
     }
     for name, value in given.items():
         if value is not None:
-            arguments += [name, value] if name == "-k" else [f"{name}={value}"]
+            # In one word, or an expression that begins with a hyphen would be an option.
+            arguments.append(f"-k{value}" if name == "-k" else f"{name}={value}")
     return arguments
 
 
