@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from harness import kbuild
+from harness import kbuild, places
 from harness.cli.run import make_console
 from harness.distributions import how_to_install
 from harness.host_packages import lacking, missing_packages, optional
@@ -252,8 +252,7 @@ def _packages(topic: str, packages: Iterable[str], purpose: str) -> Finding:
 
 
 def _space() -> Iterator[Finding]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snptest"
-    for topic, folder in (("this tree", ROOT), ("cache", cache)):
+    for topic, folder in (("this tree", ROOT), ("cache", places.cache())):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free / (1 << 30)
         found = f"{folder}: {free:.0f} GiB free"

@@ -25,6 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
+from harness import places
 from harness.vm import layout, mailbox
 
 SOURCES: Final = Path(__file__).resolve().parent.parent / "guests"
@@ -165,8 +166,7 @@ def cache_directory() -> Path:
     """Where built images are kept: $SNPTEST_CACHE or the user's cache directory."""
     base = os.environ.get("SNPTEST_CACHE")
     if base is None:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-        base = str(Path(base) / "snptest")
+        base = str(places.cache())
     return Path(base) / "guests"
 
 
@@ -188,7 +188,9 @@ def _compiler() -> str | None:
 
 def _run(argv: list[str], directory: Path) -> str:
     # The linker script and headers are read from the sources, whatever the directory.
-    env = {**os.environ, "LC_ALL": "C", "CPATH": str(SOURCES)}
+    # Nothing else of the caller's (C_INCLUDE_PATH, GNUTARGET, ...): the image is kept for others.
+    env = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    env |= {"LC_ALL": "C", "CPATH": str(SOURCES)}
     argv = [str(SOURCES / word) if word == "image.lds" else word for word in argv]
     try:
         done = subprocess.run(

@@ -249,6 +249,17 @@ def test_an_expression_may_begin_with_a_hyphen(
     assert (code, "no test matches" in err) == (2, True)
 
 
+def test_results_may_be_asked_for_by_a_relative_path(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setenv("SNPTEST_RESULTS", "out")
+    code, out, err = snptest(capsys, "run", "psc", "-n", "1", "-k", "good", "--revision", "v12")
+    assert code == 0, out + err
+    assert len(list((tmp_path / "elsewhere/out").glob("*/results.jsonl"))) == 1
+
+
 def test_a_suite_that_cannot_be_read_is_exit_3(
     tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,19 @@ def test_build_is_reproducible(flavour: Flavour) -> None:
 
 
 @needs_gcc
+def test_nothing_of_the_caller_s_environment_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cross toolchain's shell has it; the cache would keep such an image for every run."""
+    expected = guestimage.build(Flavour.SNP)
+    (tmp_path / "stdint.h").write_text("#error another C library's\n")
+    monkeypatch.setenv("C_INCLUDE_PATH", str(tmp_path))
+    monkeypatch.setenv("GNUTARGET", "elf32-i386")
+    monkeypatch.setenv("DEPENDENCIES_OUTPUT", str(tmp_path / "dependencies"))
+    assert guestimage.build(Flavour.SNP) == expected
+    assert not (tmp_path / "dependencies").exists()
+
+
 def test_cache_is_keyed_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change of the layout changes the key; the cache gives back what was built."""
     monkeypatch.setenv("SNPTEST_CACHE", str(tmp_path))

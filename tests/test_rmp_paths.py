@@ -309,6 +309,17 @@ def test_without_a_compiler_numpy_does_it(fresh: Any, monkeypatch: pytest.Monkey
         path_of()
 
 
+def test_a_cache_without_exec_leaves_it_to_numpy(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home mounted noexec: the library is there, but cannot be mapped."""
+    rmp_fast._build().write_bytes(b"not to be mapped")
+    assert path_of() == "numpy"
+    monkeypatch.setenv("SNPTEST_RMP", "c")
+    with pytest.raises(rmp_fast.BuildError, match="cannot load"):
+        path_of()
+
+
 def test_a_failing_compiler_is_told_when_c_is_forced(
     fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

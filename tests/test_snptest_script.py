@@ -276,7 +276,8 @@ def test_what_is_meant_for_other_pythons_does_not_reach_ours(tree: Tree, tmp_pat
         "PIP_DRY_RUN": "1",
         "PIP_INDEX_URL": "https://pypi.example.org/simple",
     }
-    code, _, err = tree.run(SHOW=str(shown), **others)
+    tree.environment |= others
+    code, _, err = tree.run(SHOW=str(shown))
     assert code == 0, err
     reached = dict(line.split("=", 1) for line in shown.read_text().splitlines())
     python = {name: value for name, value in reached.items() if name.startswith("PYTHON")}

@@ -14,7 +14,7 @@ from _pytest.mark.expression import Expression
 from rich.console import Console
 from rich.text import Text
 
-from harness import backends
+from harness import backends, places
 from harness.backends.base import Backend
 from harness.cli import faults, kselftest
 from harness.cli.kernels import DEFAULT_BASE, build_kernel
@@ -323,7 +323,7 @@ def _rerun(options: RunOptions) -> list[str]:
 
 
 def _results_folder() -> Path:
-    base = Path(os.environ.get("SNPTEST_RESULTS", ROOT / "results"))
+    base = places.results() or ROOT / "results"
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{number}" for number in range(1, 100))):
         folder = base / f"{stamp}{suffix}"

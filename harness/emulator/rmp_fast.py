@@ -17,6 +17,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from harness import places
 from harness.emulator.rmp_bulk import Bulk, NumpyBulk, Words
 
 SOURCE = Path(__file__).with_suffix(".c")
@@ -82,7 +83,11 @@ def bulk(table: Words) -> Bulk:
 @cache
 def load() -> ctypes.CDLL:
     """Compile the library unless the cache has it, and load it; BuildError when it cannot."""
-    library = ctypes.CDLL(str(_build()))
+    path = _build()
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:  # a cache on a file system without exec
+        raise BuildError(f"cannot load {path}: {error}") from error
     words = [_U64, _U64, _U64]
     for name, result, arguments in (
         ("rmp_update", _SIZE, words),
@@ -98,8 +103,7 @@ def load() -> ctypes.CDLL:
 
 def cache_directory() -> Path:
     """Where compiled libraries are kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "snptest"
+    return places.cache()
 
 
 def _build() -> Path:

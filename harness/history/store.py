@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness import places
 from harness.errors import UserError
 from harness.history import schema
 
@@ -29,10 +30,7 @@ def default_path() -> Path | None:
     named = os.environ.get("SNPTEST_HISTORY")
     if named is not None:
         return Path(named).expanduser() if named else None
-    if results := os.environ.get("SNPTEST_RESULTS"):
-        return Path(results) / NAME
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(base) / "snptest" / NAME
+    return (places.results() or places.state()) / NAME
 
 
 class History:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from harness import places
 from harness.errors import BuildError, UsageError
 
 LOCK_TIMEOUT = 3600.0
@@ -34,12 +35,8 @@ _NOT_FOR_MAKE = re.compile(r"[^\w./,@=+~-]")
 
 
 def root() -> Path:
-    """Return the cache's directory (not made yet, maybe).
-
-    As the XDG Base Directory Specification has it: a relative XDG_CACHE_HOME does not count.
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / "snptest"
+    """Return the cache's directory (not made yet, maybe)."""
+    return places.cache()
 
 
 def check_buildable(what: str) -> None:
