@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import pytest
 from _pytest.runner import runtestprotocol
 
-from harness import backends, features
+from harness import backends, features, standstill
 from harness.backends.base import Backend, Unconfigurable
 from harness.deadline import deadline
 from harness.errors import BootError, UserError
-from harness.kernel import Kernel
+from harness.kernel import Kernel, TargetTimeoutError
 from harness.orphan import die_with
 from harness.pool import KernelPool
 from harness.report import sanitize, verdict
@@ -129,6 +129,7 @@ class Session:
         self._pool: KernelPool | None = None
         self._stacks: TextIO | None = None
         self._running = ""
+        self._stood = 0.0
         self.crashed = False
 
     @property
@@ -218,6 +219,7 @@ class Session:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
         """Arrange under a deadline, from a marked place in the kernel log on."""
         self._running = item.nodeid
+        self._stood = standstill.watch().total()
         if self._pool is not None:
             self._pool.mark(item.nodeid)
         with self._deadline(item, "setup"):
@@ -270,6 +272,9 @@ class Session:
                     facts["reason"] = f"{death.kind}: {death.summary}"
                     if death.blameless:
                         facts["verdict"] = Outcome.ERROR.value
+            stood = standstill.watch().total() - self._stood
+            if stood and isinstance(error, TargetTimeoutError):
+                facts |= {"verdict": Outcome.ERROR.value, "reason": verdict.stood_still(stood)}
             if isinstance(error, UserError):
                 report.longrepr = str(error)
             if isinstance(error, BootError):

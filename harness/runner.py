@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness import standstill
 from harness.report import sanitize
 from harness.report.outcome import Result
 
@@ -59,6 +59,7 @@ class Run:
             sys.executable,
             "-m",
             "pytest",
+            *("-p", "xdist.plugin"),  # the one that is needed
             *self.arguments,
             f"--results=/dev/fd/{writing}",
             f"--stacks={self.folder}",
@@ -123,7 +124,7 @@ class Run:
         pending = b""
         while True:
             try:
-                ready, _, _ = select.select([reading], [], [], self.silence)
+                ready = standstill.readable(reading, self.silence)
                 chunk = os.read(reading, 1 << 16) if ready else b""
             except KeyboardInterrupt:
                 if self.interrupted:

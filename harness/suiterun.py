@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import leash
+from harness import leash, standstill
 from harness.report import sanitize
 from harness.report.outcome import ExitCode, Result
 from harness.runner import python_environment
@@ -120,7 +119,7 @@ def _listen(
     finished = False
     while True:
         left = silence if end is None else max(0.0, min(silence, end - time.monotonic()))
-        ready, _, _ = select.select([reading], [], [], left)
+        ready = standstill.readable(reading, left)
         if end is not None and time.monotonic() >= end:
             done.broken.append(f"it was not done after {within:.0f} s; the run was ended")
             return False

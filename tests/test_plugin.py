@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -172,12 +175,69 @@ def test_a_worker_that_dies_takes_nothing_with_it(tmp_path: Path) -> None:
     run = execute(tmp_path, DYING, workers=1)
     assert outcomes(run) == {
         "test_before": Outcome.PASS,
-        "test_dies": Outcome.CRASH,
+        "test_dies": Outcome.ERROR,
         "test_between": Outcome.PASS,
         "test_dies_too": Outcome.CRASH,
         "test_after": Outcome.PASS,
     }
     assert run.broken == []
+    killed = next(result for result in run.results if result.id.endswith("test_dies"))
+    assert "killed from outside (out of memory?)" in killed.reason
+
+
+STOPPED = """
+    import os, subprocess, sys, time
+    import pytest
+    from harness import standstill
+    standstill.GAP = 2.0
+
+    @pytest.mark.deadline(3)
+    def test_stopped():
+        pids = PIDS
+        script = f"sleep 1; kill -STOP {pids}; sleep 5; kill -CONT {pids}"
+        subprocess.Popen(["sh", "-c", script])
+        time.sleep(60)
+
+    def test_after(): pass
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_is_stopped_and_goes_on_blames_no_kernel(tmp_path: Path, workers: int) -> None:
+    """Ctrl-Z and fg: the deadline has passed meanwhile, for the test and for who watches it."""
+    pids = "f'{os.getpid()} {os.getppid()}'" if workers else "str(os.getpid())"
+    run = execute(tmp_path, STOPPED.replace("PIDS", pids), workers=workers)
+    assert outcomes(run) == {"test_stopped": Outcome.ERROR, "test_after": Outcome.PASS}
+    reason = next(result.reason for result in run.results if "stopped" in result.id)
+    assert "snptest itself stood still for" in reason
+    assert run.broken == []
+
+
+def test_a_run_that_is_stopped_is_not_given_up(tmp_path: Path) -> None:
+    """What counts of a silence are the seconds in which it was listened to."""
+    reading, writing = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", LISTENER, str(reading)], pass_fds=[reading], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"listening\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(6)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+        os.write(writing, b"x")
+        assert process.stdout.read() == b"heard\n"
+    os.close(reading)
+    os.close(writing)
+
+
+LISTENER = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from harness import standstill
+print("listening", flush=True)
+print("heard" if standstill.readable(int(sys.argv[1]), 5.0) else "silence", flush=True)
+"""
 
 
 def test_a_pytest_that_dies_is_told(tmp_path: Path) -> None:

@@ -292,8 +292,7 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
     ]
     # One worker is still a process of its own: what dies there is told by the one that lives.
     if workers:
-        arguments += ["-p", "xdist.plugin", f"--numprocesses={workers}"]
-        arguments += ["--dist=loadscope", "--max-worker-restart=100"]
+        arguments += [f"--numprocesses={workers}", "--dist=loadscope", "--max-worker-restart=100"]
     given = {
         "--revision": options.revision,
         "--kernel": options.kernel,

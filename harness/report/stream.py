@@ -7,6 +7,8 @@ stores results reads the stream; nothing else of pytest is needed for that.
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -15,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from harness import standstill
 from harness.report import sanitize, verdict
 from harness.report.jsonl import JsonLines
 from harness.report.outcome import Outcome, Result
@@ -42,6 +45,8 @@ class ResultStream:
         self.broken_files: set[str] = set()
         self.boots: set[tuple[str, str, str]] = set()
         self.began = time.monotonic()
+        self.stood: dict[str, float] = {}
+        """How long this process had stood still when a test began."""
         self.lines.write("start", {"backend": self.backend, "seed": config.getoption("--seed")})
 
     # Collection -------------------------------------------------------------------------
@@ -85,6 +90,7 @@ class ResultStream:
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Say which test begins."""
+        self.stood[nodeid] = standstill.watch().total()
         self.lines.write("begin", {"id": nodeid})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -142,6 +148,12 @@ class ResultStream:
             if path.exists() and path.stat().st_size:
                 phases.reason = "the test hung and its process had to be ended"
                 phases.details += "\n\n" + sanitize.tail(path.read_bytes().decode(errors="replace"))
+        stood = standstill.watch().total() - self.stood.get(report.nodeid, 0.0)
+        if stood:
+            phases.outcome, phases.reason = Outcome.ERROR, verdict.stood_still(stood)
+        elif _killed(worker):
+            phases.outcome = Outcome.ERROR
+            phases.reason = "the process that ran it was killed from outside (out of memory?)"
         return phases.result(self.backend)
 
     def _emit(self, result: Result) -> None:
@@ -164,3 +176,14 @@ class ResultStream:
             self._emit(phases.result(self.backend))
         footer = {"seconds": round(time.monotonic() - self.began, 3), "exit": int(exitstatus)}
         self.lines.finish(footer | {"counts": dict(self.counts)})
+
+
+def _killed(gateway: Any) -> bool:
+    """Whether a worker ended by SIGKILL: no test and no kernel sends it, the OOM killer does."""
+    process = getattr(getattr(gateway, "_io", None), "popen", None)
+    if process is None:
+        return False
+    try:
+        return bool(process.wait(timeout=5) == -signal.SIGKILL)
+    except subprocess.TimeoutExpired:
+        return False

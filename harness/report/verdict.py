@@ -45,6 +45,11 @@ def reason_of(error: BaseException) -> str:
     return sanitize.line(f"{name}: {first}" if first else name, REASON_WIDTH)
 
 
+def stood_still(seconds: float) -> str:
+    """Return the reason of a test that was overdue because its own process was not running."""
+    return f"snptest itself stood still for {seconds:.0f} s (stopped, or frozen) during this test"
+
+
 @dataclass
 class Phases:
     """The reports of one test as they come in, over xdist or not."""
