@@ -14,7 +14,7 @@ from _pytest.mark.expression import Expression
 from rich.console import Console
 from rich.text import Text
 
-from harness import backends, places
+from harness import backends, cpus, places
 from harness.backends.base import Backend
 from harness.cli import faults, kselftest
 from harness.cli.kernels import DEFAULT_BASE, build_kernel
@@ -269,7 +269,7 @@ def _check_expression(text: str | None) -> None:
 
 def _workers(text: str, backend: Backend) -> int:
     if text == "auto":
-        cores = len(os.sched_getaffinity(0))
+        cores = cpus.usable()
         return min(cores, backend.side_by_side or cores)
     if not text.isascii() or not text.isdigit() or int(text) > 1024:
         raise UsageError(f"-n takes a number or auto, not {text!r}")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import leash
+from harness import cpus, leash
 from harness.errors import BuildError, ResourceError
 from harness.kbuild import cache, fault
 from harness.kbuild.progress import Progress
@@ -67,7 +67,7 @@ class Compiler:
         """
         known = cache.read_json(self.objects / "snptest-steps.json") or {}
         full = int(known.get("steps", FULL_BUILD))
-        jobs = f"-j{len(os.sched_getaffinity(0))}"
+        jobs = f"-j{cpus.usable()}"
         # kbuild prints a line for each object, so the last full build says how many there are.
         total = full if expected is None else min(expected, full)
         steps = self._make([jobs, *TARGETS], progress, total, log)

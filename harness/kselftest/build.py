@@ -13,13 +13,13 @@ A test that does not compile in some tree is told when it is its turn; the other
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import cpus
 from harness.errors import UserError
 from harness.host_packages import ensure_packages
 from harness.hostcpu import need_x86_64
@@ -153,7 +153,7 @@ def build(
 
 def _make(source: Path, output: Path, log: Path, progress: Progress) -> Listing:
     """Compile all that compiles."""
-    jobs = f"-j{len(os.sched_getaffinity(0))}"
+    jobs = f"-j{cpus.usable()}"
     with log.open("w", buffering=1) as sink:
         progress.stage("installing the kernel's headers")
         _run(["make", jobs, "ARCH=x86", "headers"], source, sink.write)

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
 from pathlib import Path
 
+from harness import cpus
 from harness.kbuild import cache, fault
 from harness.kbuild.compile import build_environment, compiler, compiler_version, running
 from harness.kbuild.progress import Progress
@@ -69,7 +69,7 @@ def compile_machine(
     """Compile a source tree; return the program.  BuildError shows the first error."""
     configure(source, objects, version, log, progress)
     progress.stage("compiling QEMU")
-    jobs = f"-j{len(os.sched_getaffinity(0))}"
+    jobs = f"-j{cpus.usable()}"
     _run(["ninja", jobs, PROGRAM], objects, source, log, progress, COMPILE_TIMEOUT)
     return objects / PROGRAM
 
