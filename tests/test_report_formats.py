@@ -12,11 +12,14 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
+from harness.cli.output import ResultsBar
+from harness.kbuild.progress import ConsoleProgress
 from harness.report import junit, ktap, summary
 from harness.report.jsonl import JsonLines
-from harness.report.live import LiveDisplay, PlainDisplay
+from harness.report.live import LiveDisplay, PlainDisplay, display
 from harness.report.outcome import ExitCode, Outcome, Result, exit_code
 from harness.report.schedule import scope
 
@@ -111,12 +114,12 @@ def test_json_lines_are_on_disk_at_once_and_read_back(tmp_path: Path) -> None:
 def rendered(*, terminal: bool) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=100, force_terminal=terminal, markup=False)
-    display = LiveDisplay(console) if terminal else PlainDisplay(console)
-    display.collected(len(RESULTS))
+    shown = LiveDisplay(console) if terminal else PlainDisplay(console)
+    shown.collected(len(RESULTS))
     for each in RESULTS:
-        display.begin(each.id)
-        display.result(each)
-    display.close()
+        shown.begin(each.id)
+        shown.result(each)
+    shown.close()
     summary.show(console, RESULTS, 3.0)
     return stream.getvalue()
 
@@ -128,6 +131,25 @@ def test_plain_output_has_no_escapes_and_all_failures() -> None:
         assert name in text
     assert "1 pass, 1 fail, 1 xfail, 1 error, 1 crash, 1 skip in 3.0 s" in text
     assert "./snptest run 'suites/psc/test_x.py::test_fail[v12]'" in text
+
+
+@pytest.mark.parametrize("name", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_log_that_is_to_have_colours_has_no_animation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """CI systems set them for colours; ten refreshed bars a second are megabytes of log."""
+    monkeypatch.setenv(name, "1")
+    with (tmp_path / "log").open("w", encoding="utf-8") as log:
+        console = Console(file=log)
+        assert console.is_terminal
+        assert isinstance(display(console), PlainDisplay)
+        bar = ResultsBar(console)
+        bar.begin("a side")
+        bar.stop()
+        with ConsoleProgress(console) as progress:
+            progress.stage("compiling")
+            progress.count(1, 2)
+    assert "\x1b[2K" not in (tmp_path / "log").read_text()
 
 
 def test_live_output_tells_the_same() -> None:

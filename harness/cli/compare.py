@@ -18,6 +18,7 @@ from harness.compare.diff import Side
 from harness.compare.live import Target, assure, repeat
 from harness.errors import UsageError
 from harness.history import runs
+from harness.report.live import animated
 from harness.report.outcome import Result
 from harness.report.summary import patch_subjects
 
@@ -168,7 +169,7 @@ class _Display:
 
     def begin(self, what: str) -> None:
         """Name what runs now."""
-        if not self._console.is_terminal:
+        if not animated(self._console):
             self._console.print(f"running {what}", soft_wrap=True)
         self._bar.begin(what)
 

@@ -19,6 +19,7 @@ from harness.differential.session import Lost, Session
 from harness.errors import UsageError
 from harness.kernel import Kernel
 from harness.report import sanitize
+from harness.report.live import animated
 from harness.splats import find_splats
 
 
@@ -110,7 +111,7 @@ def _progress(console: Console) -> Progress:
         TextColumn("{task.completed}/{task.total}, {task.fields[bad]} differ"),
         TimeElapsedColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not animated(console),
         transient=True,
     )
 

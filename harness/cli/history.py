@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.report.live import animated
 from harness.report.outcome import ExitCode
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def import_runs(
             len(found),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not animated(console),
         ):
             new += done.new
             wrong += bool(done.problem)

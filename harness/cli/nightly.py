@@ -23,6 +23,7 @@ from harness.nightly.night import Listener, Operation, Tools, build
 from harness.nightly.schedule import Job, Revision, Schedule, load
 from harness.nightly.state import Night, Record
 from harness.nightly.verdict import exit_code, verdicts
+from harness.report.live import animated
 from harness.report.outcome import Outcome
 from harness.report.words import counted
 from harness.runner import ROOT
@@ -111,7 +112,7 @@ class _Display(Listener):
             TextColumn("{task.completed}/{task.total} jobs  {task.description}"),
             TimeElapsedColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not animated(console),
             transient=True,
         )
         self._task = self._bar.add_task("", total=self._total)

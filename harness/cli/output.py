@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from harness.cli.streams import document
 from harness.errors import UsageError, UserError
 from harness.report import files
+from harness.report.live import animated
 from harness.report.outcome import Result
 
 STDOUT = Path("-")
@@ -79,7 +80,7 @@ class ResultsBar:
             TextColumn("{task.completed} results, {task.fields[bad]} bad"),
             TimeElapsedColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not animated(console),
             transient=True,
         )
         self._task = self._live.add_task("", total=None, bad=0)

@@ -15,6 +15,7 @@ import typer
 from harness.cli import options
 from harness.cli.output import need_writable, write_text
 from harness.errors import UsageError
+from harness.report.live import animated
 
 if TYPE_CHECKING:
     from harness.history.runs import StoredRun
@@ -135,7 +136,7 @@ def _pages(history: History, chosen: Sequence[StoredRun], output: Path) -> None:
     from harness.report.html import site
 
     console = make_console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(console=console, transient=True, disable=not animated(console)) as progress:
         task = progress.add_task("pages", total=len(chosen) + 1)
         index = site.write(history, chosen, output, lambda path: progress.advance(task))
     print(f"{len(chosen)} runs, overview: {index}")

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColum
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from harness.report.live import animated
+
 
 class Progress:
     """Silent; what others override."""
@@ -46,14 +48,14 @@ class ConsoleProgress(Progress):
             TextColumn("{task.fields[steps]}"),
             TimeElapsedColumn(),
             console=console,
-            disable=not console.is_terminal,
+            disable=not animated(console),
             transient=True,
         )
         self._task = self._live.add_task("", total=None, steps="", visible=False)
 
     def stage(self, what: str) -> None:
         """Name the stage."""
-        if self._console.is_terminal:
+        if animated(self._console):
             self._live.reset(self._task, description=what, total=None, steps="", visible=True)
         else:
             self._console.print(what, markup=False, highlight=False)

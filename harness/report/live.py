@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from typing import Any, Protocol
@@ -148,10 +149,21 @@ class PlainDisplay:
         """End silently; the summary follows."""
 
 
+def animated(console: Console) -> bool:
+    """Whether lines may be written over: on a terminal, not in a log that is to have colours.
+
+    FORCE_COLOR and TTY_COMPATIBLE, as CI systems set them, make rich call any file a terminal.  A
+    dumb terminal cannot take a line back.
+    """
+    if console.is_dumb_terminal:
+        return False
+    forced = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    return console.is_terminal and (console.file.isatty() or not forced)
+
+
 def display(console: Console) -> Display:
-    """Choose by what the console is; a dumb terminal cannot take a line back."""
-    live = console.is_terminal and not console.is_dumb_terminal
-    return LiveDisplay(console) if live else PlainDisplay(console)
+    """Choose by what the console is."""
+    return LiveDisplay(console) if animated(console) else PlainDisplay(console)
 
 
 def header(console: Console, fields: dict[str, Any]) -> None:
