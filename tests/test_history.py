@@ -468,6 +468,25 @@ def test_a_history_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         History.open(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("code", "free", "said"),
+    [
+        (sqlite3.SQLITE_PROTOCOL, 1 << 30, "the file system of .* cannot lock or hold it"),
+        (sqlite3.SQLITE_IOERR, 1 << 30, "cannot be read or written: disk I/O error"),
+        (sqlite3.SQLITE_IOERR, 4096, "no space left for"),
+    ],
+)
+def test_what_a_share_or_a_full_disk_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, free: int, said: str
+) -> None:
+    """A home on NFS answers "locking protocol", a full disk "disk I/O error"."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    monkeypatch.setattr(store, "_free", lambda path: free)
+    with pytest.raises(UserError, match=said), store.told(tmp_path / "h.db", 1.0):
+        raise error
+
+
 def test_where_the_history_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SNPTEST_HISTORY", "/a/b.db")
     assert store.default_path() == Path("/a/b.db")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from harness.history import schema
 BUSY = 10.0
 """Seconds to wait for another process that writes."""
 NAME = "history.db"
+LITTLE = 1 << 16
+"""Bytes that are too few for what SQLite keeps beside the file while it is open."""
+_ROOM = "make room"
 _DAMAGED = "move it away; `snptest history import` fills a new one from the folders of results"
 
 
@@ -193,14 +197,30 @@ def told(path: Path, busy: float) -> Iterator[None]:
             case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
                 raise UserError(f"{path} is damaged: {error}", _DAMAGED) from None
             case sqlite3.SQLITE_FULL:
-                raise UserError(f"no space left for {path}", "make room") from None
+                raise UserError(f"no space left for {path}", _ROOM) from None
             case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
                 raise UserError(
                     f"cannot open {path}: {error}", "is it, with its folder, yours to write?"
                 ) from None
+            case sqlite3.SQLITE_IOERR if _free(path) < LITTLE:
+                # The index of the write-ahead log does not fit: SQLite says no more than this.
+                raise UserError(f"no space left for {path}", _ROOM) from None
             case sqlite3.SQLITE_IOERR:
                 raise UserError(f"{path} cannot be read or written: {error}") from None
+            case sqlite3.SQLITE_PROTOCOL | sqlite3.SQLITE_NOLFS:
+                raise UserError(
+                    f"the file system of {path} cannot lock or hold it: {error}",
+                    "SNPTEST_HISTORY names a file on a local disk, not on NFS or a share",
+                ) from None
         raise
+
+
+def _free(path: Path) -> int:
+    """Return how many bytes may be written beside a file; more than enough if not known."""
+    try:
+        return shutil.disk_usage(path.parent).free
+    except OSError:
+        return 1 << 62
 
 
 def statements(script: str) -> Iterator[str]:
