@@ -116,7 +116,7 @@ class Ahead:
                 self._changed.notify_all()
 
     def _start(self, request: Request) -> subprocess.Popen[bytes]:
-        command = [sys.executable, leash.__file__, "", sys.executable, "-m", __name__]
+        command = [sys.executable, leash.__file__, "", sys.executable, "-P", "-m", __name__]
         return subprocess.Popen(
             [*command, json.dumps(dict(request))],
             env=python_environment(),
