@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -94,11 +95,33 @@ def pytest_configure(config: pytest.Config) -> None:
         die_with(config.workerinput["snptest_parent"])
     elif parent:
         die_with(parent)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # By it the runner ends us; ignoring it is inherited from a script's background job.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(Session(config), "snptest-session")
     results = config.getoption("--results")
     if results and not hasattr(config, "workerinput"):
         stream = ResultStream(Path(results), config)
         config.pluginmanager.register(stream, "snptest-results")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None, Any]:
+    """Make text of a report what a worker can send: a lone surrogate would end the worker."""
+    return _sendable((yield))
+
+
+def _sendable(value: Any) -> Any:
+    """Return a value with its surrogates escaped, whatever it is made of."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_sendable(key): _sendable(each) for key, each in value.items()}
+        case list() | tuple():
+            return type(value)(_sendable(each) for each in value)
+        case _:
+            return value
 
 
 @pytest.hookimpl(optionalhook=True)

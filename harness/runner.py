@@ -67,6 +67,8 @@ class Run:
         ]
         # Plugins of the user's (pytest-randomly, -rerunfailures, ROS's) would be loaded by name.
         alone = {"PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        # A script's background job ignores SIGINT: a terminal's is not for its pytest, either.
+        deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         with self.log.open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -76,6 +78,7 @@ class Run:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=[writing],
+                process_group=0 if deaf else None,
             )
         os.close(writing)
         self._pid = process.pid

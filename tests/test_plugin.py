@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,54 @@ sys.path.insert(0, {str(ROOT)!r})
 from harness import standstill
 print("listening", flush=True)
 print("heard" if standstill.readable(int(sys.argv[1]), 5.0) else "silence", flush=True)
+"""
+
+
+def test_text_that_is_no_unicode_ends_no_worker(tmp_path: Path) -> None:
+    """A lone surrogate, as of a file's name, was a crash of that test and of those beside it."""
+    run = execute(tmp_path, SURROGATE, workers=1)
+    assert outcomes(run) == {"test_surrogate": Outcome.FAIL, "test_after": Outcome.PASS}
+    assert "udcff" in next(each.reason for each in run.results if "surrogate" in each.id)
+    assert run.broken == []
+
+
+SURROGATE = r"""
+def test_surrogate():
+    assert False, "the kernel said \udcff"
+
+def test_after():
+    pass
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_ends_a_run_in_the_background_of_a_script(tmp_path: Path, workers: int) -> None:
+    """There SIGINT is ignored, and that was inherited by what was to end by it."""
+    waiting = tmp_path / "waiting"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def end() -> None:
+        while not waiting.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=end, daemon=True)
+    watcher.start()
+    try:
+        run = execute(tmp_path, WAITING.replace("WAITING", str(waiting)), workers=workers)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run.interrupted
+    assert outcomes(run) == {}
+    assert run.broken == []
+
+
+WAITING = """
+import pathlib, time
+
+def test_waits():
+    pathlib.Path("WAITING").touch()
+    time.sleep(12)
 """
 
 

@@ -39,6 +39,7 @@ class ResultStream:
         self.counts: Counter[str] = Counter()
         self.repeat: int = config.getoption("--repeat")
         self.collected = False
+        self.interrupted = False
         self.gave_up = ""
         self.troubles: set[str] = set()
         self.abouts: list[dict[str, str]] = []
@@ -166,11 +167,16 @@ class ResultStream:
         """Report that pytest itself failed: no result can be trusted to be complete."""
         self.lines.write("broken", {"reason": sanitize.tail(str(excrepr))})
 
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Note that somebody ended the run; xdist's own endings have a type of theirs."""
+        self.interrupted = excinfo.type is KeyboardInterrupt
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Count up and end the stream."""
         # xdist ends before a test whose worker died twice is told; nothing may be dropped.
-        for phases in self.phases.values():
+        # A run that was ended from outside says nothing about the tests that ran.
+        for phases in () if self.interrupted else self.phases.values():
             phases.outcome = Outcome.CRASH
             phases.reason = "the run ended during this test"
             self._emit(phases.result(self.backend))
