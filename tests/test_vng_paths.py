@@ -103,11 +103,9 @@ def test_an_odd_or_deep_tmpdir_is_not_used_for_a_boot(
     scratch = make_scratch()
     scratch.rmdir()
     assert scratch.parent == Path("/tmp")
-    (tmp_path / "job@2").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "job@2"))
-    scratch = make_scratch()
-    scratch.rmdir()
-    assert scratch.parent == tmp_path / "job@2"
+    with tempfile.TemporaryDirectory(prefix="job@2-", dir="/tmp") as plain:
+        monkeypatch.setattr(tempfile, "tempdir", plain)
+        assert make_scratch().parent == Path(plain)
 
 
 def test_a_python_with_a_space_in_its_path_is_put_in_quotes(
