@@ -233,6 +233,7 @@ def test_a_scripts_ports_are_left_out() -> None:
     assert _without_ports([*rest, *port, *console]) == [*rest, *console]
 
 
+@pytest.mark.deadline(3000)  # it may wait for another build
 def test_one_command_builds_boots_and_runs(update: test_vng.Update, tmp_path: Path) -> None:
     """What was built already is found; the kernel is known by the name that --kernel gives."""
     words = ("suites/launch/test_types.py", "--base", update.kernel.base, "--config", "selftest")
