@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import bz2
 import lzma
+import os
 from pathlib import Path
 
 import pytest
@@ -580,3 +581,56 @@ def test_an_input_full_of_nonsense_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             read_series(path)
         assert "\n" not in caught.value.message
+
+
+QUOTED = "From: B <b@example.org>\nSubject: {subject}\nMessage-ID: <old@example.org>\n\nIt fails.\n"
+
+
+@pytest.mark.parametrize("form", ["mbox", "folder", "file"])
+@pytest.mark.parametrize("subject", ["Re: old thing", "[PATCH 0/5] an old series"])
+@pytest.mark.parametrize("tag", ["PATCH", "PATCH 2/2"])
+def test_a_message_may_quote_a_mail(tmp_path: Path, form: str, subject: str, tag: str) -> None:
+    """Its headers, as `git format-patch` leaves them at the begin of lines, end no mail."""
+    first = mail(tag.replace("2/", "1/"), "1@x.org", body=diff(20, "int p1"), title="one")
+    second = mail(tag, "2@x.org", body=diff(40, "int p2"), title="two")
+    second = second.replace("Because.\n", f"This was reported:\n\n{QUOTED.format(subject=subject)}")
+    path = tmp_path / "series"
+    if form == "mbox":
+        write_mbox(path, [first, second])
+    elif form == "folder":
+        path.mkdir()
+        (path / "0001-one.patch").write_text(first)
+        (path / "0002-two.patch").write_text(second)
+    else:
+        path = tmp_path / "joined.eml"
+        path.write_text(f"{first}\n{second}")
+    patches = read_series(path).patches
+    assert [each.subject.split()[0] for each in patches] == ["one", "two"]
+    assert [b"int p1" in each.diff for each in patches] == [True, False]
+    assert b"It fails." in patches[1].diff
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_what_is_no_file_in_a_folder_is_not_left_out(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "0001-one.patch").write_text(mail("PATCH", "1@x.org"))
+    odd = tmp_path / "0002-two.patch"
+    match kind:
+        case "link":
+            odd.symlink_to("nowhere")
+        case "fifo":
+            os.mkfifo(odd)
+        case _:
+            odd.mkdir()
+    with pytest.raises(UsageError, match=r"0002-two\.patch is (a link to nothing|no file)"):
+        read_series(tmp_path)
+
+
+def test_what_can_be_read_once_is_refused(tmp_path: Path) -> None:
+    """As <(b4 am -o - ID) is: a build reads its series more than once."""
+    os.mkfifo(tmp_path / "pipe")
+    for spec in (str(tmp_path / "pipe"), "/dev/null"):
+        with pytest.raises(UsageError, match="is a pipe or a device"):
+            load_all([spec])
+    for spec in ("", "-"):
+        with pytest.raises(UsageError, match="names nothing"):
+            load_all([spec])

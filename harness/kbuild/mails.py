@@ -139,11 +139,36 @@ def _split(content: bytes) -> list[bytes]:
         pieces = [content[a:b] for a, b in itertools.pairwise(bounds)]
     else:
         pieces = [content]
-    return [each for piece in pieces for each in _joined(piece)]
+    # Where "From " lines tell mails apart, headers within one are quoted by it.
+    return [
+        each
+        for piece in pieces
+        for each in ([piece] if _FROM_LINE.match(piece) else _joined(piece))
+    ]
 
 
 def _joined(content: bytes) -> list[bytes]:
     """Take joined .eml files apart, between which nothing stands but an empty line, or less."""
+    pieces: list[bytes] = []
+    for piece in _at_headers(content):
+        if pieces and _lacks_diff(pieces[-1]) and diffs.has_diff(piece):
+            # A patch's message quotes a mail: what follows is its own diff.
+            pieces[-1] += b"\n" + piece
+        else:
+            pieces.append(piece)
+    return pieces
+
+
+def _lacks_diff(piece: bytes) -> bool:
+    """Whether a mail calls itself a patch, and has no diff."""
+    subject = header(email.message_from_bytes(piece), "Subject")
+    told = parse(subject)
+    called = re.match(r"\s*\[[^]]*PATCH", subject) is not None
+    return called and told.number != 0 and not told.reply and not diffs.has_diff(piece)
+
+
+def _at_headers(content: bytes) -> list[bytes]:
+    """Split where headers of a mail begin."""
     pieces = []
     while looks_like_mail(content):
         end = _end_of_mail(content)

@@ -107,6 +107,8 @@ def load_all(specs: Sequence[str | Path], repository: Path | None = None) -> Ser
 
 
 def _load(spec: str | Path, repository: Path | None) -> Series:
+    if spec in ("", "-"):
+        raise UsageError(f"--series {spec!r} names nothing", HINT)
     path = Path(spec).expanduser()
     if isinstance(spec, Path) or path.exists():
         return read_series(path)
@@ -175,6 +177,11 @@ def read_series(path: Path, wanted: Wanted = ANYTHING) -> Series:
     """
     if not path.exists():
         raise UsageError(f"{path} does not exist", HINT)
+    if not path.is_file() and not path.is_dir():
+        raise UsageError(
+            f"{path} is a pipe or a device, which can be read once or not at all",
+            "save what it gives to a file, and name that",
+        )
     if path.is_file():
         found = mails.read(path)
         if len(found) == 1 and not wanted.identifier:
@@ -225,7 +232,12 @@ def _of_folder(path: Path, wanted: Wanted) -> Series:
 
 
 def _patch_files(path: Path) -> list[Path]:
-    files = [each for each in path.iterdir() if each.is_file() and not each.name.startswith(".")]
+    shown = [each for each in path.iterdir() if not each.name.startswith(".")]
+    for each in shown:
+        if each.name.lower().endswith(_SUFFIXES) and not each.is_file():
+            what = "a link to nothing" if each.is_symlink() and not each.exists() else "no file"
+            raise UsageError(f"{path}: {each.name} is {what}", "a series must be whole")
+    files = [each for each in shown if each.is_file()]
     named = [each for each in files if each.name.lower().endswith(_SUFFIXES)]
     if named:
         return named
