@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
+
+from harness.kbuild.kernel import KernelBuild
 
 MAKEFILE = """\
 VERSION = 6
@@ -45,6 +48,28 @@ int %s(int a)
 \treturn a + KVM;
 }
 """
+
+
+def kernel_build(directory: Path, **fields: Any) -> KernelBuild:
+    """Return a kernel as if it had been built into a folder."""
+    known: dict[str, Any] = {
+        "name": "fake",
+        "key": "0" * 20,
+        "base": "base",
+        "series": (),
+        "fragments": (),
+        "release": "6.12.0",
+        "version": (6, 12, 0),
+        "tree": "0" * 40,
+        "commit": "0" * 40,
+        "compiler": "",
+        "modules": (),
+        "extra_modules": (),
+        "source": None,
+        "seconds": 0.0,
+        "created": "",
+    }
+    return KernelBuild(**(known | fields), directory=directory)
 
 
 def write_tree(path: Path) -> Path:

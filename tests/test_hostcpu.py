@@ -19,7 +19,10 @@ from harness.machine import build as machine
 from harness.preflight.finding import State
 from harness.vng.machine import STOCK
 from harness.vng.share import need_qemu
+from tests import fakekernel
 from tests.mutants.mutant import ROOT
+
+NO_KERNEL = fakekernel.kernel_build(Path("/none"))
 
 
 @pytest.fixture
@@ -33,7 +36,10 @@ def arm64(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("refused", "what"),
     [
         (lambda: kbuild.build("mine", str(ROOT / "guests")), "building kernels"),
-        (lambda: selftests.build(_kernel(), say=print), "building selftests"),
+        (
+            lambda: selftests.build(NO_KERNEL, say=print),
+            "building selftests",
+        ),
         (machine.build, "the SNP machine"),
         (lambda: need_qemu(STOCK), "booting kernels, which use this machine's programs,"),
     ],
@@ -45,27 +51,6 @@ def test_what_cannot_be_done_is_refused_in_one_line(
         refused()
     assert caught.value.message == f"{what} needs an x86-64 machine; this one is aarch64"
     assert caught.value.hint == hostcpu.HERE
-
-
-def _kernel() -> kbuild.KernelBuild:
-    return kbuild.KernelBuild(
-        name="fake",
-        key="0" * 20,
-        base="base",
-        series=(),
-        fragments=(),
-        release="6.12.0",
-        version=(6, 12, 0),
-        tree="0" * 40,
-        commit="0" * 40,
-        compiler="",
-        modules=(),
-        extra_modules=(),
-        source=None,
-        seconds=0,
-        created="",
-        directory=Path("/none"),
-    )
 
 
 @pytest.mark.usefixtures("arm64")

@@ -16,6 +16,7 @@ from harness.errors import BuildError, UsageError, UserError
 from harness.kbuild import cache
 from harness.kbuild.tree import KernelTree
 from harness.kselftest import build, sources
+from tests import fakekernel
 from tests.fakekernel import git
 
 TOP = """\
@@ -77,24 +78,7 @@ def with_files(files: dict[str, str]) -> kbuild.KernelBuild:
     git(path, "add", "-f", ".")
     git(path, "commit", "-qm", "tree")
     commit = git(path, "rev-parse", "HEAD")
-    return kbuild.KernelBuild(
-        name="fake",
-        key="0" * 20,
-        base="base",
-        series=(),
-        fragments=(),
-        release="6.12.0",
-        version=(6, 12, 0),
-        tree=git(path, "rev-parse", "HEAD^{tree}"),
-        commit=commit,
-        compiler="",
-        modules=(),
-        extra_modules=(),
-        source=None,
-        seconds=0,
-        created="",
-        directory=path,
-    )
+    return fakekernel.kernel_build(path, tree=git(path, "rev-parse", "HEAD^{tree}"), commit=commit)
 
 
 class Recorder(kbuild.Progress):

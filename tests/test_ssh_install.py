@@ -21,6 +21,7 @@ from harness.ssh.hosts import BootWay, Host
 from harness.ssh.install import KEEP, install
 from harness.ssh.kernel import SshKernel
 from harness.ssh.session import Session
+from tests import fakekernel
 from tests.sshd import Sshd, sshd
 
 __all__ = ["sshd"]
@@ -33,23 +34,12 @@ def made(folder: Path, key: str = "0123456789abcdef" * 4) -> KernelBuild:
     (directory / "bzImage").write_bytes(os.urandom(3 << 20))
     for name in ("kvm.ko", "kvm-amd.ko"):
         (directory / name).write_bytes(name.encode() * 1000)
-    return KernelBuild(
+    return fakekernel.kernel_build(
+        directory,
         name="made",
         key=key,
-        base="base",
-        series=(),
-        fragments=(),
         release="6.12.0-made",
-        version=(6, 12, 0),
-        tree="",
-        commit="",
-        compiler="",
         modules=("kvm.ko", "kvm-amd.ko"),
-        extra_modules=(),
-        source=None,
-        seconds=0.0,
-        created="",
-        directory=directory,
     )
 
 

@@ -199,7 +199,7 @@ def _record(kernel: kbuild.KernelBuild) -> dict[str, object]:
 
 def _series(kernel: kbuild.KernelBuild) -> str:
     count = len(kernel.series)
-    return f"{count} patch{'es' * (count > 1)}" if count else ""
+    return counted(count, "patch", "patches") if count else ""
 
 
 def _content(kernel: kbuild.KernelBuild) -> str:

@@ -151,7 +151,7 @@ def _joined(content: bytes) -> list[bytes]:
     """Take joined .eml files apart, between which nothing stands but an empty line, or less."""
     pieces: list[bytes] = []
     for piece in _at_headers(content):
-        if pieces and _lacks_diff(pieces[-1]) and diffs.has_diff(piece):
+        if pieces and diffs.has_diff(piece) and _lacks_diff(pieces[-1]):
             # A patch's message quotes a mail: what follows is its own diff.
             pieces[-1] += b"\n" + piece
         else:
@@ -161,10 +161,12 @@ def _joined(content: bytes) -> list[bytes]:
 
 def _lacks_diff(piece: bytes) -> bool:
     """Whether a mail calls itself a patch, and has no diff."""
+    if diffs.has_diff(piece):
+        return False
     subject = header(email.message_from_bytes(piece), "Subject")
     told = parse(subject)
     called = re.match(r"\s*\[[^]]*PATCH", subject) is not None
-    return called and told.number != 0 and not told.reply and not diffs.has_diff(piece)
+    return called and told.number != 0 and not told.reply
 
 
 def _at_headers(content: bytes) -> list[bytes]:

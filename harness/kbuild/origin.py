@@ -12,6 +12,7 @@ from harness.kbuild.base import Base
 from harness.kbuild.gitbase import is_repository, is_url
 from harness.kbuild.gitrun import OFFLINE, GitError, run_git
 from harness.kbuild.series import Series, load_all
+from harness.report.words import counted
 
 AUTO = "auto"
 _SHOWN = 12
@@ -81,7 +82,8 @@ def hint(base: Base, commit: str, series: Series) -> str:
     shown = named[:_SHOWN]
     needs = ""
     if count := len(series.prerequisites):
-        needs = f"; it needs {count} patch{'es' * (count > 1)} before it, which are not given"
+        patches = counted(count, "patch", "patches")
+        needs = f"; it needs {patches} before it, which are not given"
     if not named:
         return f"is the series made for this base?{needs}"
     if commit.startswith(named):

@@ -14,6 +14,7 @@ from harness.machine import build as building
 from harness.machine import installed, patches
 from harness.machine.installed import MachineBuild
 from harness.report.outcome import ExitCode
+from harness.report.words import counted
 
 README = Path(__file__).parents[2] / "qemu/README.md"
 NONE = Path("none")
@@ -80,4 +81,4 @@ def modelled() -> list[tuple[str, str]]:
 
 def _content(machine: MachineBuild) -> str:
     count = len(machine.patches)
-    return f"QEMU {machine.version}" + (f" + {count} patch{'es' * (count > 1)}" if count else "")
+    return f"QEMU {machine.version}" + (f" + {counted(count, 'patch', 'patches')}" if count else "")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import binascii
 import io
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +21,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from paramiko.pkey import PublicBlob
 
+from harness.command import captured
 from harness.report import sanitize
 from harness.ssh.agent import Agent, AgentError, AgentKey
 from harness.ssh.config import Way
-from harness.ssh.knownhosts import fingerprint
+from harness.ssh.knownhosts import KEYGEN_TIMEOUT, fingerprint
 
-KEYGEN_TIMEOUT = 30.0
 _PUBLIC_ONLY = "there is only its public part, and no agent has the other"
 _CLASSES: tuple[tuple[type, type[paramiko.PKey]], ...] = (
     (rsa.RSAPrivateKey, paramiko.RSAKey),
@@ -171,15 +170,8 @@ def _keygen(path: Path) -> str:
     """
     if not path.is_file():
         return ""
-    done = subprocess.run(
-        ["ssh-keygen", "-l", "-E", "sha256", "-f", str(path)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=KEYGEN_TIMEOUT,
-        check=False,
-    )
+    words = ["ssh-keygen", "-l", "-E", "sha256", "-f", str(path)]
+    done = captured(words, KEYGEN_TIMEOUT, f"ssh-keygen did not read {path}")
     return next((word for word in done.stdout.split() if word.startswith("SHA256:")), "")
 
 

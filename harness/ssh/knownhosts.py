@@ -11,7 +11,6 @@ import base64
 import binascii
 import fnmatch
 import hashlib
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,9 +18,11 @@ from pathlib import Path
 
 import paramiko
 
+from harness.command import captured
 from harness.errors import HostError
 from harness.report import sanitize
 
+KEYGEN_TIMEOUT = 30.0
 _KRL = b"SSHKRL\n\0"
 """How a binary list of revoked keys begins (PROTOCOL.krl of OpenSSH)."""
 
@@ -178,14 +179,8 @@ def _listed(path: Path, key: paramiko.PKey) -> bool:
     """Have ssh-keygen look a key up in a binary list, which holds serial numbers and hashes."""
     with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
         print(key.get_name(), key.get_base64(), file=file, flush=True)
-        done = subprocess.run(
-            ["ssh-keygen", "-Q", "-f", str(path), file.name],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        words = ["ssh-keygen", "-Q", "-f", str(path), file.name]
+        done = captured(words, KEYGEN_TIMEOUT, f"ssh-keygen did not read {path}")
     if done.stdout.rstrip().endswith(("ok", "REVOKED")):
         return done.returncode != 0
     raise HostError(
