@@ -70,6 +70,8 @@ STEPS: dict[str, tuple[int, ...]] = {
     "vmsave": (OK,),
     "vmrun-without-hsave": (GP,),
     "vmrun-assigned": (GP,),
+    # EVENTINJ: 15.20.  The last column counts the interrupt's deliveries
+    "interrupt-once": (OK, VMGEXIT, 0, OK, 1),
     # sizes: 15.36.11, table 15-40.  A guest's line: fault, exit, EXITINFO1, result, carry
     "guest-2m": (OK,),
     "validate-2m": (OK, VMGEXIT, 0, OK, 0),

@@ -19,13 +19,16 @@ typedef unsigned long u64;
 #define HOST_PT	0x16000UL
 #define NPT	0x20000UL	/* PML4, PDPT, PD, PT of LOW, PD and PT of BIG */
 #define VMSA	(LOW + 0x10000)	/* of VMPL0, then of VMPL1 */
+#define IDT	0x6000UL	/* the guest's, and its GDT */
+#define GDT	0x6800UL
+#define VECTOR	0x50UL		/* of the interrupt that VMRUN injects */
 
 #define ASID	1UL
 #define CBIT	(1UL << 51)
 #define PAGE	0x1000UL
 #define PAGES	512
 
-extern char ud[], gp[], pf[], guest0[], guest1[], guests_end[];
+extern char ud[], gp[], pf[], guest0[], guest1[], interrupted[], guests_end[];
 u64 idt[512] __attribute__((aligned(16)));
 volatile u64 fault_vector, fault_error, recover;
 static u64 rmp;
@@ -151,6 +154,10 @@ static void make_guest(void)
 	AT(LOW, 0x3008) = 0x5007 | CBIT;
 	AT(LOW, 0x4000) = 0xe7 | CBIT;
 	AT(LOW, 0x5000) = 0x400000e7 | CBIT;
+	AT(LOW, IDT + 16 * VECTOR) =
+		(PAGE + (interrupted - guest0)) | 8UL << 16 | 0x8eUL << 40;
+	AT(LOW, GDT + 0x08) = 0x00af9b000000ffff;
+	AT(LOW, GDT + 0x10) = 0x00cf93000000ffff;
 	AT(NPT, 0) = (NPT + 0x1000) | 7;
 	AT(NPT, 0x1000) = (NPT + 0x2000) | 7;
 	AT(NPT, 0x1008) = (NPT + 0x4000) | 7;
@@ -170,6 +177,10 @@ static void make_guest(void)
 		for (int segment = 0; segment < 6; segment++)
 			AT(vmsa, 16 * segment) = 0xffffffff00000010 | 0xc93 << 16;
 		AT(vmsa, 0x10) = 0xffffffff00000008 | 0x29b << 16;
+		AT(vmsa, 0x60) = 0x1700000000;
+		AT(vmsa, 0x68) = GDT;
+		AT(vmsa, 0x80) = 0xfff00000000;
+		AT(vmsa, 0x88) = IDT;
 		AT(vmsa, 0x90) = 0x6700000000 | 0x8b << 16;
 		*(volatile u8 *)(vmsa + 0xca) = vmpl;
 		AT(vmsa, 0xd0) = 0x1500;
@@ -266,6 +277,8 @@ static void host(void)
 
 static void guest(void)
 {
+	AT(VMCB, 0xa8) = 1UL << 31 | VECTOR;	/* EVENTINJ: valid, an interrupt */
+	run("interrupt-once", 0);
 	tell("guest-2m", rmpupdate(BIG, 0x40000000, 1, 1));
 	run("validate-2m", 0);
 	run("validate-4k-of-2m", 0);

@@ -102,8 +102,14 @@ note:	pushq %rax
 	.macro exit
 	rep; vmmcall
 	.endm
-	.global guest0, guest1, guests_end
+	.global guest0, guest1, interrupted, guests_end
 guest0:
+	xorl %ecx, %ecx			/* an interrupt has come with VMRUN: how often? */
+	movl $0x9000, %eax
+	movl $0x101, %edx
+	.byte 0xf3, 0x0f, 0x01, 0xfe	/* rmpadjust: translations are flushed, CPUs stop for it */
+	movl %eax, %ebx
+	exit
 	movq $0x40000000, %rax		/* a page of 2 MiB, validated as that */
 	movl $1, %ecx
 	movl $1, %edx
@@ -163,6 +169,10 @@ guest1:					/* in VMPL1 */
 	movq %rax, 0x40002000		/* but not write */
 	exit
 	hlt
+
+interrupted:
+	incl %ebp
+	iretq
 guests_end:
 
 	.section .reset, "ax"
