@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import agent, wire
+from harness import agent
 from harness.errors import UserError
+from harness.frames import completed
 from harness.kernel import Completed
 from harness.kselftest import catalogue
 from harness.kselftest.judge import Verdict, judge, was_started
@@ -267,9 +268,9 @@ def test_what_a_target_prints_is_made_safe() -> None:
 
 
 def test_a_time_out_is_told_from_a_program_that_does_not_start() -> None:
-    assert was_started(wire._completed(agent.TIMED_OUT, b"", 0))
-    assert was_started(wire._completed(4, b"", 0))
-    assert not was_started(wire._completed(agent.NOT_STARTED, b"No such file", 0))
+    assert was_started(completed(agent.TIMED_OUT, b"", 0))
+    assert was_started(completed(4, b"", 0))
+    assert not was_started(completed(agent.NOT_STARTED, b"No such file", 0))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import re
 import signal
 from dataclasses import dataclass
 
+from harness.frames import OVERDUE
 from harness.kernel import Completed
 from harness.kselftest.document import Document, Status
 from harness.kselftest.ktap_parse import parse
@@ -22,8 +23,6 @@ MAX_LISTED = 200
 TAIL = 40
 """Lines of output in the details."""
 
-_OVERDUE = "it did not end in time"
-"""What Completed.failure says of a program that ran (harness/wire.py)."""
 # What TEST_ASSERT() prints (tools/testing/selftests/kvm/lib/assert.c): where, then pid and errno,
 # a stack, and what the test has to say.
 _ASSERTION = "==== Test Assertion Failure ===="
@@ -46,7 +45,7 @@ class Verdict:
 
 def was_started(done: Completed) -> bool:
     """Tell a program that ran into its time-out from one that could not be started."""
-    return done.status is not None or done.failure == _OVERDUE
+    return done.status is not None or done.failure == OVERDUE
 
 
 def judge(done: Completed, timeout: float, prints: Prints = Prints.MAYBE) -> Verdict:
