@@ -11,10 +11,17 @@ A frame is `length:u32 kind:u8 rest`, little-endian, the length counts kind and 
                     I  thread:u16                                       interrupt a thread
                     L  ticket:u32                                       send the kernel log
                     X  ticket:u32 timeout_ms:u32 limit:u32 JSON         run a program: argv
+                    S  ticket:u32 channels:u16 timeout_ms:u32 JSON      start a program: argv
+                    D  ticket:u32 channel:u16 bytes                     data for it; none: the end
+                    K  ticket:u32 signal:u16                            signal its process group
     from the agent  H  JSON: magic, version, pid, python, release       first of all
                     R  ticket:u32 count:u16 result...                   a batch has ended
                     L  ticket:u32 errno:i32 text                        the kernel log
                     X  ticket:u32 status:i32 dropped:u64 output         it has ended
+                    D  ticket:u32 channel:u16 bytes                     data from it; none: the end
+                    A  ticket:u32 channel:u16 count:u32                 it has taken so many bytes
+                    S  ticket:u32 status:i32 text                       it has ended, or why it
+                                                                        was not started
                     E  text                                             broken protocol; it exits
 
 An operation is `code:u8`, the fields of FIELDS[code], and for the codes in WITH_BYTES
@@ -26,8 +33,17 @@ itself, by way of /proc/self/mem: a bad address is EFAULT, never a fault.  The b
 ioctl ends where an unmapped page begins, so a kernel that writes past it gets EFAULT, too.
 
 A program runs beside the batches, in a process group of its own, which is killed when its
-time is up (the status is then TIMED_OUT).  Its standard input is empty; of what it prints the
-first `limit` bytes are kept and the rest is counted.  A status below zero is a signal.
+time is up (the status is then TIMED_OUT).  Its standard input is empty.  A status below zero is
+a signal.  Of what a program prints that is run (X) the first `limit` bytes are kept and the rest
+is counted; it may outlive the agent.
+
+A program that is started (S) has channels 1 to `channels`: stream sockets, its files 10, 11 and
+so on.  What it prints is channel 0, which takes no data.  At most WINDOW bytes may be on their way
+to it on a channel: sent and not told by A to be taken.  An A of 0 bytes says that it closed the
+channel and takes no more.  All that it wrote before it ended is sent before S.  What is then left
+of its process group is killed.  Data and signals for a program that has ended are ignored.  It is
+killed when the agent ends: with its group if the agent can still do that, and by PR_SET_PDEATHSIG
+if the agent is killed.
 
 With the argument `pin` each thread stays on one CPU: the one that reads, thread 0 and thread 1
 on the first, 2 on the second, and so on.  Where nothing accelerates, waking a thread on another
@@ -48,6 +64,7 @@ import json
 import os
 import queue
 import re
+import select
 import signal
 import struct
 import sys
@@ -57,7 +74,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 MAGIC = "snptest-agent"
-VERSION = 2
+VERSION = 3
 MAX_FRAME = 64 << 20
 MAX_DATA = 32 << 20
 """Bytes of one operation's payload, either way; a batch's results together fit a frame."""
@@ -93,9 +110,23 @@ LOG = struct.Struct("<I")
 LOG_REPLY = struct.Struct("<Ii")
 PROGRAM = struct.Struct("<III")
 PROGRAM_REPLY = struct.Struct("<IiQ")
+START = struct.Struct("<IHI")
+DATA = struct.Struct("<IH")
+SIGNAL = struct.Struct("<IH")
+TAKEN = struct.Struct("<IHI")
+ENDED = struct.Struct("<Ii")
 TIMED_OUT = -1000
 NOT_STARTED = -1001
 """Statuses of programs that no program can have."""
+
+FIRST_FILE = 10
+"""What channel 1 is to a program: the rest follows."""
+MAX_CHANNELS = 16
+MAX_PROGRAMS = 64
+"""Started programs that run at once."""
+PIECE = 1 << 16
+"""Bytes of one D frame."""
+WINDOW = 4 << 20
 
 _PAGE = 4096
 _PROT_READ, _PROT_WRITE, _PROT_NONE = 1, 2, 0
@@ -105,6 +136,9 @@ _REFUSED_MAP_FLAGS = 0x10 | 0x100000 | 0x100
 _SYSLOG_READ_ALL, _SYSLOG_SIZE = 3, 10
 _REPEAT = 0.001
 _PORT_TIMEOUT = 30.0
+_PR_SET_PDEATHSIG = 1
+_MOST_WAIT = 3_600_000  # milliseconds
+_LAST_PIECES = 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
@@ -126,6 +160,8 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_
 _libc.fallocate.restype = ctypes.c_int
 _libc.klogctl.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
 _libc.klogctl.restype = ctypes.c_int
+_libc.prctl.argtypes = [ctypes.c_int, *(4 * [ctypes.c_ulong])]
+_libc.prctl.restype = ctypes.c_int
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -360,7 +396,7 @@ class Worker(threading.Thread):
             try:
                 self._agent.stream.send(b"R", body)
             except OSError:
-                os._exit(0)  # nobody is left to tell
+                self._agent.leave(0)  # nobody is left to tell
 
     def _run(self, count: int, ops: bytes) -> list[bytes]:
         results: list[bytes] = []
@@ -515,14 +551,16 @@ class Agent:
         self._cpus = sorted(os.sched_getaffinity(0))
         self._pin = pin
         self.mappings = Mappings()
-        self._own = own | {0, 1, 2, self.mappings.memory}
+        self.own = {0, 1, 2, self.mappings.memory, *own}
+        self.groups = Groups()
+        self._programs: dict[int, Program | None] = {}
         self._workers: dict[int, Worker] = {}
         self._wanted: set[Worker] = set()
         self._wake = threading.Condition()
 
     def allowed(self, fd: int) -> int:
         """Refuse the agent's own files."""
-        if fd in self._own:
+        if fd in self.own:
             raise OSError(errno.EBADF, "not the tests' file")
         return fd
 
@@ -554,9 +592,16 @@ class Agent:
 
     def die(self, why: str) -> NoReturn:
         """Say what is wrong with the stream, and go."""
+        self.groups.kill_tied()
         with contextlib.suppress(OSError):
             self.stream.send(b"E", why.encode())
-        os._exit(2)
+        self.leave(2)
+
+    def leave(self, status: int) -> NoReturn:
+        """Go, and let no started program outlive us."""
+        self.groups.kill_tied()
+        # Not a return: other threads may be inside ioctls that nothing but the exit ends.
+        os._exit(status)
 
     def _handle(self, kind: bytes, rest: bytes) -> None:
         try:
@@ -577,20 +622,68 @@ class Agent:
                     raise ProtocolError(f"{limit} bytes of output are out of bounds")
                 argv = _arguments(rest[PROGRAM.size :])
                 what = (ticket, argv, milliseconds / 1000, limit)
-                threading.Thread(target=self._program, args=what, daemon=True).start()
+                threading.Thread(target=self._run_program, args=what, daemon=True).start()
+            elif kind == b"S":
+                ticket, channels, milliseconds = START.unpack_from(rest)
+                argv = _arguments(rest[START.size :])
+                self._start_program(ticket, channels, milliseconds / 1000, argv)
+            elif kind == b"D":
+                ticket, channel = DATA.unpack_from(rest)
+                program = self._program(ticket)
+                if program is not None:
+                    program.feed(channel, rest[DATA.size :])
+            elif kind == b"K":
+                ticket, number = SIGNAL.unpack(rest)
+                if not 0 < number < signal.NSIG:
+                    raise ProtocolError(f"there is no signal {number}")
+                program = self._program(ticket)
+                if program is not None:
+                    program.signal(number)
             else:
                 raise ProtocolError(f"unknown frame {kind!r}")
         except struct.error as error:
             raise ProtocolError(f"damaged {kind!r} frame: {error}") from None
 
-    def _program(self, ticket: int, argv: list[str], seconds: float, limit: int) -> None:
+    def free_cpus(self) -> None:
+        """Let the calling thread, and what it starts, run on all CPUs that the agent was given."""
+        os.sched_setaffinity(0, self._cpus)
+
+    def _run_program(self, ticket: int, argv: list[str], seconds: float, limit: int) -> None:
         try:
-            os.sched_setaffinity(0, self._cpus)  # the program's, too
-            status, output, dropped = _run_program(argv, seconds, limit)
+            self.free_cpus()
+            status, output, dropped = _run_program(self.groups, argv, seconds, limit)
         except OSError as error:
             status, output, dropped = NOT_STARTED, str(error).encode(), 0
         with contextlib.suppress(OSError):
             self.stream.send(b"X", PROGRAM_REPLY.pack(ticket, status, dropped) + output)
+
+    def _start_program(self, ticket: int, channels: int, seconds: float, argv: list[str]) -> None:
+        if channels > MAX_CHANNELS:
+            raise ProtocolError(f"{channels} channels, {MAX_CHANNELS} is the most")
+        if ticket in self._programs:
+            raise ProtocolError(f"there is a program with ticket {ticket} already")
+        self._programs[ticket] = None
+        try:
+            if sum(each is not None for each in self._programs.values()) >= MAX_PROGRAMS:
+                raise OSError(errno.EAGAIN, f"{MAX_PROGRAMS} programs run already")
+            program = Program(self, ticket, channels, seconds, argv)
+            program.start()
+        except (OSError, RuntimeError) as error:
+            head = ENDED.pack(ticket, NOT_STARTED)
+            self.stream.send(b"S", head + str(error).encode())
+        else:
+            self._programs[ticket] = program
+
+    def _program(self, ticket: int) -> Program | None:
+        """Return a program that was started, None for one that has ended."""
+        try:
+            return self._programs[ticket]
+        except KeyError:
+            raise ProtocolError(f"no program was started with ticket {ticket}") from None
+
+    def ended(self, ticket: int) -> None:
+        """Note that a program takes neither data nor signals any more."""
+        self._programs[ticket] = None
 
     def _worker(self, number: int) -> Worker:
         worker = self._workers.get(number)
@@ -638,41 +731,382 @@ def _arguments(body: bytes) -> list[str]:
     return argv
 
 
-def _run_program(argv: list[str], seconds: float, limit: int) -> tuple[int, bytes, int]:
+class Groups:
+    """The process groups of the programs that run; a group is named by its first process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[int, bool] = {}
+
+    def add(self, pid: int, *, tied: bool) -> None:
+        """Note one that was started, and whether it ends with the agent."""
+        with self._lock:
+            self._running[pid] = tied
+
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a whole group, unless its first process has been waited for."""
+        with self._lock:
+            self._signal(pid, number)
+
+    def wait(self, pid: int) -> int:
+        """Wait for the end of a group's first process; return its status."""
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        with self._lock:  # until it is waited for, nobody else has its number
+            del self._running[pid]
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def kill_tied(self) -> None:
+        """End the programs that end with the agent."""
+        with self._lock:
+            for pid, tied in self._running.items():
+                if tied:
+                    self._signal(pid, signal.SIGKILL)
+
+    def _signal(self, pid: int, number: int) -> None:
+        # A program that became another user's (sudo) may be out of our reach.
+        if pid in self._running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, number)
+
+
+def _spawn(argv: list[str], output: int, ends: list[int], *, tied: bool) -> int:
+    """Start a program, which dies with the calling thread if it is tied; return its process.
+
+    It writes to `output`, and has `ends` as its files from FIRST_FILE on.  It leads a session and
+    a process group.  (subprocess.Popen has a pipe of its own to the child, which may be in the
+    way of these files.)
+    """
+    import fcntl  # as for all that only programs need: it makes every start slower
+    import warnings
+
+    if any("\0" in each for each in argv):
+        raise OSError(errno.EINVAL, "an argument has a NUL in it", argv[0])
+    # What the child does between fork and exec is safe beside other threads: it takes no locks.
+    warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
+    paths = [argv[0]]
+    if "/" not in argv[0]:
+        paths = [os.path.join(folder, argv[0]) for folder in os.get_exec_path()]
+    reader, writer = os.pipe()
+    files = [writer]
+    try:
+        for fd in (writer, output, *ends):
+            files.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FILE + MAX_CHANNELS))
+        parent = os.getpid()
+        pid = os.fork()
+        if not pid:
+            _become(paths, argv, parent if tied else None, files[1:])
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        for fd in files:
+            os.close(fd)
+    with open(reader, "rb") as words:
+        failure = words.read()
+    if failure:
+        os.waitpid(pid, 0)
+        (code,) = LENGTH.unpack(failure)
+        raise OSError(code, os.strerror(code), argv[0])
+    return pid
+
+
+def _become(paths: list[str], argv: list[str], parent: int | None, files: list[int]) -> NoReturn:
+    """Be the program; what keeps us from it is written to the first file."""
+    teller, output, *ends = files
+    code = errno.ENOENT
+    try:
+        os.setsid()
+        if parent is not None:
+            if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
+                raise _failed()
+            if os.getppid() != parent:
+                os._exit(127)  # it died too early to be noticed
+        null = os.open(os.devnull, os.O_RDONLY)
+        for file, number in ((null, 0), (output, 1), (output, 2)):
+            os.dup2(file, number)
+        for position, end in enumerate(ends):
+            os.dup2(end, FIRST_FILE + position)
+        for name in os.listdir("/proc/self/fd"):
+            fd = int(name)
+            if fd > 2 and not 0 <= fd - FIRST_FILE < len(ends) and fd != teller:
+                with contextlib.suppress(OSError):  # the listing's own file is closed already
+                    os.close(fd)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for path in paths:
+            try:
+                os.execv(path, argv)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                    code = error.errno or errno.EIO
+    except BaseException as error:  # noqa: BLE001  # whatever it is, this must not go on as an agent
+        code = getattr(error, "errno", None) or errno.EIO
+    os.write(teller, LENGTH.pack(code))
+    os._exit(127)
+
+
+def _run_program(
+    groups: Groups, argv: list[str], seconds: float, limit: int
+) -> tuple[int, bytes, int]:
     """Run a program to its end or its deadline; return status, output and bytes dropped."""
-    import subprocess  # for those who run programs: it makes every start slower
+    reader, writer = os.pipe()
+    with open(reader, "rb", buffering=0) as output:
+        try:
+            pid = _spawn(argv, writer, [], tied=False)
+        finally:
+            os.close(writer)
+        groups.add(pid, tied=False)
+        overdue = threading.Event()
 
-    process = subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    overdue = threading.Event()
+        def end() -> None:
+            overdue.set()
+            groups.signal(pid, signal.SIGKILL)
 
-    def end() -> None:
-        overdue.set()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    kept, dropped = bytearray(), 0
-    # Ends when all that hold the pipe have ended: descendants, too, unless they left the group.
-    while True:
-        part = os.read(process.stdout.fileno(), 1 << 16)
-        if not part:
-            break
-        room = max(limit - len(kept), 0)
-        kept += part[:room]
-        dropped += len(part) - len(part[:room])
-    status = process.wait()
-    timer.cancel()
-    process.stdout.close()
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        kept, dropped = bytearray(), 0
+        # Ends when all that hold the pipe have ended: descendants, too, unless they left the group.
+        while part := output.read(PIECE):
+            room = max(limit - len(kept), 0)
+            kept += part[:room]
+            dropped += len(part) - len(part[:room])
+        status = groups.wait(pid)
+        timer.cancel()
     return (TIMED_OUT if overdue.is_set() else status), bytes(kept), dropped
+
+
+class Channel:
+    """Our end of one of a program's channels, and what is to be written to it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.file = -1
+        self.readable = True
+        """Whether the program may write more."""
+        self.writable = True
+        """Whether the program takes data, and we may have more."""
+        self._lock = threading.Lock()
+        self._waiting = bytearray()
+        self._complete = False
+        self._taken = 0
+
+    def put(self, data: bytes) -> None:
+        """Add to what is to be written; no data is the end of it."""
+        with self._lock:
+            if self._complete:
+                raise ProtocolError(f"data for channel {self.number} after its end")
+            if len(self._waiting) + len(data) > WINDOW:
+                raise ProtocolError(
+                    f"more than {WINDOW} bytes wait for channel {self.number} to be read"
+                )
+            self._complete = not data
+            if self.writable:
+                self._waiting += data
+
+    def events(self) -> int:
+        """Say what to poll for."""
+        with self._lock:
+            wants = self.writable and (self._waiting or self._complete)
+        return (select.POLLIN if self.readable else 0) | (select.POLLOUT if wants else 0)
+
+    def write(self) -> int | None:
+        """Write what the program takes now; return bytes to acknowledge, if any, 0 if it ends."""
+        with self._lock:
+            try:
+                count = os.write(self.file, bytes(self._waiting[: 4 * PIECE]))
+            except BlockingIOError:
+                return None
+            except OSError:
+                return self._refuse()
+            del self._waiting[:count]
+            self._taken += count
+            if self._complete and not self._waiting:
+                self._shut_down()
+            if self._taken < WINDOW // 4:
+                return None
+            taken, self._taken = self._taken, 0
+            return taken
+
+    def hung_up(self) -> int | None:
+        """Note that the program has closed it; return 0 if that is to be told."""
+        with self._lock:
+            return self._refuse() if self.writable else None
+
+    def _refuse(self) -> int:
+        self.writable = False
+        self._waiting.clear()
+        return 0
+
+    def _shut_down(self) -> None:
+        import socket
+
+        self.writable = False
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.file)) as end:
+            end.shutdown(socket.SHUT_WR)
+
+
+class Program(threading.Thread):
+    """A program that runs while the other side talks to it; also the thread that started it."""
+
+    def __init__(
+        self, agent: Agent, ticket: int, channels: int, seconds: float, argv: list[str]
+    ) -> None:
+        super().__init__(name=f"program-{ticket}", daemon=True)
+        self._agent = agent
+        self._ticket = ticket
+        self._argv = argv
+        self._until = time.monotonic() + seconds
+        self._channels = [Channel(number) for number in range(1 + channels)]
+        self._channels[0].writable = False
+        self._lock = threading.Lock()
+        self._pid: int | None = None
+        self._early: list[int] = []
+        self._exited = False
+        self._closed = False
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_writer, False)
+        agent.own.update(self._files())
+
+    def feed(self, number: int, data: bytes) -> None:
+        """Take data for a channel; ProtocolError where there is no such channel, or no room."""
+        if not 1 <= number < len(self._channels):
+            raise ProtocolError(
+                f"channel {number} of a program with {len(self._channels) - 1} channels"
+            )
+        self._channels[number].put(data)
+        self._wake()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its process group, as soon as there is one."""
+        with self._lock:
+            if self._pid is None:
+                self._early.append(number)
+            else:
+                self._agent.groups.signal(self._pid, number)
+
+    def run(self) -> None:
+        """Start the program, attend to it until it has ended, and tell how."""
+        text = ""
+        try:
+            self._agent.free_cpus()
+            pid = self._start()
+        except OSError as error:
+            status, text = NOT_STARTED, str(error)
+        else:
+            self._agent.settle(0)  # beside the thread that feeds this one
+            status = self._attend(pid)
+        self._agent.ended(self._ticket)
+        self._close()
+        self._send(b"S", ENDED.pack(self._ticket, status) + text.encode())
+
+    def _start(self) -> int:
+        import socket
+
+        theirs: list[int] = []
+        try:
+            for channel in self._channels:
+                if channel.number:
+                    channel.file, end = (each.detach() for each in socket.socketpair())
+                else:
+                    channel.file, end = os.pipe()
+                theirs.append(end)
+                self._agent.own.add(channel.file)
+                os.set_blocking(channel.file, False)
+            pid = _spawn(self._argv, theirs[0], theirs[1:], tied=True)
+        finally:
+            for end in theirs:
+                os.close(end)
+        self._agent.groups.add(pid, tied=True)
+        with self._lock:
+            self._pid = pid
+            for number in self._early:
+                self._agent.groups.signal(pid, number)
+        return pid
+
+    def _watch(self, pid: int) -> None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        self._exited = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if not self._closed:
+                os.write(self._wake_writer, b"x")
+
+    def _attend(self, pid: int) -> int:
+        """Move data both ways until the program has ended; return its status."""
+        threading.Thread(target=self._watch, args=(pid,), daemon=True).start()
+        overdue = False
+        while not self._exited:
+            poll = select.poll()
+            poll.register(self._wake_reader, select.POLLIN)
+            open_ones = {}
+            for channel in self._channels:
+                if channel.readable or channel.writable:
+                    open_ones[channel.file] = channel
+                    poll.register(channel.file, channel.events())
+            left = self._until - time.monotonic()
+            if left <= 0 and not overdue:
+                overdue = True
+                self._agent.groups.signal(pid, signal.SIGKILL)
+            for file, event in poll.poll(
+                _MOST_WAIT if overdue else min(left * 1000 + 1, _MOST_WAIT)
+            ):
+                if file == self._wake_reader:
+                    os.read(file, 4096)
+                else:
+                    self._move(open_ones[file], event)
+        self._agent.groups.signal(pid, signal.SIGKILL)  # what is left of it
+        status = self._agent.groups.wait(pid)
+        for channel in self._channels:
+            for _ in range(_LAST_PIECES):  # more than it holds, unless another process still writes
+                if not channel.readable or not self._read(channel):
+                    break
+        return TIMED_OUT if overdue else status
+
+    def _move(self, channel: Channel, event: int) -> None:
+        if event & select.POLLOUT:
+            self._acknowledge(channel, channel.write())
+        if channel.readable:
+            if event & (select.POLLIN | select.POLLHUP | select.POLLERR):
+                self._read(channel)
+        elif event & (select.POLLHUP | select.POLLERR):
+            self._acknowledge(channel, channel.hung_up())
+
+    def _read(self, channel: Channel) -> bool:
+        """Send on what the program wrote; False where that is all for now."""
+        try:
+            data = os.read(channel.file, PIECE)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            data = b""  # it closed the channel before it had read everything
+        channel.readable = bool(data)
+        self._send(b"D", DATA.pack(self._ticket, channel.number) + data)
+        return channel.readable
+
+    def _acknowledge(self, channel: Channel, count: int | None) -> None:
+        if count is not None:
+            self._send(b"A", TAKEN.pack(self._ticket, channel.number, count))
+
+    def _send(self, kind: bytes, rest: bytes) -> None:
+        try:
+            self._agent.stream.send(kind, rest)
+        except OSError:
+            self._agent.leave(0)  # nobody is left to tell
+
+    def _files(self) -> list[int]:
+        files = (self._wake_reader, self._wake_writer, *(each.file for each in self._channels))
+        return [file for file in files if file >= 0]
+
+    def _close(self) -> None:
+        with self._lock:
+            self._closed = True
+        self._agent.own.difference_update(self._files())
+        for file in self._files():
+            os.close(file)
 
 
 def virtio_port(name: str) -> str:
@@ -711,8 +1145,7 @@ def main(arguments: list[str]) -> int:
         agent.serve()
     except ProtocolError as error:
         agent.die(str(error))
-    # Not a return: other threads may be inside ioctls that nothing but the exit ends.
-    os._exit(0)
+    agent.leave(0)
 
 
 if __name__ == "__main__":
