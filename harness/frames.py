@@ -103,7 +103,7 @@ def decode_results(body: bytes) -> tuple[int, list[Result]]:
 def failure_of(status: int, text: bytes) -> str:
     """Say why a program has no status of its own, "" where it has."""
     if status == protocol.NOT_STARTED:
-        return text.decode(errors="replace")
+        return text.decode(errors="replace") or "it was not started"
     return OVERDUE if status == protocol.TIMED_OUT else ""
 
 

@@ -22,10 +22,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from harness.program import Program
     from harness.splats.symbols import Symbols
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds that a synchronous operation may take before it counts as hung."""
+
+DEFAULT_BACKLOG = 16 << 20
+"""Bytes that a program's channel keeps for somebody to receive them."""
 
 PROT_READ, PROT_WRITE = 1, 2
 MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 0x01, 0x02, 0x20, 0x4000
@@ -268,7 +272,7 @@ class Kernel(abc.ABC):
     thread_limit: int | None = None
     """How many thread numbers there are, None for as many as one likes."""
     runs_programs: bool = False
-    """Whether `run_program` can be called: there is a user space."""
+    """Whether `run_program` and `start_program` can be called: there is a user space."""
     symbols: Symbols | None = None
     """What decodes its traces, where the backend has it."""
     environment: frozenset[str] = frozenset()
@@ -321,6 +325,23 @@ class Kernel(abc.ABC):
         """Run a program on the target, keeping the first `limit` bytes that it prints.
 
         Raises TargetError where the target is lost or has no user space.
+        """
+        raise TargetError(f"{self.name} runs no programs")
+
+    def start_program(
+        self,
+        argv: Sequence[str],
+        *,
+        channels: int = 0,
+        timeout: float = DEFAULT_TIMEOUT,
+        backlog: int = DEFAULT_BACKLOG,
+    ) -> Program:
+        """Start a program on the target, to talk to it while it runs.
+
+        It has `channels` stream sockets as its files 10, 11, ...; it is ended when `timeout`
+        seconds have passed.  A channel keeps at most `backlog` bytes that nobody receives.
+        Raises TargetError where the target is lost or has no user space; what could not be
+        started is a Program that has ended, and says why.
         """
         raise TargetError(f"{self.name} runs no programs")
 

@@ -22,6 +22,7 @@ from typing import Any
 from harness import agent as protocol
 from harness.frames import completed, decode_results, encode
 from harness.kernel import (
+    DEFAULT_BACKLOG,
     DEFAULT_TIMEOUT,
     Completed,
     Kernel,
@@ -32,8 +33,8 @@ from harness.kernel import (
     Ticket,
     describe,
 )
+from harness.program import GRACE, Link, Program, Programs
 
-PROGRAM_GRACE = 30.0
 SEND_TIMEOUT = 30.0
 """Seconds a frame may take to leave: a target that no longer reads has hung."""
 
@@ -76,6 +77,7 @@ class RemoteKernel(Kernel):
         self._lock = threading.Lock()
         self._answered = threading.Condition(self._lock)
         self._send_lock = threading.Lock()
+        self._programs = Programs(Link(name, self._send, self._seen))
         self._death: str | None = None
         self._closing = False
         self.pid: int | None = None
@@ -144,9 +146,21 @@ class RemoteKernel(Kernel):
         head = protocol.PROGRAM.pack(number, max(int(timeout * 1000), 1), limit)
         self._send(b"X", head + json.dumps(list(argv)).encode())
         # The target keeps the time; this is for a target that does not.
-        done = self._await(number, timeout + PROGRAM_GRACE, f"program {argv[0]}")
+        done = self._await(number, timeout + GRACE, f"program {argv[0]}")
         assert isinstance(done, Completed)
         return done
+
+    def start_program(
+        self,
+        argv: Sequence[str],
+        *,
+        channels: int = 0,
+        timeout: float = DEFAULT_TIMEOUT,
+        backlog: int = DEFAULT_BACKLOG,
+    ) -> Program:
+        """Start a program on the target; the target ends it when its time is up."""
+        number = next(self._numbers)
+        return self._programs.start(number, argv, channels, timeout, backlog)
 
     def shutdown(self) -> None:
         """Close the stream: the agent exits, and the kernel closes what it had open."""
@@ -231,9 +245,11 @@ class RemoteKernel(Kernel):
         with self._lock:
             if self._death is None:
                 self._death = why + seen
+            death = self._death
             for reply in self._replies.values():
                 reply.event.set()
             self._answered.notify_all()
+        self._programs.lose(death)
         self._greeted.set()
 
     # Receiving, on a thread of its own.
@@ -305,6 +321,8 @@ class RemoteKernel(Kernel):
             number, status, dropped = protocol.PROGRAM_REPLY.unpack_from(rest)
             output = rest[protocol.PROGRAM_REPLY.size :]
             self._answer(number, completed(status, output, dropped))
+        elif kind in (b"D", b"A", b"S"):
+            self._programs.handle(kind, rest)
         elif kind == b"E":
             raise ValueError(f"it complains of us: {rest.decode(errors='replace')}")
         else:
