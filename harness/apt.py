@@ -33,11 +33,14 @@ class Apt:
     options: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ("*",)
 
-    def offered(self, package: str) -> list[str]:
-        """List the versions of a package, the newest first."""
+    def offered(self, package: str, suite: str = "") -> list[str]:
+        """List the versions of a package, the newest first, of all suites or of one."""
         if not any(fnmatch.fnmatchcase(package, each) for each in self.patterns):
             return []
-        return sort_versions([version for version, _ in self._table(package)])
+        table = self._table(package)
+        return sort_versions(
+            [version for version, index in table if not suite or f" {suite}/" in index]
+        )
 
     def offered_sources(self, package: str) -> list[str]:
         """List the versions of a source package, the newest first."""
