@@ -73,7 +73,7 @@ def build(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="configuration on top of base: debug, selftest, or a file of CONFIG_ lines",
+            help="configuration on top of base: debug, guest, selftest, or a file of CONFIG_ lines",
             autocompletion=complete_config,
         ),
     ] = None,
