@@ -69,6 +69,7 @@ BRINGS = {
     "gzip": Brings(("gzip",)),
     "tar": Brings(("tar",)),
     "bash": Brings(("bash",)),
+    "kmod": Brings(("depmod",)),
     "openssh-client": Brings(("ssh", "ssh-add", "ssh-agent", "ssh-keygen")),
     "openssh-server": Brings(("sshd",)),
 }

@@ -7,6 +7,7 @@ downloads/       source packages while they are imported
 kernels/KEY/     a built kernel (harness/kbuild/kernel.py says what is in it)
 names/NAME.json  what `--kernel NAME` means
 machine/        the SNP machine: its sources, objects and builds (harness/machine)
+linuxguest/     firmware, kernels and initrds of Linux guests (harness/linuxguest)
 """
 
 from __future__ import annotations
