@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli import faults, history, machine, report
+from harness.cli import faults, guest, history, machine, report
 from harness.cli.commands import (
     bench,
     bisect,
@@ -101,6 +101,7 @@ app.command(help=kernels.HELP)(kernels.kernels)
 app.command("known-issues", help=known_issues.HELP)(known_issues.known_issues)
 app.command(help=report.HELP)(report.report)
 app.add_typer(machine.app, name="machine")
+app.add_typer(guest.app, name="guest")
 app.add_typer(history.app, name="history")
 
 

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What `snptest guest build` and `snptest guest list` print."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from harness.kbuild.progress import ConsoleProgress, sayer
+from harness.linuxguest import catalogue, store
+from harness.linuxguest.catalogue import Wanted
+from harness.linuxguest.parts import Parts, parts
+from harness.report.outcome import ExitCode
+from harness.report.words import counted
+
+
+def build(firmware: str | None, kernel: str | None, *, refresh: bool) -> int:
+    """Fetch and make the parts of a guest; say what they are, and from where."""
+    console = Console(stderr=True)
+    with ConsoleProgress(console) as progress:
+        made = parts(firmware, kernel, refresh=refresh, progress=progress, say=sayer(console))
+    for line in described(made):
+        print(line)
+    return ExitCode.PASSED
+
+
+def described(made: Parts) -> list[str]:
+    """Describe the parts of a guest, a line each, files and what they lack below."""
+    bios, kernel, selection = made.firmware, made.kernel, made.selection
+    hashes = "kernel hashes" if bios.kernel_hashes else "no kernel hashes"
+    megabytes = made.initrd.stat().st_size / 1e6
+    lines = [
+        f"firmware: {bios.name}, {bios.origin}; {hashes}",
+        f"          {bios.file}",
+        f"kernel:   {kernel.name}, {kernel.release}",
+        *(f"          {origin}" for origin in kernel.origin),
+        f"          {kernel.image}",
+        f"initrd:   {counted(len(selection.files), 'module')}, {megabytes:.1f} MB",
+        f"          {made.initrd}",
+    ]
+    if selection.missing:
+        lines.append(f"the kernel has no {', '.join(selection.missing)}")
+    if kernel.lacks:
+        lines.append(f"the kernel was built without {', '.join(kernel.lacks)}")
+    return lines
+
+
+def listing() -> int:
+    """List what can be chosen, and what of it is kept."""
+    known = catalogue.load()
+    for title, group, default in (
+        ("firmware", known.firmware, known.default_firmware),
+        ("kernels", known.kernels, known.default_kernel),
+    ):
+        print(f"{title}:")
+        width = max(map(len, group))
+        for wanted in group.values():
+            chosen = "; the default" if wanted.name == default else ""
+            print(f"  {wanted.name:{width}}  {wanted.about}{chosen} ({_state(wanted)})")
+    return ExitCode.PASSED
+
+
+def _state(wanted: Wanted) -> str:
+    kept = store.known(wanted)
+    return kept.packages[0] if kept else "not fetched yet"
