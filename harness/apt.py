@@ -104,11 +104,12 @@ def system() -> Apt:
     )
 
 
-def suites(refresh: bool = False, sources: Path = SOURCES) -> Apt | None:
+def suites(refresh: bool = False, sources: Path = SOURCES, *, current: bool = False) -> Apt | None:
     """Return an apt of the suites that a file names; None without a Debian mirror.
 
     Their lists are downloaded where there are none, or when `refresh` is asked and the ones
-    there are older than a day.  BuildError: they cannot be had.
+    there are older than a day.  BuildError: they cannot be had.  A mirror that cannot be reached
+    is an error only where there are none yet, or when `current` ones are wanted.
     """
     known_suites = _suites(sources)
     address = mirror()
@@ -144,7 +145,9 @@ def suites(refresh: bool = False, sources: Path = SOURCES) -> Apt | None:
     if not known or (refresh and time.time() - stamp.stat().st_mtime > FRESH):
         listing.write_text("".join(lines))
         stamp.unlink(missing_ok=True)
-        done = run(["apt-get", *apt.options, "update", "-q"], DOWNLOAD_TIMEOUT)
+        # apt takes a mirror that is not reached for a passing matter, which is no error to it.
+        mode = () if known and not current else ("-o", "APT::Update::Error-Mode=any")
+        done = run(["apt-get", *apt.options, *mode, "update", "-q"], DOWNLOAD_TIMEOUT)
         if done.returncode or "\nE:" in f"\n{done.stderr}":
             shown = f"{sources.parent.name}/{sources.name}"
             raise BuildError(

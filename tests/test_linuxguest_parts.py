@@ -53,6 +53,15 @@ file = "usr/bin/busybox"
 """
 
 
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+SUITE = """
+[[suite]]
+name = "sid"
+component = "main"
+packages = ["ovmf*"]
+"""
+
+
 @pytest.fixture
 def described(tmp_path: Path) -> Path:
     file = tmp_path / "parts.toml"
@@ -160,7 +169,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
     found = Mirror()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(apt, "mirror", lambda: "the mirror")
-    monkeypatch.setattr(apt, "suites", lambda refresh=False, sources=None: apt.Apt())
+    monkeypatch.setattr(apt, "suites", lambda *_, **__: apt.Apt())
     monkeypatch.setattr(apt.Apt, "_table", lambda self, package: found.table(package))
     monkeypatch.setattr(apt.Apt, "names", lambda self, prefix: found.names(prefix))
     monkeypatch.setattr(
@@ -279,6 +288,28 @@ def test_a_package_that_has_changed_its_mind(wanted: Wanted, mirror: Mirror) -> 
     assert list((store.home() / "content").iterdir()) == []
 
 
+def test_lists_of_a_mirror_that_is_not_reached(
+    tmp_path: Path, described: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By apt itself, to which that is no error: nothing would be on offer, for a day."""
+    if shutil.which("apt-get") is None or not Path(KEYRING).is_file():
+        pytest.skip("no Debian: apt-get or its keyring is missing")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(apt, "mirror", lambda: "http://127.0.0.1:9/debian/")
+    described.write_text(FILE + SUITE)
+    (tmp_path / "apt.conf").write_text('Acquire::Retries "0";\n')  # for the test to be short
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+    for _ in range(2):
+        with pytest.raises(BuildError, match="lists of sid could not be downloaded: E: Failed to"):
+            apt.suites(True, described)
+    # Where there were lists, they are taken, unless current ones are wanted.
+    (tmp_path / "cache/snptest/apt" / tmp_path.name / "updated").touch()
+    monkeypatch.setattr(apt, "FRESH", -1.0)
+    assert apt.suites(True, described) is not None
+    with pytest.raises(BuildError, match="could not be downloaded"):
+        apt.suites(True, described, current=True)
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_without_the_mirror(
     wanted: Wanted, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, known: bool
@@ -287,7 +318,7 @@ def test_without_the_mirror(
     if known:
         take(wanted)
 
-    def offline(refresh: bool = False, sources: Path | None = None) -> apt.Apt:
+    def offline(*_: object, **__: object) -> apt.Apt:
         raise BuildError("the lists of sid could not be downloaded: Err:1", "is it reachable?")
 
     monkeypatch.setattr(apt, "suites", offline)
@@ -298,7 +329,7 @@ def test_without_the_mirror(
         take(wanted, refresh=known)
     assert caught.value.message.startswith(f"firmware old {state}: the lists of sid could not")
     assert caught.value.hint.startswith("is it reachable?; or name files of your own")
-    monkeypatch.setattr(apt, "suites", lambda refresh=False, sources=None: None)
+    monkeypatch.setattr(apt, "suites", lambda *_, **__: None)
     with pytest.raises(BuildError, match="names no Debian mirror"):
         take(wanted, refresh=known)
 

@@ -118,7 +118,7 @@ def _fetch(wanted: Wanted, kept: Kept | None, progress: Progress, catalogue: Pat
     progress.stage(f"looking for {wanted.title} by apt")
     if apt.mirror() is None:
         run_apt(["update", "-q"])  # the system has no lists yet
-    client = apt.suites(True, catalogue)
+    client = apt.suites(True, catalogue, current=True)
     if client is None:
         raise BuildError(
             "this machine's apt names no Debian mirror, or Debian's keyring is missing"
