@@ -279,6 +279,25 @@ def test_what_was_damaged_in_the_cache_is_refused(wanted: Wanted) -> None:
     assert "snptest guest build" in caught.value.hint
 
 
+def test_a_damaged_part_is_not_chosen(
+    described: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither firmware nor a kernel: a guest would be measured, and be another one."""
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("needs dpkg-deb")
+    monkeypatch.setattr(unpack, "write_dependencies", lambda root, release: None)
+    mirror.files = lambda name: (kernel_files if name.startswith("linux") else firmware_files)(name)
+    chooser = Chooser(file=described)
+    for damaged, choose in (
+        (chooser.firmware("old").file, chooser.firmware),
+        (chooser.kernel("6.12").image, chooser.kernel),
+    ):
+        data = damaged.read_bytes()
+        damaged.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+        with pytest.raises(BuildError, match=f"{damaged.name} is damaged: its hash has changed"):
+            choose("old" if choose == chooser.firmware else "6.12")
+
+
 def test_a_package_that_has_changed_its_mind(wanted: Wanted, mirror: Mirror) -> None:
     mirror.files = lambda name: {"usr/share/edk2/OVMF.fd": b""}
     with pytest.raises(BuildError, match=r"hold no file usr/share/ovmf/OVMF\.fd") as caught:
