@@ -37,6 +37,8 @@ OK, FAIL_INPUT, FAIL_PERMISSION, FAIL_OVERLAP, FAIL_SIZEMISMATCH = 0, 1, 2, 4, 6
 GP = 13 << 32
 PF_RMP_WRITE = 14 << 32 | 0x80000003
 NPF, VMGEXIT = 0x400, 0x403
+WRITE_CR0, CR0_SEL_WRITE, HLT = 0x10, 0x65, 0x78
+MOV_CR = 1 << 63
 GPA, ENC, SIZEM, VMPL = 1 << 32, 1 << 34, 1 << 35, 1 << 36
 RMP, USER, WRITE, PRESENT = 1 << 31, 4, 2, 1
 ASSIGNED, LARGE, ASID = 1, 2, 1 << 51
@@ -88,6 +90,12 @@ STEPS: dict[str, tuple[int, ...]] = {
     "vmpl1-validates": (OK, VMGEXIT, 0, FAIL_PERMISSION, 0),
     "vmpl1-reads": (OK, VMGEXIT, 0, 0, 0),
     "vmpl1-writes": (OK, NPF, GPA | ENC | VMPL | RMP | USER | WRITE | PRESENT, 0, 0),
+    # decode assists of MOV to CR0: 15.33.1.  A line of the guest without SEV: fault, exit, EXITINFO1
+    "cr0-from-rdi": (OK, CR0_SEL_WRITE, MOV_CR | 7),
+    "cr0-from-r9": (OK, CR0_SEL_WRITE, MOV_CR | 9),
+    "cr0-any-from-rdi": (OK, WRITE_CR0, MOV_CR | 7),
+    "cr0-any-from-r9": (OK, WRITE_CR0, MOV_CR | 9),
+    "hlt": (OK, HLT, 0),
 }
 
 

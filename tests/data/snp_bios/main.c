@@ -14,10 +14,13 @@ typedef unsigned long u64;
 #define LOW	0x2400000UL	/* the guest's memory from 0 on */
 #define BIG	0x2600000UL	/* its page of 2 MiB at 1 GiB */
 #define FREE	0x2800000UL	/* nobody's */
+#define PLAIN	0x2a00000UL	/* memory of a guest without SEV */
 #define VMCB	0x300000UL
+#define PLAIN_VMCB 0x302000UL
 #define HSAVE	0x301000UL
 #define HOST_PT	0x16000UL
 #define NPT	0x20000UL	/* PML4, PDPT, PD, PT of LOW, PD and PT of BIG */
+#define PLAIN_NPT 0x26000UL	/* PML4, PDPT, PD */
 #define VMSA	(LOW + 0x10000)	/* of VMPL0, then of VMPL1 */
 #define IDT	0x6000UL	/* the guest's, and its GDT */
 #define GDT	0x6800UL
@@ -28,7 +31,7 @@ typedef unsigned long u64;
 #define PAGE	0x1000UL
 #define PAGES	512
 
-extern char ud[], gp[], pf[], guest0[], guest1[], interrupted[], guests_end[];
+extern char ud[], gp[], pf[], guest0[], guest1[], guest2[], interrupted[], guests_end[];
 u64 idt[512] __attribute__((aligned(16)));
 volatile u64 fault_vector, fault_error, recover;
 static u64 rmp;
@@ -206,6 +209,43 @@ static void make_guest(void)
 	AT(VMCB, 0xb0) = NPT;
 }
 
+/* A guest without SEV, which exits where it moves to CR0 what changes more than TS and MP. */
+static void make_plain_guest(void)
+{
+	u64 save = PLAIN_VMCB + 0x400;
+
+	fill(PLAIN, 0x200000 / 8);
+	fill(PLAIN_NPT, 3 * 512);
+	fill(PLAIN_VMCB, 512);
+	for (char *from = guest2; from < guests_end; from++)
+		*(char *)(PLAIN + PAGE + (from - guest2)) = *from;
+	AT(PLAIN, 0x2000) = 0x3007;
+	AT(PLAIN, 0x3000) = 0x4007;
+	AT(PLAIN, 0x4000) = 0xe7;
+	AT(PLAIN_NPT, 0) = (PLAIN_NPT + 0x1000) | 7;
+	AT(PLAIN_NPT, 0x1000) = (PLAIN_NPT + 0x2000) | 7;
+	AT(PLAIN_NPT, 0x2000) = PLAIN | 0xe7;
+	for (int segment = 0; segment < 6; segment++)
+		AT(save, 16 * segment) = 0xffffffff00000010 | 0xc93 << 16;
+	AT(save, 0x10) = 0xffffffff00000008 | 0x29b << 16;
+	AT(save, 0x90) = 0x6700000000 | 0x8b << 16;
+	AT(save, 0xd0) = 0x1500;
+	AT(save, 0x148) = 0x620;
+	AT(save, 0x150) = 0x2000;
+	AT(save, 0x158) = 0x80010033;
+	AT(save, 0x160) = 0x400;
+	AT(save, 0x168) = 0xffff0ff0;
+	AT(save, 0x170) = 2;
+	AT(save, 0x178) = PAGE;
+	AT(save, 0x1d8) = 0x8000;
+	AT(save, 0x268) = 0x7040600070406;
+	*(volatile u32 *)(PLAIN_VMCB + 0x0c) = 1 << 5 | 1 << 24 | 1 << 31; /* CR0, HLT, SHUTDOWN */
+	*(volatile u32 *)(PLAIN_VMCB + 0x10) = 1;			/* VMRUN */
+	*(volatile u32 *)(PLAIN_VMCB + 0x58) = ASID + 200;
+	AT(PLAIN_VMCB, 0x90) = 1;					/* NPT */
+	AT(PLAIN_VMCB, 0xb0) = PLAIN_NPT;
+}
+
 static u64 vmrun(u64 vmcb)
 {
 	fault_vector = fault_error = 0;
@@ -237,6 +277,21 @@ static void run(const char *name, int vmpl)
 	number(AT(vmsa, 0x318));
 	number(AT(vmsa, 0x328));
 	put('\n');
+}
+
+/* Run the guest without SEV until it exits; exit code and EXITINFO1; it goes on at NEXT_RIP. */
+static void run_plain(const char *name)
+{
+	u64 fault;
+
+	*(volatile u32 *)(PLAIN_VMCB + 0x5c) = 1;
+	fault = vmrun(PLAIN_VMCB);
+	word(name);
+	number(fault);
+	number(AT(PLAIN_VMCB, 0x70));
+	number(AT(PLAIN_VMCB, 0x78));
+	put('\n');
+	AT(PLAIN_VMCB, 0x578) = AT(PLAIN_VMCB, 0xc8);
 }
 
 static void host(void)
@@ -275,6 +330,18 @@ static void host(void)
 	tell("vmrun-assigned", vmrun(MIXED + 5 * PAGE));
 }
 
+static void plain_guest(void)
+{
+	run_plain("cr0-from-rdi");
+	run_plain("cr0-from-r9");
+	*(volatile u32 *)(PLAIN_VMCB + 0x0c) = 1 << 24 | 1 << 31;
+	*(volatile u32 *)PLAIN_VMCB = 1 << 16;				/* any write of CR0 */
+	AT(PLAIN_VMCB, 0x578) = PAGE;
+	run_plain("cr0-any-from-rdi");
+	run_plain("cr0-any-from-r9");
+	run_plain("hlt");
+}
+
 static void guest(void)
 {
 	AT(VMCB, 0xa8) = 1UL << 31 | VECTOR;	/* EVENTINJ: valid, an interrupt */
@@ -304,10 +371,12 @@ void main(void)
 	rmp = rdmsr(0xc0010132);
 	fill(rmp, (rdmsr(0xc0010133) + 1 - rmp) / 8);
 	make_guest();
+	make_plain_guest();
 	wrmsr(0xc0010010, rdmsr(0xc0010010) | 7UL << 23);
 	tell("syscfg", rdmsr(0xc0010010));
 	host();
 	guest();
+	plain_guest();
 	word("end\n");
 	asm volatile("outb %0, %1" :: "a"((u8)6), "Nd"((unsigned short)0xcf9));
 }
