@@ -90,7 +90,7 @@ STEPS: dict[str, tuple[int, ...]] = {
     "vmpl1-validates": (OK, VMGEXIT, 0, FAIL_PERMISSION, 0),
     "vmpl1-reads": (OK, VMGEXIT, 0, 0, 0),
     "vmpl1-writes": (OK, NPF, GPA | ENC | VMPL | RMP | USER | WRITE | PRESENT, 0, 0),
-    # decode assists of MOV to CR0: 15.33.1.  A line of the guest without SEV: fault, exit, EXITINFO1
+    # decode assists of MOV to CR0: 15.33.1.  A line of that guest: fault, exit, EXITINFO1
     "cr0-from-rdi": (OK, CR0_SEL_WRITE, MOV_CR | 7),
     "cr0-from-r9": (OK, CR0_SEL_WRITE, MOV_CR | 9),
     "cr0-any-from-rdi": (OK, WRITE_CR0, MOV_CR | 7),
