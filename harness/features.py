@@ -46,6 +46,12 @@ def _gmem_2m(host: Host) -> str | None:
     return "this kernel's guest_memfd has pages of 4 KiB only"
 
 
+def _machine_checks(host: Host) -> str | None:
+    if host.machine_checks:
+        return None
+    return "this kernel handles no machine checks (CONFIG_X86_MCE, mce=off)"
+
+
 def _kvm_starts_psp(host: Host) -> str | None:
     # Until 6.15 the driver initialises the PSP when it is loaded (sev_pci_init).
     if host.kernel.read_file("/sys/module/ccp/parameters/psp_init_on_probe") is None:
@@ -60,6 +66,7 @@ FEATURES: dict[str, Callable[[Host], str | None]] = {
     "inspector": _inspector,
     "gmem_2m": _gmem_2m,
     "kvm_starts_psp": _kvm_starts_psp,
+    "machine_checks": _machine_checks,
 }
 """Feature by name, the weightiest first, and the function that says why a host lacks it."""
 

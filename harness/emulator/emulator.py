@@ -262,6 +262,9 @@ class Emulator(Kernel):
         }
         if path == "/proc/sys/kernel/osrelease":
             return f"{self.revision.release}-emulated\n".encode()
+        checks = "/sys/devices/system/machinecheck/machinecheck0/check_interval"
+        if path == checks and self.config.machine_checks:
+            return b"12c\n"
         name = path.removeprefix(prefix)
         if not path.startswith(prefix) or name not in parameters:
             raise KvmError(errno.ENOENT)

@@ -39,6 +39,8 @@ class MachineConfig:
     sev_es: bool = True
     sev_snp: bool = True
     """Parameters of kvm_amd."""
+    machine_checks: bool = True
+    """Whether the kernel handles them, and so has CR4.MCE set (CONFIG_X86_MCE, mce=off)."""
     gmem_max_order: int = 9
     """Largest folio that guest_memfd hands out: 0 as in Linux 6.12, 9 where 2 MiB is supported."""
     cbit: int = 51

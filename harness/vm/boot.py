@@ -21,7 +21,7 @@ CR0: Final = 0x80000033
 """PG NE ET MP PE."""
 
 CR4: Final = 0x660
-"""OSXMMEXCPT OSFXSR MCE PAE.  MCE because KVM adds the host's to the VMSA (svm_set_cr4, 6.12)."""
+"""OSXMMEXCPT OSFXSR MCE PAE.  With MCE the digest is the same on every host (Host.vmsa_cr4)."""
 
 EFER: Final = 0x500
 """LMA LME; KVM adds SVME in the VMSA (svm_set_efer, 6.12)."""

@@ -9,11 +9,15 @@ from functools import cached_property
 from harness.kernel import Kernel
 from harness.uapi import kvm as uapi
 from harness.uapi.revisions import Revision
+from harness.uapi.vmsa import CR4_MCE
 from harness.vm.errors import KvmIoctlError
 from harness.vm.sevdev import SevPlatform
 from harness.vm.vm import Vm
 
 CPUID_ENTRIES = 256
+
+MACHINE_CHECKS = "/sys/devices/system/machinecheck/machinecheck0/check_interval"
+"""Is there where the kernel handles machine checks: CONFIG_X86_MCE, and no mce=off."""
 
 TYPE_NAMES = {
     uapi.KVM_X86_DEFAULT_VM: "KVM_X86_DEFAULT_VM",
@@ -88,6 +92,16 @@ class Host:
             if kind in self.vm_types:
                 return kind
         return uapi.KVM_X86_DEFAULT_VM
+
+    @cached_property
+    def machine_checks(self) -> bool:
+        """Whether the host's kernel handles machine checks."""
+        return self.kernel.read_file(MACHINE_CHECKS) is not None
+
+    @property
+    def vmsa_cr4(self) -> int:
+        """Bits of the host's CR4 that KVM puts into every VMSA (svm_set_cr4, 6.12): MCE."""
+        return CR4_MCE if self.machine_checks else 0
 
     def parameter(self, name: str) -> str | None:
         """A parameter of the module kvm_amd, None where the target does not have it."""

@@ -35,11 +35,13 @@ _GENERAL: Final = (
 )
 
 
-def vmsa_page(regs: uapi.kvm_regs, sregs: uapi.kvm_sregs, *, vmsa_features: int = 0) -> bytes:
+def vmsa_page(
+    regs: uapi.kvm_regs, sregs: uapi.kvm_sregs, *, vmsa_features: int = 0, host_cr4: int = 0
+) -> bytes:
     """The VMSA of a vCPU that KVM_SET_REGS and KVM_SET_SREGS gave these registers.
 
     Not CR2: KVM puts it into the VMCB only when it enters the guest (svm_vcpu_run).
-    vmsa_features: as given to KVM_SEV_INIT2.
+    vmsa_features: as given to KVM_SEV_INIT2; host_cr4: what KVM adds (Host.vmsa_cr4).
     """
     area: Any = SevEsSaveArea()
     for name in ("es", "cs", "ss", "ds", "fs", "gs", "tr"):
@@ -49,7 +51,7 @@ def vmsa_page(regs: uapi.kvm_regs, sregs: uapi.kvm_sregs, *, vmsa_features: int 
     area.idtr = VmcbSeg(0, 0, sregs.idt.limit, sregs.idt.base)
     area.cpl = sregs.ss.dpl
     area.efer = sregs.efer | _EFER_SVME
-    area.cr0, area.cr3, area.cr4 = sregs.cr0, sregs.cr3, sregs.cr4
+    area.cr0, area.cr3, area.cr4 = sregs.cr0, sregs.cr3, sregs.cr4 | host_cr4
     area.dr6, area.dr7 = _DR6, _DR7
     for name in _GENERAL:
         setattr(area, name, getattr(regs, name))

@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+from sevsnpmeasure.sev_mode import SevMode
+from sevsnpmeasure.vmsa import VMSA
 
 from harness.uapi import kvm as uapi
 from harness.uapi.revisions import VmsaOrder
@@ -41,6 +45,11 @@ pytestmark = [
     pytest.mark.needs("snp"),
 ]
 
+MILAN = 0x00A00F11
+"""CPUID 1 EAX of a processor, which is in RDX after a reset."""
+AP_RESET = 0x0080B004
+"""Where OVMF's table has an AP begin, for example."""
+
 GENERAL = (
     *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp"),
     *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip"),
@@ -61,7 +70,23 @@ def set_entry(vcpu: Vcpu, regs: uapi.kvm_regs, *, vmsa_features: int = 0) -> byt
     boot.set_sregs(sregs)
     vcpu.set_sregs(sregs)
     vcpu.set_regs(regs)
-    return launch_digest.vmsa_page(regs, sregs, vmsa_features=vmsa_features)
+    cr4 = vcpu.vm.host.vmsa_cr4
+    return launch_digest.vmsa_page(regs, sregs, vmsa_features=vmsa_features, host_cr4=cr4)
+
+
+def set_reset(vcpu: Vcpu, eip: int, signature: int) -> None:
+    """Put a vCPU into the state that QEMU resets it to; an AP starts at another address."""
+    sregs = vcpu.get_sregs()
+    sregs.cs = boot.segment(0xF000, 0xB, limit=0xFFFF, g=0)
+    sregs.cs.base = eip & 0xFFFF0000
+    for name in ("ds", "es", "fs", "gs", "ss"):
+        setattr(sregs, name, boot.segment(0, 0x3, limit=0xFFFF, g=0))
+    sregs.ldt = boot.segment(0, 0x2, limit=0xFFFF, s=0, g=0)
+    sregs.tr = boot.segment(0, 0xB, limit=0xFFFF, s=0, g=0)
+    sregs.gdt = sregs.idt = uapi.kvm_dtable(base=0, limit=0xFFFF)
+    sregs.cr0, sregs.cr4, sregs.efer = 0x60000010, 0, 0
+    vcpu.set_sregs(sregs)
+    vcpu.set_regs(uapi.kvm_regs(rip=eip & 0xFFFF, rdx=signature, rflags=2))
 
 
 def measured_order(vcpus: list[Vcpu], order: VmsaOrder) -> list[Vcpu]:
@@ -219,8 +244,45 @@ def test_system_registers_are_measured(started: Vm) -> None:
     sregs.idt.base, sregs.idt.limit = 0x8000, 0xFFF
     sregs.cr3 = 0x9000
     vcpu.set_sregs(sregs)
-    vmsa = launch_digest.vmsa_page(regs, sregs)
+    vmsa = launch_digest.vmsa_page(regs, sregs, host_cr4=started.host.vmsa_cr4)
     assert_measured(started, launch_digest.launch_digest([], [vmsa]))
+
+
+@pytest.mark.needs("machine_checks")
+@pytest.mark.parametrize("vcpus", [1, 2, 4])
+def test_reset_state_is_what_sev_snp_measure_expects(started: Vm, vcpus: int) -> None:
+    """A vCPU as QEMU resets it has the VMSA of sev-snp-measure, CR4.MCE of the host included."""
+    for number in range(vcpus):
+        set_reset(started.create_vcpu(), AP_RESET if number else VMSA.BSP_EIP, MILAN)
+    expected = VMSA(SevMode.SEV_SNP, AP_RESET, MILAN, launch_digest.SNP_ACTIVE)
+    assert_measured(started, launch_digest.launch_digest([], expected.pages(vcpus)))
+
+
+@pytest.mark.parametrize("cr4", [0x620, 0x660], ids=["off", "on"])
+def test_machine_checks_are_the_hosts(started: Vm, cr4: int) -> None:
+    """CR4.MCE of the VMSA is the host's, where userspace leaves it off, and else on."""
+    vcpu = started.create_vcpu()
+    regs = uapi.kvm_regs(rflags=2)
+    set_entry(vcpu, regs)
+    sregs = vcpu.get_sregs()
+    sregs.cr4 = cr4
+    vcpu.set_sregs(sregs)
+    vmsa = launch_digest.vmsa_page(regs, sregs, host_cr4=started.host.vmsa_cr4)
+    assert_measured(started, launch_digest.launch_digest([], [vmsa]))
+
+
+def test_no_machine_checks(boot: Callable[..., Host]) -> None:
+    """On a host that handles no machine checks, CR4.MCE is as userspace sets it."""
+    host = boot(machine_checks=False)
+    assert not host.machine_checks
+    with host.create_vm(uapi.KVM_X86_SNP_VM) as vm:
+        vm.sev_init2()
+        vm.launch_start()
+        vcpu = vm.create_vcpu()
+        set_reset(vcpu, VMSA.BSP_EIP, MILAN)
+        area: Any = VMSA.build_save_area(VMSA.BSP_EIP, launch_digest.SNP_ACTIVE, MILAN)
+        area.cr4 = 0
+        assert_measured(vm, launch_digest.launch_digest([], [bytes(area)]))
 
 
 def test_cr2_is_not_measured(started: Vm) -> None:

@@ -462,6 +462,20 @@ _FINISH = (
         "digest.py::test_vmsa_features_are_measured",
     ),
     _mutant(
+        "VMSA without the host's CR4.MCE",
+        _KVM + "vmsa.py",
+        "sregs.cr4 | CR4_MCE * vcpu.vm.machine.config.machine_checks",
+        "sregs.cr4",
+        "digest.py::test_reset_state_is_what_sev_snp_measure_expects",
+    ),
+    _mutant(
+        "VMSA with CR4.MCE on a host without",
+        _KVM + "vmsa.py",
+        "CR4_MCE * vcpu.vm.machine.config.machine_checks",
+        "CR4_MCE",
+        "digest.py::test_no_machine_checks",
+    ),
+    _mutant(
         "VMSA without GDT",
         _KVM + "vmsa.py",
         "save.gdtr = seg(0, sregs.gdt.base, sregs.gdt.limit, 0)",

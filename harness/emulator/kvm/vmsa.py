@@ -8,7 +8,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from harness.emulator.kvm.errors import KvmError
-from harness.uapi.vmsa import seg, sev_es_save_area, vmcb_seg, vmsa_page
+from harness.uapi.vmsa import CR4_MCE, seg, sev_es_save_area, vmcb_seg, vmsa_page
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.vcpu import Vcpu
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 EFER_SVME = 1 << 12
 """svm_set_efer adds it, since VMRUN demands it."""
-CR4_MCE = 1 << 6
-"""svm_set_cr4 adds the host's."""
 CR0_CD_NW = 3 << 29
 """svm_set_cr0 takes them away (KVM_X86_QUIRK_CD_NW_CLEARED)."""
 DR6_ACTIVE_LOW = 0xFFFF0FF0
@@ -63,7 +61,7 @@ def build(vcpu: Vcpu) -> bytes:
     save.efer = sregs.efer | EFER_SVME
     save.cr0 = sregs.cr0 & ~CR0_CD_NW
     save.cr3 = sregs.cr3
-    save.cr4 = sregs.cr4 | CR4_MCE
+    save.cr4 = sregs.cr4 | CR4_MCE * vcpu.vm.machine.config.machine_checks
     save.dr6, save.dr7 = DR6_ACTIVE_LOW, DR7_FIXED_1
     save.rflags = vcpu.regs.rflags
     for name in GPRS:
