@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import os
 import quopri
 import subprocess
@@ -18,7 +19,7 @@ from virtme.commands import configkernel
 
 from harness import apt, host_packages, kbuild
 from harness.errors import BuildError, ResourceError, UsageError
-from harness.kbuild import cache, compile, config, debsource
+from harness.kbuild import cache, compile, config, debsource, visible
 from harness.kbuild.gitrun import GitError
 from harness.kbuild.series import Patch, load_series
 from harness.kbuild.tree import KernelTree, PatchError
@@ -225,8 +226,10 @@ def test_our_fragments_give_a_reason_for_every_symbol(name: str) -> None:
     symbols = config.read_fragment(config.find_fragments([name])[-1].text)
     assert symbols
     assert [symbol.name for symbol in symbols if not symbol.why] == []
-    names = [symbol.name for symbol in symbols]
-    assert len(names) == len(set(names))
+    for symbol, other in itertools.combinations(symbols, 2):
+        # Once in each version: stable trees may have got later what a release begins with.
+        apart = symbol.until < other.since or other.until < symbol.since
+        assert symbol.name != other.name or apart
 
 
 def test_a_symbol_that_did_not_take_is_told_with_the_reason() -> None:
@@ -256,7 +259,8 @@ def test_what_virtme_ng_asks_for_is_there_or_left_out_for_a_reason() -> None:
     on = {name for name, value in asked.items() if value == "y"}
     assert len(on) > 40
     assert sorted(on - ours.keys() - without) == []
-    assert sorted(without - on) == []
+    listed = {name for asked, follow in visible.read_lists().values() for name in asked | follow}
+    assert sorted(without - on - listed) == []
     assert sorted(without & ours.keys()) == []
     for name in asked.keys() - on:  # allnoconfig leaves them off
         assert name not in ours
@@ -276,6 +280,24 @@ def test_symbols_are_limited_to_versions() -> None:
     assert [names(6, 11), names(6, 12), names(6, 14)] == ["ABCF", "ABCEF", "ABCEF"]
     assert [names(6, 16), names(7, 2), names(7, 3)] == ["ABCDF", "ABCDF", "ADF"]
     assert {symbol.why for symbol in config.read_fragment(fragment.text)} == {"Why.", ""}
+
+
+def test_symbols_are_limited_to_point_releases() -> None:
+    """What stable trees got later: all of 6.12 from 6.12.37 on, and everything from 6.16 on."""
+    fragment = config.Fragment(
+        "x",
+        "# Why.\nCONFIG_A=y\n# since 6.12.37 until 6.12\nCONFIG_B=y\n# since 6.16\nCONFIG_B=y\n"
+        "# until 6.12.4\nCONFIG_C=y\n",
+    )
+
+    def names(*release: int) -> str:
+        symbols = config.wanted_symbols([fragment], release)
+        return "".join(symbol.name.removeprefix("CONFIG_") for symbol in symbols)
+
+    assert [names(6, 12, 0), names(6, 12, 4), names(6, 12, 5)] == ["AC", "AC", "A"]
+    assert [names(6, 12, 36), names(6, 12, 37), names(6, 12, 400)] == ["A", "AB", "AB"]
+    assert [names(6, 13, 0), names(6, 15, 99), names(6, 16, 0)] == ["A", "A", "AB"]
+    assert names(7, 0, 0) == "AB"
 
 
 def test_fragments_are_ours_or_files(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_what_an_older_snptest_left_is_told_and_replaced(base: str) -> None:
 def test_a_symbol_twice_counts_once(tmp_path: Path) -> None:
     mine = tmp_path / "mine.config"
     mine.write_text("CONFIG_NR_CPUS=512\n")
-    wanted = config.wanted_symbols(config.find_fragments([str(mine)]), (6, 12))
+    wanted = config.wanted_symbols(config.find_fragments([str(mine)]), (6, 12, 7))
     lines = config.allconfig(wanted).splitlines()
     assert [each for each in lines if "NR_CPUS" in each] == ["CONFIG_NR_CPUS=512"]
 

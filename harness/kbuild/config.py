@@ -20,8 +20,11 @@ from harness.tables import close_to, shown
 FRAGMENTS = Path(__file__).resolve().parents[2] / "kernels"
 _SET = re.compile(r"(CONFIG_[A-Za-z0-9_]+)=(.*)")
 _UNSET = re.compile(r"# (CONFIG_[A-Za-z0-9_]+) is not set")
-_WITHOUT = re.compile(r"# without ([A-Z0-9_ ]+): \S.*")
-_RANGE = re.compile(r"# *(since|until) ([0-9]+)\.([0-9]+)(?: (until) ([0-9]+)\.([0-9]+))?")
+_REASON = re.compile(r"# (without|implied) ([A-Z0-9_ ]+): \S.*")
+_RELEASE = r"[0-9]+\.[0-9]+(?:\.[0-9]+)?"
+_RANGE = re.compile(rf"# *(since|until) ({_RELEASE})(?: (until) ({_RELEASE}))?")
+_LAST = 1 << 16
+"""More than any number of a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class Symbol:
     name: str
     value: str
     why: str
-    since: tuple[int, int] = (0, 0)
-    until: tuple[int, int] = (1 << 16, 0)
+    since: tuple[int, int, int] = (0, 0, 0)
+    until: tuple[int, int, int] = (_LAST, 0, 0)
     """The first and the last version of Linux that has it."""
 
 
@@ -82,7 +85,7 @@ def read_fragment(text: str) -> list[Symbol]:
     """
     symbols: list[Symbol] = []
     comment: list[str] = []
-    limits: dict[str, tuple[int, int]] = {}
+    limits: dict[str, tuple[int, int, int]] = {}
     fresh = True
     for number, line in enumerate(text.splitlines(), 1):
         line = line.rstrip()
@@ -93,9 +96,9 @@ def read_fragment(text: str) -> list[Symbol]:
             symbols.append(Symbol(match[1], "n", " ".join(comment), **limits))
             fresh = True
         elif match := _RANGE.fullmatch(line):
-            limits = {match[1]: (int(match[2]), int(match[3]))}
-            if match[4]:
-                limits[match[4]] = (int(match[5]), int(match[6]))
+            limits = {match[1]: _limit(match[1], match[2])}
+            if match[3]:
+                limits[match[3]] = _limit(match[3], match[4])
         elif line.startswith("#"):
             if fresh:
                 comment, limits = [], {}
@@ -108,6 +111,12 @@ def read_fragment(text: str) -> list[Symbol]:
         if symbols and fresh:
             _check_once(symbols, number)
     return symbols
+
+
+def _limit(word: str, release: str) -> tuple[int, int, int]:
+    """Read a version; "until 6.12" means all of its point releases."""
+    major, minor, *point = (int(number) for number in release.split("."))
+    return major, minor, point[0] if point else _LAST * (word == "until")
 
 
 def _advice(line: str) -> str:
@@ -129,8 +138,17 @@ def _check_once(symbols: list[Symbol], number: int) -> None:
 
 def left_out(text: str) -> set[str]:
     """Return the symbols that a fragment's comments name as left out, with the reason why."""
-    lines = [match[1] for line in text.splitlines() if (match := _WITHOUT.fullmatch(line))]
-    return {f"CONFIG_{name}" for line in lines for name in line.split()}
+    return _named(text, "without")
+
+
+def implied(text: str) -> set[str]:
+    """Return the symbols that a fragment's comments name as on without being asked for."""
+    return _named(text, "implied")
+
+
+def _named(text: str, word: str) -> set[str]:
+    found = [match for line in text.splitlines() if (match := _REASON.fullmatch(line))]
+    return {f"CONFIG_{name}" for each in found if each[1] == word for name in each[2].split()}
 
 
 def read_config(text: str) -> dict[str, str]:
@@ -150,7 +168,8 @@ def dropped(wanted: list[Symbol], config: dict[str, str]) -> list[str]:
 
 def wanted_symbols(fragments: Sequence[Fragment], version: Sequence[int]) -> list[Symbol]:
     """Return what fragments ask of a version: of one symbol twice, the last counts."""
-    release = (version[0], version[1])
+    major, minor, point = version
+    release = (major, minor, point)
     symbols = [
         symbol
         for each in fragments
