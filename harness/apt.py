@@ -92,6 +92,26 @@ class Apt:
         return tarballs[0]
 
 
+def extract(package: Path, member: str, target: Path) -> None:
+    """Write one file of a package, as tar names it, to a place; BuildError: it has none."""
+    with target.open("wb") as sink:
+        unpack = subprocess.Popen(
+            ["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE
+        )
+        taken = subprocess.run(
+            ["tar", "-xO", member],
+            stdin=unpack.stdout,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            timeout=DOWNLOAD_TIMEOUT,
+            check=False,
+        )
+        assert unpack.stdout is not None
+        unpack.stdout.close()
+        if unpack.wait(DOWNLOAD_TIMEOUT) or taken.returncode:
+            raise BuildError(f"{package.name} holds no {member}")
+
+
 def system() -> Apt:
     """Return the apt of the machine's own sources.
 

@@ -19,7 +19,14 @@ from harness.host_packages import ensure_packages
 from harness.hostcpu import need_x86_64
 from harness.kbuild import base as bases
 from harness.kbuild import cache, origin
-from harness.kbuild.config import Fragment, allconfig, find_fragments, wanted_symbols
+from harness.kbuild.config import (
+    Fragment,
+    allconfig,
+    find_fragments,
+    read_config,
+    wanted_symbols,
+)
+from harness.kbuild.distribution import complete, differences
 from harness.kbuild.gitbase import GitRevision
 from harness.kbuild.gitrun import GitError
 from harness.kbuild.kernel import (
@@ -182,6 +189,7 @@ def plan(
     job.say_notes()
     with cache.locked(say, cache.SOURCES):
         commit = job.base_commit()
+        job.complete(commit)
         try:
             for _ in job.patch_commits():
                 pass
@@ -335,6 +343,7 @@ class _Job:
 
     def make(self, commit: str) -> None:
         """Compile a commit, unless that was done."""
+        self.complete(commit)
         key = _key(self.tree, commit, self.configuration, self.toolchain)
         if read_built(key) is None:
             make_kernel(
@@ -346,6 +355,18 @@ class _Job:
                 self.label,
                 self.toolchain,
             )
+        wanted = wanted_symbols(self.configuration, self.tree.version_of(commit))
+        built = read_config((directory_of(key) / "config").read_text())
+        if lost := differences(wanted, built):
+            self._say(lost)
+
+    def complete(self, commit: str) -> None:
+        """Get what the configuration lies on, now that the version of Linux is known."""
+        try:
+            version = self.tree.version_of(commit)
+        except GitError as error:
+            raise BuildError(f"the base is no kernel tree: {error}") from None
+        self.configuration = complete(self.configuration, version, self.progress)
 
     def record(self, commit: str, patches: Sequence[Patch]) -> None:
         """Give a commit's kernel the name."""

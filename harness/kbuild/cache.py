@@ -98,6 +98,15 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def downloads() -> Path:
+    """Return the folder that downloads are unpacked from, emptied."""
+    folder = root() / "downloads"
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.iterdir():
+        stale.unlink()
+    return folder
+
+
 def size(path: Path) -> int:
     """Return the bytes that a file or a directory with all in it takes on disk.
 

@@ -21,7 +21,8 @@ from harness.kbuild import cache, fault
 from harness.kbuild.progress import Progress
 from harness.kbuild.toolchain import DEFAULT, Toolchain
 
-MAKE_TIMEOUT = 5400.0
+MAKE_TIMEOUT = 6 * 3600.0
+"""A distribution's configuration takes hours on a small machine."""
 FULL_BUILD = 1850
 """Steps of a build from nothing with base.config, 6.12: what is expected the first time."""
 UNFINISHED = 10.0

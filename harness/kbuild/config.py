@@ -17,6 +17,8 @@ from pathlib import Path
 from harness.errors import BuildError, UsageError
 from harness.tables import close_to, shown
 
+BASE, DISTRIBUTION = "base", "distribution"
+"""The fragments that others lie on; one of them is part of every configuration."""
 FRAGMENTS = Path(__file__).resolve().parents[2] / "kernels"
 _SET = re.compile(r"(CONFIG_[A-Za-z0-9_]+)=(.*)")
 _UNSET = re.compile(r"# (CONFIG_[A-Za-z0-9_]+) is not set")
@@ -25,6 +27,8 @@ _RELEASE = r"[0-9]+\.[0-9]+(?:\.[0-9]+)?"
 _RANGE = re.compile(rf"# *(since|until) ({_RELEASE})(?: (until) ({_RELEASE}))?")
 _LAST = 1 << 16
 """More than any number of a version."""
+_ALWAYS = ((0, 0, 0), (_LAST, 0, 0))
+"""Since and until when a symbol is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +38,11 @@ class Symbol:
     name: str
     value: str
     why: str
-    since: tuple[int, int, int] = (0, 0, 0)
-    until: tuple[int, int, int] = (_LAST, 0, 0)
+    since: tuple[int, int, int] = _ALWAYS[0]
+    until: tuple[int, int, int] = _ALWAYS[1]
     """The first and the last version of Linux that has it."""
+    asked: bool = True
+    """False where it is only of the configuration below a fragment: it need not take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +52,17 @@ class Fragment:
     name: str
     """Of its own: a file that is not ours has some of its path's hash in it."""
     text: str
+    below: str = ""
+    """The configuration that it lies on (harness.kbuild.distribution)."""
 
 
 def find_fragments(names: Sequence[str]) -> list[Fragment]:
-    """Return base.config and the named fragments: files in kernels/, or paths to others."""
+    """Return base.config and the named fragments: files in kernels/, or paths to others.
+
+    distribution.config takes the place of base.config.
+    """
     found: dict[str, Fragment] = {}
-    for name in ("base", *names):
+    for name in (DISTRIBUTION if DISTRIBUTION in names else BASE, *names):
         path = FRAGMENTS / f"{name}.config"
         title = name
         if "/" in name or not path.is_file():
@@ -85,27 +96,28 @@ def read_fragment(text: str) -> list[Symbol]:
     """
     symbols: list[Symbol] = []
     comment: list[str] = []
-    limits: dict[str, tuple[int, int, int]] = {}
+    limits = _ALWAYS
     fresh = True
     for number, line in enumerate(text.splitlines(), 1):
         line = line.rstrip()
         if match := _SET.fullmatch(line):
-            symbols.append(Symbol(match[1], match[2], " ".join(comment), **limits))
+            symbols.append(Symbol(match[1], match[2], " ".join(comment), *limits))
             fresh = True
         elif match := _UNSET.fullmatch(line):
-            symbols.append(Symbol(match[1], "n", " ".join(comment), **limits))
+            symbols.append(Symbol(match[1], "n", " ".join(comment), *limits))
             fresh = True
         elif match := _RANGE.fullmatch(line):
-            limits = {match[1]: _limit(match[1], match[2])}
-            if match[3]:
-                limits[match[3]] = _limit(match[3], match[4])
+            named = {match[1]: match[2], match[3]: match[4]}
+            since = _limit("since", named["since"]) if "since" in named else _ALWAYS[0]
+            until = _limit("until", named["until"]) if "until" in named else _ALWAYS[1]
+            limits = (since, until)
         elif line.startswith("#"):
             if fresh:
-                comment, limits = [], {}
+                comment, limits = [], _ALWAYS
             fresh = False
             comment.append(line.lstrip("# ").rstrip())
         elif not line.strip():
-            comment, limits, fresh = [], {}, True
+            comment, limits, fresh = [], _ALWAYS, True
         else:
             raise ValueError(f"line {number} is {shown(line)}; want {_advice(line)}")
         if symbols and fresh:
@@ -162,21 +174,29 @@ def dropped(wanted: list[Symbol], config: dict[str, str]) -> list[str]:
         f"{symbol.name}={symbol.value} did not take (it is {config.get(symbol.name, 'n')}): "
         f"{symbol.why or 'no reason given'}"
         for symbol in wanted
-        if config.get(symbol.name, "n") != symbol.value
+        if symbol.asked and config.get(symbol.name, "n") != symbol.value
     ]
 
 
 def wanted_symbols(fragments: Sequence[Fragment], version: Sequence[int]) -> list[Symbol]:
-    """Return what fragments ask of a version: of one symbol twice, the last counts."""
+    """Return what fragments ask of a version, and what the configurations below them have.
+
+    Of one symbol twice, the last counts.
+    """
     major, minor, point = version
     release = (major, minor, point)
     symbols = [
         symbol
         for each in fragments
-        for symbol in read_fragment(each.text)
+        for symbol in (*_below(each), *read_fragment(each.text))
         if symbol.since <= release <= symbol.until
     ]
     return list({symbol.name: symbol for symbol in symbols}.values())
+
+
+def _below(fragment: Fragment) -> list[Symbol]:
+    known = read_config(fragment.below)
+    return [Symbol(name, value, "", asked=False) for name, value in known.items()]
 
 
 def allconfig(wanted: list[Symbol]) -> str:

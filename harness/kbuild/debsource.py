@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,10 +142,7 @@ def _installed(source: DebianSource) -> Path | None:
 
 def _download(source: DebianSource) -> Path:
     """Download the package with apt and take the tarball out of it."""
-    folder = cache.root() / "downloads"
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.iterdir():
-        stale.unlink()
+    folder = cache.downloads()
     client: apt.Apt | None = apt.system()
     if source.version not in offered(source.package):
         client = apt.suites()
@@ -154,22 +150,6 @@ def _download(source: DebianSource) -> Path:
         raise BuildError(f"{source} could not be downloaded: apt offers it no more")
     package = client.download(source.package, source.version, folder)
     tarball = folder / f"{source.package}.tar.xz"
-    member = f"./usr/src/{tarball.name}"
-    with tarball.open("wb") as sink:
-        unpack = subprocess.Popen(
-            ["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE
-        )
-        taken = subprocess.run(
-            ["tar", "-xO", member],
-            stdin=unpack.stdout,
-            stdout=sink,
-            stderr=subprocess.PIPE,
-            timeout=apt.DOWNLOAD_TIMEOUT,
-            check=False,
-        )
-        assert unpack.stdout is not None
-        unpack.stdout.close()
-        if unpack.wait(apt.DOWNLOAD_TIMEOUT) or taken.returncode:
-            raise BuildError(f"{package.name} holds no {member}")
+    apt.extract(package, f"./usr/src/{tarball.name}", tarball)
     package.unlink()
     return tarball
