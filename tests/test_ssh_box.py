@@ -35,8 +35,7 @@ ONE_SHOT = f'how = "one-shot", reboot = "reboot", command = "echo $SNPTEST_KERNE
 
 def built(name: str, series: Path | None) -> kbuild.KernelBuild:
     with deadline(BUILD_TIMEOUT, f"building {name}"):
-        fragments = [str(DATA / "box.config")]
-        return kbuild.build(name, "linux-source-6.12", series, fragments=fragments)
+        return kbuild.build(name, "linux-source-6.12", series)
 
 
 class Bench:
