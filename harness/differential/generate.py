@@ -184,7 +184,7 @@ class _Launch(_Maker):
         return _op("start", policy=policy, flags=flags)
 
     def vcpu(self, odd: bool) -> Operation:
-        number = self.pick(odd, (self.vcpus,), (0, 1, 5000))
+        number = self.pick(odd, (self.vcpus,), (0, 1, 5000, 16384))
         if number == self.vcpus and self.vcpus < 2:
             self.vcpus += 1
         return _op("vcpu", id=number)

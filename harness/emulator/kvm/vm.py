@@ -22,8 +22,10 @@ from harness.uapi import kvm as uapi
 if TYPE_CHECKING:
     from harness.emulator.kvm.device import Kvm
 
-KVM_MAX_VCPUS = 1024
-KVM_MAX_VCPU_IDS = 4096
+KVM_MAX_VCPUS = 4096
+"""CONFIG_KVM_MAX_NR_VCPUS, as distributions have it."""
+KVM_MAX_VCPU_IDS = 4 * KVM_MAX_VCPUS
+"""KVM_VCPU_ID_RATIO times as many (arch/x86/include/asm/kvm_host.h, 6.12)."""
 HYPERCALL_EXITS = 1 << uapi.KVM_HC_MAP_GPA_RANGE
 
 UNENCRYPTED = (uapi.KVM_X86_DEFAULT_VM, uapi.KVM_X86_SW_PROTECTED_VM)
