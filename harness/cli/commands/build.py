@@ -73,8 +73,8 @@ def build(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="configuration on top of base: debug, guest, selftest, or a file of CONFIG_ lines; "
-            "distribution: Debian's own instead of base",
+            help="configuration on top of base: debug, guest, selftest, or a file of CONFIG_ "
+            "lines; distribution: Debian's own instead of base",
             autocompletion=complete_config,
         ),
     ] = None,
