@@ -37,7 +37,7 @@ OK, FAIL_INPUT, FAIL_PERMISSION, FAIL_OVERLAP, FAIL_SIZEMISMATCH = 0, 1, 2, 4, 6
 GP = 13 << 32
 PF_RMP_WRITE = 14 << 32 | 0x80000003
 NPF, VMGEXIT = 0x400, 0x403
-WRITE_CR0, CR0_SEL_WRITE, HLT = 0x10, 0x65, 0x78
+READ_CR0, READ_CR4, WRITE_CR0, CR0_SEL_WRITE, HLT = 0x00, 0x04, 0x10, 0x65, 0x78
 MOV_CR = 1 << 63
 GPA, ENC, SIZEM, VMPL = 1 << 32, 1 << 34, 1 << 35, 1 << 36
 RMP, USER, WRITE, PRESENT = 1 << 31, 4, 2, 1
@@ -96,6 +96,10 @@ STEPS: dict[str, tuple[int, ...]] = {
     "cr0-any-from-rdi": (OK, WRITE_CR0, MOV_CR | 7),
     "cr0-any-from-r9": (OK, WRITE_CR0, MOV_CR | 9),
     "hlt": (OK, HLT, 0),
+    # reads of CR4 and CR0 exit, the one of CR3 before them does not
+    "cr4-to-r9": (OK, READ_CR4, MOV_CR | 9),
+    "cr0-to-rdi": (OK, READ_CR0, MOV_CR | 7),
+    "hlt-behind-reads": (OK, HLT, 0),
 }
 
 

@@ -31,7 +31,7 @@ typedef unsigned long u64;
 #define PAGE	0x1000UL
 #define PAGES	512
 
-extern char ud[], gp[], pf[], guest0[], guest1[], guest2[], interrupted[], guests_end[];
+extern char ud[], gp[], pf[], guest0[], guest1[], guest2[], guest3[], interrupted[], guests_end[];
 u64 idt[512] __attribute__((aligned(16)));
 volatile u64 fault_vector, fault_error, recover;
 static u64 rmp;
@@ -340,6 +340,11 @@ static void plain_guest(void)
 	run_plain("cr0-any-from-rdi");
 	run_plain("cr0-any-from-r9");
 	run_plain("hlt");
+	*(volatile u32 *)PLAIN_VMCB = 1 << 4 | 1 << 0;			/* reads of CR4 and CR0 */
+	AT(PLAIN_VMCB, 0x578) = PAGE + (guest3 - guest2);
+	run_plain("cr4-to-r9");
+	run_plain("cr0-to-rdi");
+	run_plain("hlt-behind-reads");
 }
 
 static void guest(void)

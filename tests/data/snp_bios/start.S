@@ -102,7 +102,7 @@ note:	pushq %rax
 	.macro exit
 	rep; vmmcall
 	.endm
-	.global guest0, guest1, guest2, interrupted, guests_end
+	.global guest0, guest1, guest2, guest3, interrupted, guests_end
 guest0:
 	xorl %ecx, %ecx			/* an interrupt has come with VMRUN: how often? */
 	movl $0x9000, %eax
@@ -174,13 +174,18 @@ interrupted:
 	incl %ebp
 	iretq
 
-guest2:					/* without SEV; all of it exits */
+guest2:					/* without SEV */
 	movq %cr0, %rdi
 	xorl $0x20, %edi
 	movq %rdi, %cr0
 	movq %cr0, %r9
 	xorl $0x20, %r9d
 	movq %r9, %cr0
+	hlt
+guest3:
+	movq %cr3, %rdi
+	movq %cr4, %r9
+	movq %cr0, %rdi
 	hlt
 guests_end:
 
