@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Coroutine
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 from qemu.qmp import EventListener, QMPClient, QMPError
 
 CONNECT_TIMEOUT = 30.0
+EVENTS = 1000
+"""Events that are kept."""
 _RETRY = 0.05
 _Answer = TypeVar("_Answer")
 
@@ -26,17 +29,27 @@ class MonitorError(Exception):
 class Monitor:
     """A connection to the monitor on a thread of its own; it may come up at any time or never."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, where: Path | socket.socket) -> None:
+        """Connect to the socket that QEMU listens on, or take one that is its end already."""
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
         self.shutdown_reason: str | None = None
         """Why QEMU said that it ends: guest-reset, guest-shutdown, guest-panic, host-signal."""
-        self._path = path
+        self.events: list[dict[str, Any]] = []
+        """What QEMU told by itself, as QMP has it: the first EVENTS of it."""
+        if isinstance(where, socket.socket):
+            where.setblocking(False)  # asyncio wants it so
+        self._where = where
         self._client = QMPClient("snptest")
         self._closing = False
         self._connected = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._thread.start()
+
+    def connected(self, timeout: float) -> None:
+        """Wait until questions can be put; MonitorError where QEMU does not come up in time."""
+        if not self._connected.wait(timeout):
+            raise MonitorError(f"QEMU's monitor did not come up within {timeout:g} s")
 
     def ask(self, command: str, timeout: float = 5.0, **arguments: object) -> Any:
         """Put a question; MonitorError where no answer comes in time."""
@@ -86,16 +99,19 @@ class Monitor:
         until = time.monotonic() + CONNECT_TIMEOUT
         while not self._closing and time.monotonic() < until:
             try:
-                await self._client.connect(str(self._path))
+                where = self._where
+                await self._client.connect(str(where) if isinstance(where, Path) else where)
                 break
             except (QMPError, OSError):
                 await asyncio.sleep(_RETRY)
         else:
             return
-        events = EventListener(("SHUTDOWN",))
+        events = EventListener()
         self._client.register_listener(events)
         self._connected.set()
         async for event in events:
+            if len(self.events) < EVENTS:
+                self.events.append(dict(event))
             data = event.get("data")
-            if isinstance(data, dict):
+            if event.get("event") == "SHUTDOWN" and isinstance(data, dict):
                 self.shutdown_reason = str(data.get("reason"))
