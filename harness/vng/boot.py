@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import time
+from pathlib import Path
 
 from harness import kbuild
 from harness.errors import BootError
@@ -148,14 +149,15 @@ def boot(
     parameters: tuple[str, ...] = (),
     asids: int | None = None,
     modules: tuple[str, ...] = (),
+    gdb: Path | None = None,
     timeout: float = BOOT_TIMEOUT,
 ) -> VngKernel:
     """Boot a kernel, load its modules, send the agent; BootError ends with the console's tail.
 
     `parameters` are added to the kernel's command line, `modules` (of the build's
-    extra_modules) are loaded, too; `asids` is Setup's.
+    extra_modules) are loaded, too; `asids` and `gdb` are Setup's.
     """
-    setup = Setup(kernel.bzimage, machine, memory, cpus, (*PARAMETERS, *parameters), asids)
+    setup = Setup(kernel.bzimage, machine, memory, cpus, (*PARAMETERS, *parameters), asids, gdb)
     need_qemu(machine)
     # Without it, as a kernel of an older snptest is, no RMP entry can be looked at.
     look = machine.psp and MODULE in kernel.extra_modules

@@ -147,6 +147,9 @@ class Setup:
     """How many SEV-ES and SNP guests there may be at once, on a machine that has SNP; None: as
     many as on EPYC 7003."""
 
+    gdb: Path | None = None
+    """A socket on which QEMU waits for gdb; the machine runs meanwhile."""
+
     def __post_init__(self) -> None:
         check_memory(self.memory)
 
@@ -157,6 +160,10 @@ class Setup:
 
     def qemu_options(self, psp: Path) -> tuple[str, ...]:
         """Return what makes QEMU that machine; `psp` is the socket of the PSP's firmware."""
+        gdb = ("-gdb", f"unix:{self.gdb},server=on,wait=off") if self.gdb else ()
+        return (*self._kind_options(psp), *gdb)
+
+    def _kind_options(self, psp: Path) -> tuple[str, ...]:
         if self.machine.psp:
             from harness.vng import snp
 
