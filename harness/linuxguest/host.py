@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The host's part: its QEMU, and guests started from parts that lie here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.kernel import Kernel
+from harness.linuxguest.definition import LinuxGuest
+from harness.linuxguest.parts import Parts
+from harness.linuxguest.placement import place
+from harness.linuxguest.running import LIFETIME, RunningGuest
+from harness.machine import installed
+
+QUIET = "console=ttyS0 panic=-1"
+"""A guest's command line where nothing else is asked for: a panic is a reset."""
+ON_PATH = "qemu-system-x86_64"
+
+
+def qemu(kernel: Kernel, given: Path | None = None) -> tuple[str, ...]:
+    """Return the QEMU that runs guests on a host, with options of its own.
+
+    That is the one given, a path on the host; on a machine that was booted here the SNP
+    machine's own, which the host sees; elsewhere the host's.
+    """
+    if given is not None:
+        return (str(given),)
+    built = installed.find() if "snp" in kernel.environment else None
+    if built is not None:
+        return (str(built.qemu), "-L", str(built.firmware))
+    return (ON_PATH,)
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """What starts guests on one host, from the same parts unless a guest has others."""
+
+    kernel: Kernel
+    qemu: tuple[str, ...]
+    parts: Parts
+
+    def guest(self, command_line: str = "", **changes: Any) -> LinuxGuest:
+        """Return a guest of these parts, with changes; the command line's are added to QUIET."""
+        files: dict[str, Any] = {
+            "firmware": self.parts.firmware.file,
+            "kernel": self.parts.kernel.image,
+            "initrd": self.parts.initrd,
+            **changes,
+        }
+        placed: dict[str, Any] = {
+            name: place(self.kernel, value) if isinstance(value, Path) else value
+            for name, value in files.items()
+        }
+        return LinuxGuest(command_line=f"{QUIET} {command_line}".strip(), **placed)
+
+    def start(self, guest: LinuxGuest, lifetime: float = LIFETIME) -> RunningGuest:
+        """Start a guest; the caller closes it."""
+        return RunningGuest(self.kernel, guest, self.qemu, lifetime)

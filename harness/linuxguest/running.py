@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A Linux guest that runs on the host under test: console, commands, QEMU's monitor, its end."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Any, Self
+
+from harness.kernel import Kernel, TargetError
+from harness.linuxguest.console import Console
+from harness.linuxguest.definition import CHANNELS, COMMANDS, CONSOLE, MONITOR, LinuxGuest
+from harness.report import sanitize
+from harness.vng.monitor import Monitor, MonitorError
+
+USERSPACE = r"SNPTEST-GUEST userspace"
+"""What a guest's init prints when it is ready (guests/linux/init)."""
+LIFETIME = 1800.0
+"""Seconds after which the host ends a guest, whoever may have forgotten it."""
+BOOT_TIMEOUT = 300.0
+COMMAND_TIMEOUT = 60.0
+END_TIMEOUT = 120.0
+_SETTLE = 2.0
+"""Seconds that QEMU's last event may take behind its end."""
+
+
+class GuestError(AssertionError):
+    """The guest did not do what was waited for: it is silent, failed a command, or has ended."""
+
+
+class How(Enum):
+    """What became of a guest."""
+
+    POWERED_OFF = "powered itself off"
+    RESET = "reset itself"
+    PANICKED = "told the host of a panic"
+    KILLED = "was killed"
+    FAILED = "was ended by QEMU"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a guest ended."""
+
+    how: How
+    detail: str
+    """QEMU's status and last words."""
+
+    def __str__(self) -> str:
+        return f"{self.how.value} ({self.detail})"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command in the guest gave."""
+
+    status: int
+    output: str
+    """Standard output and error; untrusted."""
+
+
+class RunningGuest:
+    """A guest, from the start of its QEMU on; as a context manager it is killed at the end.
+
+    GuestError tells of the guest's faults, TargetError of the host's.
+    """
+
+    def __init__(
+        self, kernel: Kernel, guest: LinuxGuest, qemu: Sequence[str], lifetime: float = LIFETIME
+    ) -> None:
+        """Start QEMU on a host: `qemu` is the program there, with options of its own."""
+        self.guest = guest
+        self._numbers = itertools.count(1)
+        self._killed = False
+        self._began = time.monotonic()
+        argv = [*qemu, *guest.arguments()]
+        self._program = kernel.start_program(argv, channels=CHANNELS, timeout=lifetime)
+        self.said = Console(self._program.output)
+        """What QEMU prints."""
+        self.console = Console(self._program.channel(CONSOLE))
+        self._commands = Console(self._program.channel(COMMANDS))
+        self._socket = self._program.bridge(MONITOR)
+        self._monitor = Monitor(self._socket)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._began
+
+    @property
+    def ended(self) -> bool:
+        """Whether QEMU has ended."""
+        return self._program.ended is not None
+
+    def see(self, pattern: str, timeout: float, since: int = 0) -> str:
+        """Wait until the guest has printed a pattern; return what matched."""
+        match = self.console.wait(pattern, timeout, since, lambda: self.ended)
+        if match is None:
+            raise self._missed(f"{pattern!r} on its console", timeout)
+        return match[0]
+
+    def userspace(self, timeout: float = BOOT_TIMEOUT) -> Self:
+        """Wait until the guest's init takes commands; return the guest."""
+        self.see(USERSPACE, timeout)
+        self._connected(COMMAND_TIMEOUT)  # or its end would be told to nobody
+        return self
+
+    def run(self, command: str, timeout: float = COMMAND_TIMEOUT) -> Answer:
+        """Run a command of the guest's shell; return its status and what it printed."""
+        number = self.begin(command)
+        match = self._commands.wait(
+            rf"^BEGIN {number}\r?\n((?:[A-Za-z0-9+/=]*\r?\n)*)END {number} (\d+)\r?$",
+            timeout,
+            over=lambda: self.ended,
+        )
+        if match is None:
+            raise self._missed(f"the end of {sanitize.line(command, 80)!r}", timeout)
+        output = base64.b64decode(match[1]).decode(errors="replace")
+        return Answer(int(match[2]), output)
+
+    def begin(self, command: str) -> int:
+        """Start a command and go on: for one that ends the guest."""
+        number = next(self._numbers)
+        line = f"{number} {base64.b64encode(command.encode()).decode()}\n"
+        try:
+            self._program.channel(COMMANDS).send(line.encode())
+        except BrokenPipeError:
+            raise self._missed(f"{sanitize.line(command, 80)!r} to be taken", 0) from None
+        return number
+
+    def shell(self, command: str, timeout: float = COMMAND_TIMEOUT) -> str:
+        """Run a command that has to succeed; return what it printed."""
+        answer = self.run(command, timeout)
+        if answer.status:
+            said = sanitize.line(answer.output.strip() or "nothing", 160)
+            raise GuestError(
+                f"{sanitize.line(command, 80)!r} gave {answer.status} in the guest: {said}"
+            )
+        return answer.output
+
+    def press(self, keys: bytes) -> None:
+        """Send bytes to the guest's console; BrokenPipeError where QEMU has gone."""
+        self._program.channel(CONSOLE).send(keys)
+
+    def ask(self, command: str, timeout: float = 30.0, **arguments: object) -> Any:
+        """Put a question to QEMU's monitor; GuestError where it refuses or is silent."""
+        self._connected(timeout)
+        try:
+            return self._monitor.ask(command, timeout, **arguments)
+        except MonitorError as error:
+            raise GuestError(f"QEMU's monitor: {error}") from None
+
+    def _connected(self, timeout: float) -> None:
+        """Wait for QEMU's monitor."""
+        try:
+            self._monitor.connected(timeout)
+        except MonitorError as error:
+            raise GuestError(str(error)) from None
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return what QEMU told of events of a name, in their order."""
+        return [each for each in self._monitor.events if each.get("event") == name]
+
+    def kill(self) -> None:
+        """End QEMU by SIGKILL, and wait for that."""
+        self._killed = True
+        self._program.kill()
+        self._program.wait(END_TIMEOUT)
+
+    def end(self, timeout: float = END_TIMEOUT) -> End:
+        """Wait until the guest has ended; return how."""
+        until = time.monotonic() + timeout
+        while not self.ended:
+            if time.monotonic() >= until:
+                raise self._missed("its end", timeout)
+            try:
+                self._program.wait(max(until - time.monotonic(), 0.01))
+            except TargetError:
+                if time.monotonic() < until:
+                    raise
+        return self._end()
+
+    def close(self) -> None:
+        """Kill it where it still runs, and give back what belongs to it."""
+        try:
+            if not self.ended:
+                self.kill()
+        finally:
+            self._monitor.close()
+            self._socket.close()
+
+    def _end(self) -> End:
+        ending = self._program.ended
+        assert ending is not None
+        last = [line for line in self.said.tail.splitlines() if line.strip()][-1]
+        detail = f"QEMU {ending}"
+        if ending.status != 0:
+            return End(How.KILLED if self._killed else How.FAILED, f"{detail}: {last}")
+        until = time.monotonic() + _SETTLE
+        while self._monitor.shutdown_reason is None and time.monotonic() < until:
+            time.sleep(0.01)
+        reason = self._monitor.shutdown_reason
+        how = {
+            "guest-shutdown": How.POWERED_OFF,
+            "guest-reset": How.RESET,
+            "guest-panic": How.PANICKED,
+        }.get(reason or "", How.FAILED)
+        return End(how, f"{detail}, reason {reason}")
+
+    def _missed(self, what: str, timeout: float) -> GuestError:
+        """Say what was waited for, and what was seen last."""
+        if self.console.at_end and not self.ended:
+            self._program.wait(END_TIMEOUT)  # QEMU closes it a moment before it ends
+        if self.ended:
+            return GuestError(
+                f"waited for {what}, but the guest {self._end()}\n"
+                f"its console ended with:\n{self.console.tail}"
+            )
+        return GuestError(
+            f"waited for {what}: not within {timeout:.0f} s\n"
+            f"its console ended with:\n{self.console.tail}\nQEMU said: {self.said.tail}"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except TargetError:
+            if error is None:
+                raise  # else the first error tells more
