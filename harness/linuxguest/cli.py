@@ -23,6 +23,13 @@ def build(firmware: str | None, kernel: str | None, *, refresh: bool) -> int:
     return ExitCode.PASSED
 
 
+def prepare() -> None:
+    """Fetch and make the default parts where they are not kept, and say so."""
+    console = Console(stderr=True)
+    with ConsoleProgress(console) as progress:
+        parts(progress=progress, say=sayer(console))
+
+
 def described(made: Parts) -> list[str]:
     """Describe the parts of a guest, a line each, files and what they lack below."""
     bios, kernel, selection = made.firmware, made.kernel, made.selection

@@ -26,7 +26,7 @@ from harness.linuxguest.candidates import Candidate, newest
 from harness.linuxguest.catalogue import FILE, Wanted
 from harness.linuxguest.unpack import arrange
 
-OWN = "or name files of your own: --firmware FILE, --kernel FILE"
+OWN = "or name files of your own: --firmware FILE, --guest-kernel FILE"
 FORMAT = 1
 """Of the records.  What an older snptest wrote is ignored, and fetched again."""
 
