@@ -38,8 +38,11 @@ BUILT = "run"
 
 ORDER = ("launch", "psc", "ap_creation", "guest_req", "gmem")
 INCOMPLETE = "interrupted: the results are not complete"
-NAMED = ("kselftest",)
-"""Suites that run only when named: upstream's programs need a built kernel, and minutes."""
+LINUX = "linux"
+LINUX_MEMORY = "6G"
+"""Of the machine that whole guests run on, where nothing else is asked for."""
+NAMED = ("kselftest", LINUX)
+"""Suites that run only when named: programs that others wrote need a built kernel, and minutes."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def run_suites(options: RunOptions) -> int:
     options = _built(options)
     if options.machine is None and options.kernel is not None and options.backend == "vng":
         options = replace(options, machine=suggest_machine(options.kernel))
+    if any(path.startswith(f"suites/{LINUX}") for path in paths):
+        options = _with_guests(options)
     workers = _workers(options.workers, backend)
     backend.check(kernel=options.kernel, host=options.host)
     if any(path.startswith(f"suites/{kselftest.SUITE}") for path in paths):
@@ -130,6 +135,18 @@ def run_suites(options: RunOptions) -> int:
         recorder.end()
     console.print(Text(f"results: {_shown(folder)}", style="dim"), soft_wrap=True)
     return code
+
+
+def _with_guests(options: RunOptions) -> RunOptions:
+    """Fetch what whole guests are made of, with progress; give them memory to run in."""
+    from harness.linuxguest import cli
+
+    if options.backend == "emulator":
+        return options
+    cli.prepare()
+    if options.memory is None and options.backend == "vng":
+        return replace(options, memory=LINUX_MEMORY)
+    return options
 
 
 def tell_slowness(machine: str | None, console: Console) -> None:

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Attestation and keys, asked for by the guest kernel's own driver and its userspace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from harness.linuxguest.running import RunningGuest
+from harness.vm.attestation import SIGNED_BY_VCEK, Report, verify_chain
+from harness.vm.host import Host
+from suites.guest_req.messaging import certificate, endorsement
+from suites.linux.attesting import TSM, fields, report_of
+from suites.linux.conftest import BOOT_DEADLINE
+
+pytestmark = [
+    pytest.mark.patches(26, 27),
+    pytest.mark.areas("attestation", "whole guests"),
+    pytest.mark.needs("snp"),
+    pytest.mark.deadline(BOOT_DEADLINE),
+]
+
+Start = Callable[..., RunningGuest]
+READERS = 8
+
+
+def test_report_by_configfs(host: Host, start: Start, rng: random.Random) -> None:
+    """A report of configfs tsm has the guest's data and the host's, and is signed to the root."""
+    data, host_data = rng.randbytes(64), rng.randbytes(32)
+    report = report_of(start(host_data=host_data).userspace(), data)
+    assert report.report_data == data
+    assert report.host_data == host_data
+    assert report.vmpl == 0
+    assert report.policy == 0x30000
+    if endorsement(host, "ark") is None:
+        pytest.skip("the certificates of this host's chip are not known to the harness")
+    vcek, ask, ark = (certificate(host, name) for name in ("vcek", "ask", "ark"))
+    assert report.signing_key == SIGNED_BY_VCEK
+    report.verify(vcek)
+    verify_chain(vcek, ask, ark)
+
+
+def test_device(start: Start, rng: random.Random) -> None:
+    """/dev/sev-guest gives reports, extended ones too, and keys that depend on what is asked."""
+    guest = start().userspace()
+    data = rng.randbytes(64)
+    for command in ("report", "ext-report"):
+        said = fields(guest.shell(f"guestreq {command} data={data.hex()}"))
+        report = Report.decode(bytes.fromhex(said["report"]))
+        assert said["status"] == "0"
+        assert report.report_data == data
+    keys = {
+        words: fields(guest.shell(f"guestreq key {words}"))["key"]
+        for words in ("", "root=0", "fields=1", "fields=2", "fields=8")
+    }
+    assert keys[""] == keys["root=0"]
+    assert len(set(keys.values())) == len(keys) - 1, keys
+    assert all(len(key) == 64 and int(key, 16) for key in keys.values())
+
+
+def test_refusals(start: Start) -> None:
+    """What the firmware refuses is told by number, and the next request works."""
+    guest = start().userspace()
+    refused = guest.run("guestreq report vmpl=4")
+    said = fields(refused.output)
+    assert (refused.status, said["errno"].split()[0]) != (0, "0"), refused.output
+    assert guest.run("guestreq report").status == 0
+
+
+def test_readers_at_once(start: Start, rng: random.Random) -> None:
+    """Processes that ask at once each get a report with their own data."""
+    guest = start(vcpus=4).userspace()
+    asked = [rng.randbytes(64) for _ in range(READERS)]
+    jobs = " ".join(
+        f"(for i in 1 2 3; do guestreq report data={data.hex()}; done > /tmp/{number} 2>&1) &"
+        for number, data in enumerate(asked)
+    )
+    guest.shell(f"{jobs} wait", 300)
+    for number, data in enumerate(asked):
+        output = guest.shell(f"cat /tmp/{number}")
+        lines = [line for line in output.splitlines() if line.startswith("report: ")]
+        assert len(lines) == 3, output[:300]
+        for line in lines:
+            report = Report.decode(bytes.fromhex(line.partition(" ")[2]))
+            assert report.report_data == data
+
+
+def test_generation_counts(start: Start) -> None:
+    """Every change of what is asked makes another report: tsm's generation tells."""
+    guest = start().userspace()
+    output = guest.shell(
+        f"cd {TSM} && mkdir a && head -c 64 /dev/zero > a/inblob && cat a/generation && "
+        "md5sum < a/outblob && echo changed-changed-changed-changed- > a/inblob && "
+        "cat a/generation && md5sum < a/outblob"
+    )
+    first, one, second, other = output.split("\n")[:4]
+    assert int(second) > int(first)
+    assert one != other

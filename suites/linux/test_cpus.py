@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""vCPUs of a guest under load: timers, IPIs, NMIs, CPUs that come and go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from harness.linuxguest.running import RunningGuest
+from suites.linux.conftest import BOOT_DEADLINE
+from suites.linux.test_boot import is_free_of_splats
+
+pytestmark = [
+    pytest.mark.patches(19, 20),
+    pytest.mark.areas("AP creation", "interrupts", "whole guests"),
+    pytest.mark.needs("snp"),
+    pytest.mark.deadline(BOOT_DEADLINE),
+]
+
+Start = Callable[..., RunningGuest]
+ROUNDS = 5
+
+
+def interrupts(guest: RunningGuest, name: str) -> list[int]:
+    """Count the interrupts of a row of /proc/interrupts, by CPU."""
+    row = re.search(rf"^ *{name}:((?: +\d+)+)", guest.shell("cat /proc/interrupts"), re.MULTILINE)
+    assert row is not None, f"/proc/interrupts has no row {name}"
+    return [int(each) for each in row[1].split()]
+
+
+def test_offline_and_online(start: Start) -> None:
+    """CPUs go offline and come back, over and over: each time they are created anew."""
+    guest = start(vcpus=4).userspace()
+    guest.shell(
+        f"for i in $(seq {ROUNDS}); do for c in 1 2 3; do"
+        " echo 0 > /sys/devices/system/cpu/cpu$c/online || exit 1; done;"
+        " [ $(nproc) = 1 ] || exit 2; for c in 3 1 2; do"
+        " echo 1 > /sys/devices/system/cpu/cpu$c/online || exit 3; done;"
+        " [ $(nproc) = 4 ] || exit 4; done",
+        300,
+    )
+    is_free_of_splats(guest)
+
+
+def test_timers_and_ipis(start: Start) -> None:
+    """Every CPU gets its timer's interrupts and the others' IPIs while all are busy."""
+    guest = start(vcpus=4).userspace()
+    before = interrupts(guest, "LOC")
+    # Processes that wake each other over pipes, and unmap what other CPUs have mapped.
+    guest.shell(
+        "for n in 1 2 3 4; do (i=0; while [ $i -lt 60 ]; do echo $i | cat | cat > /dev/null;"
+        " i=$((i+1)); done) & done; guestreq memory 16 10 & wait",
+        300,
+    )
+    after = interrupts(guest, "LOC")
+    assert len(after) == 4
+    assert all(new - old > 100 for old, new in zip(before, after, strict=True)), (before, after)
+    assert sum(interrupts(guest, "RES")) > 0
+    assert sum(interrupts(guest, "CAL")) > 0
+    is_free_of_splats(guest)
+
+
+def test_sleeps_are_as_long_as_they_should(start: Start) -> None:
+    """A sleeping guest wakes up: by its timer, on each CPU, again and again."""
+    guest = start(vcpus=2).userspace()
+    guest.shell(
+        "for c in 0 1; do (for i in 1 2 3 4 5 6 7 8 9 10; do taskset -c $c usleep 100000;"
+        " done) & done; wait",
+        120,
+    )
+    is_free_of_splats(guest)
+
+
+def test_nmi(start: Start) -> None:
+    """NMIs that the host injects reach the guest's CPUs, and harm nothing."""
+    guest = start(vcpus=2).userspace()
+    for _ in range(ROUNDS):
+        guest.ask("inject-nmi")
+        guest.shell("true")
+    counts = interrupts(guest, "NMI")
+    assert sum(counts) >= 1, counts

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Several guests, one beside and one after the other; and guests whose QEMU is killed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+
+from harness.linuxguest.running import How, RunningGuest
+from suites.linux.attesting import report_of
+from suites.linux.conftest import BOOT_DEADLINE
+
+pytestmark = [
+    pytest.mark.patches(7, 8, 12, 21, 22),
+    pytest.mark.areas("teardown", "whole guests"),
+    pytest.mark.needs("snp"),
+]
+
+Start = Callable[..., RunningGuest]
+KILLS = 20
+
+
+@pytest.mark.deadline(2 * BOOT_DEADLINE)
+@pytest.mark.parametrize("count", [2, 4])
+def test_beside_each_other(start: Start, count: int) -> None:
+    """Guests at once get to userspace, each with a report of its own data and the same digest."""
+    guests = [start(host_data=bytes([number]) * 32) for number in range(count)]
+    reports = [report_of(guest.userspace(2 * BOOT_DEADLINE)) for guest in guests]
+    assert [report.host_data[0] for report in reports] == list(range(count))
+    assert len({report.measurement for report in reports}) == 1
+    for guest in guests:
+        guest.begin("poweroff -f")
+    assert {guest.end().how for guest in guests} == {How.POWERED_OFF}
+
+
+@pytest.mark.deadline(3 * BOOT_DEADLINE)
+def test_killed_at_any_time(start: Start, rng: random.Random) -> None:
+    """QEMU may be killed at any moment of a guest's life: nothing of it stays behind."""
+    whole = start(vcpus=2)
+    whole.userspace()
+    life = whole.seconds
+    whole.kill()
+    for number in range(KILLS):
+        guest = start(vcpus=2)
+        moment = life * (number + rng.random()) / KILLS
+        time.sleep(max(moment - guest.seconds, 0))
+        assert not guest.ended, f"the guest {guest.end()} before it was killed"
+        guest.kill()
+        assert guest.end().how is How.KILLED

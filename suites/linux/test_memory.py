@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Memory of a guest under pressure, shared by swiotlb, taken away by the balloon and given back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from harness.linuxguest.running import GuestError, RunningGuest
+from suites.linux.attesting import fields
+from suites.linux.conftest import BOOT_DEADLINE
+from suites.linux.test_boot import is_free_of_splats
+
+pytestmark = [
+    pytest.mark.patches(15, 16, 17, 18, 21, 22, 23, 24),
+    pytest.mark.areas("page state changes", "gmem", "whole guests"),
+    pytest.mark.needs("snp"),
+    pytest.mark.deadline(BOOT_DEADLINE),
+]
+
+Start = Callable[..., RunningGuest]
+DISK = 32
+"""MiB of the guest's disk, which lies in the host's memory."""
+BALLOON_TIMEOUT = 120.0
+
+
+def disk() -> tuple[str, ...]:
+    """Return QEMU's words for a disk of zeros over virtio, of the host's memory."""
+    return (
+        *("-blockdev", f"driver=null-co,node-name=disk,size={DISK << 20},read-zeroes=on"),
+        *("-device", "virtio-blk-pci,drive=disk,iommu_platform=on,disable-legacy=on"),
+    )
+
+
+def test_pressure(start: Start) -> None:
+    """A guest takes, fills, checks and frees most of its memory, more than once."""
+    guest = start(vcpus=2, memory=768).userspace()
+    said = fields(guest.shell("guestreq memory 400 20", 300))
+    assert said["wrong"] == "0"
+    assert int(said["rounds"]) >= 1
+    is_free_of_splats(guest)
+
+
+def test_disk(start: Start) -> None:
+    """A disk over virtio is read through swiotlb, while memory is short."""
+    guest = start(vcpus=2, devices=disk()).userspace()
+    output = guest.shell(
+        f"guestreq memory 100 5 > /tmp/memory & dd if=/dev/vda bs=256k count={DISK * 4} 2>/dev/null"
+        " | md5sum; wait; cat /tmp/memory",
+        300,
+    )
+    assert output.startswith("58f06dd588d8ffb3beb46ada6309436b "), output  # of 32 MiB of zeros
+    assert fields(output)["wrong"] == "0"
+    is_free_of_splats(guest)
+
+
+def test_balloon(start: Start) -> None:
+    """What the balloon takes is the host's again; deflated, the guest can use it."""
+    guest = start(
+        memory=768, devices=("-device", "virtio-balloon-pci,iommu_platform=on,disable-legacy=on")
+    ).userspace()
+    for mebibytes in (512, 768, 448, 768):
+        guest.ask("balloon", value=mebibytes << 20)
+        _reach(guest, mebibytes << 20)
+        is_free_of_splats(guest)
+    said = fields(guest.shell("guestreq memory 400", 300))
+    assert said["wrong"] == "0"
+
+
+def _reach(guest: RunningGuest, size: int) -> None:
+    """Wait until the balloon has its size."""
+    until = time.monotonic() + BALLOON_TIMEOUT
+    while (actual := guest.ask("query-balloon")["actual"]) != size:
+        if time.monotonic() > until:
+            raise GuestError(f"the balloon left {actual} bytes, want {size}")
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("words", ["", "accept_memory=eager"])
+def test_accepts_memory(start: Start, words: str) -> None:
+    """Memory that the firmware left unaccepted is accepted when it is needed, or at once."""
+    guest = start(words, memory=3072).userspace()
+    said = fields(guest.shell("guestreq memory 2000", 400))
+    assert said["wrong"] == "0"
+    is_free_of_splats(guest)
