@@ -96,6 +96,28 @@ def is_gone(pid: int) -> bool:
 # Data.
 
 
+def test_bytes_that_come_singly_share_frames(
+    kernel: wire.RemoteKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A serial port's do: 2,000 of them are gathered; what comes first is not held back."""
+    stored = []
+    store = Channel.store
+
+    def counted(channel: Channel, data: bytes) -> None:
+        stored.append(len(data))
+        store(channel, data)
+
+    monkeypatch.setattr(Channel, "store", counted)
+    code = "[(ends[1].sendall(b'x'), time.sleep(0.0005)) for _ in range(2000)]; ends[1].recv(1)"
+    with kernel.start_program(python(code), channels=1) as program:
+        channel, data = program.channel(1), b""
+        while len(data) < 2000:
+            data += channel.receive(20)
+        assert data == b"x" * 2000
+        assert stored[0] < 2000
+        assert len(stored) < 500
+
+
 def test_channels_are_sockets_both_ways(kernel: wire.RemoteKernel) -> None:
     code = """
     for number, end in ends.items():
