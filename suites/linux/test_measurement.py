@@ -47,7 +47,9 @@ def expected(starter: Starter, guest: RunningGuest) -> bytes:
 
 @pytest.mark.parametrize("vcpus", [1, 2, 5])
 @pytest.mark.parametrize("cpu", ["EPYC-Milan", "EPYC-v4"])
-@pytest.mark.parametrize("words", ["", 'quiet snptest.word="two words"'])
+@pytest.mark.parametrize(
+    "words", ["", 'quiet snptest.word="two words"'], ids=["plain", "more-words"]
+)
 def test_equals_what_others_compute(
     starter: Starter, start: Start, vcpus: int, cpu: str, words: str
 ) -> None:

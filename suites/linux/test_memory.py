@@ -78,7 +78,7 @@ def _reach(guest: RunningGuest, size: int) -> None:
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("words", ["", "accept_memory=eager"])
+@pytest.mark.parametrize("words", ["", "accept_memory=eager"], ids=["late", "eager"])
 def test_accepts_memory(start: Start, words: str) -> None:
     """Memory that the firmware left unaccepted is accepted when it is needed, or at once."""
     guest = start(words, memory=3072).userspace()
