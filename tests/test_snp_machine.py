@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import UserError
+from harness.linuxguest.parts import parts
 from harness.machine.installed import MachineBuild
 from harness.splats import find_splats
 from tests import machines, test_vng
@@ -57,3 +59,16 @@ def test_suites(update: test_vng.Update, snp_machine: MachineBuild, tmp_path: Pa
         # What this revision of the interfaces has not is nothing that was left out.
         lacking = [each for each in mine if each.get("reason", "").startswith("revision ")]
         assert len(ran) >= 0.9 * (len(mine) - len(lacking)) > 0, suite
+
+
+@pytest.mark.deadline(1200)
+def test_a_whole_guest(update: test_vng.Update, snp_machine: MachineBuild, tmp_path: Path) -> None:
+    """Debian's Linux boots on two vCPUs, and its report has what sev-snp-measure computes."""
+    try:
+        parts(say=lambda _: None)
+    except UserError as error:
+        pytest.skip(f"the parts of a guest cannot be had: {error}")
+    test = "suites/linux/test_measurement.py::test_equals_what_others_compute"
+    target = ("--backend", "vng", "--machine", "snp", "--kernel", update.kernel.name)
+    finished = run(f"{test}[vng-plain-EPYC-Milan-2]", *target, folder=tmp_path, timeout=1100)
+    assert [each["outcome"] for each in finished.results] == ["pass"], finished.text[-3000:]
