@@ -23,7 +23,7 @@ USERSPACE = r"SNPTEST-GUEST userspace"
 LIFETIME = 1800.0
 """Seconds after which the host ends a guest, whoever may have forgotten it."""
 BOOT_TIMEOUT = 300.0
-COMMAND_TIMEOUT = 60.0
+COMMAND_TIMEOUT = 120.0
 END_TIMEOUT = 120.0
 _SETTLE = 2.0
 """Seconds that QEMU's last event may take behind its end."""
