@@ -25,6 +25,7 @@ MODULES: tuple[ModuleType, ...] = (kvm, sev, ghcb, vmsa)
 INCLUDED = (
     "include/uapi/linux/kvm.h",
     "arch/x86/include/uapi/asm/kvm.h",
+    "arch/x86/include/uapi/asm/processor-flags.h",
     "arch/x86/include/uapi/asm/svm.h",
     "include/uapi/linux/kvm_para.h",
     "arch/x86/include/uapi/asm/kvm_para.h",

@@ -14,7 +14,7 @@ VMSA_SIZE = PAGE_SIZE
 INITIAL_VMSA_GPA = 0xFFFFFFFFF000
 """GPA under which LAUNCH_FINISH assigns and measures a VMSA (arch/x86/kvm/svm/sev.c, 6.12)."""
 
-CR4_MCE = 1 << 6
+X86_CR4_MCE = 1 << 6
 """Machine checks are enabled (APM volume 2, 3.1.3)."""
 
 # sev_features of the VMSA: arch/x86/include/asm/svm.h, 6.12; the others APM vol. 2, table B-4.

@@ -9,7 +9,7 @@ from functools import cached_property
 from harness.kernel import Kernel
 from harness.uapi import kvm as uapi
 from harness.uapi.revisions import Revision
-from harness.uapi.vmsa import CR4_MCE
+from harness.uapi.vmsa import X86_CR4_MCE
 from harness.vm.errors import KvmIoctlError
 from harness.vm.sevdev import SevPlatform
 from harness.vm.vm import Vm
@@ -101,7 +101,7 @@ class Host:
     @property
     def vmsa_cr4(self) -> int:
         """Bits of the host's CR4 that KVM puts into every VMSA (svm_set_cr4, 6.12): MCE."""
-        return CR4_MCE if self.machine_checks else 0
+        return X86_CR4_MCE if self.machine_checks else 0
 
     def parameter(self, name: str) -> str | None:
         """A parameter of the module kvm_amd, None where the target does not have it."""

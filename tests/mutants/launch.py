@@ -464,15 +464,15 @@ _FINISH = (
     _mutant(
         "VMSA without the host's CR4.MCE",
         _KVM + "vmsa.py",
-        "sregs.cr4 | CR4_MCE * vcpu.vm.machine.config.machine_checks",
+        "sregs.cr4 | X86_CR4_MCE * vcpu.vm.machine.config.machine_checks",
         "sregs.cr4",
         "digest.py::test_reset_state_is_what_sev_snp_measure_expects",
     ),
     _mutant(
         "VMSA with CR4.MCE on a host without",
         _KVM + "vmsa.py",
-        "CR4_MCE * vcpu.vm.machine.config.machine_checks",
-        "CR4_MCE",
+        "X86_CR4_MCE * vcpu.vm.machine.config.machine_checks",
+        "X86_CR4_MCE",
         "digest.py::test_no_machine_checks",
     ),
     _mutant(

@@ -8,7 +8,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from harness.emulator.kvm.errors import KvmError
-from harness.uapi.vmsa import CR4_MCE, seg, sev_es_save_area, vmcb_seg, vmsa_page
+from harness.uapi.vmsa import X86_CR4_MCE, seg, sev_es_save_area, vmcb_seg, vmsa_page
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.vcpu import Vcpu
@@ -61,7 +61,7 @@ def build(vcpu: Vcpu) -> bytes:
     save.efer = sregs.efer | EFER_SVME
     save.cr0 = sregs.cr0 & ~CR0_CD_NW
     save.cr3 = sregs.cr3
-    save.cr4 = sregs.cr4 | CR4_MCE * vcpu.vm.machine.config.machine_checks
+    save.cr4 = sregs.cr4 | X86_CR4_MCE * vcpu.vm.machine.config.machine_checks
     save.dr6, save.dr7 = DR6_ACTIVE_LOW, DR7_FIXED_1
     save.rflags = vcpu.regs.rflags
     for name in GPRS:
