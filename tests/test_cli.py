@@ -96,7 +96,10 @@ def test_help_teaches_with_examples_and_exit_codes(capsys: pytest.CaptureFixture
         (["known-issues", "/no/such.toml"], "/no/such.toml does not exist"),
         (["known-issues", "/"], "/ cannot be read: Is a directory"),
         (["bench", "no_such_benchmark"], "no benchmark is called 'no_such_benchmark'"),
-        (["guest", "build", "--guest-kernel", "6.13"], "no kernel is called 6.13, and there is no such"),
+        (
+            ["guest", "build", "--guest-kernel", "6.13"],
+            "no kernel is called 6.13, and there is no such",
+        ),
         (["guest", "build", "--firmware", "/"], "no firmware is called /, and there is no such"),
         (["build", "x", "--series", "/no/such/dir"], "/no/such/dir does not exist"),
         (["no_such_command"], "No such command"),
