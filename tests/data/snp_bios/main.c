@@ -144,6 +144,25 @@ static void gate(int vector, char *handler)
 	idt[2 * vector + 1] = at >> 32;
 }
 
+/* A save area, of a VMSA or VMCB: long mode, interrupts off, a stack below 0x8000. */
+static void begin_at(u64 save, u64 cr3, u64 rip)
+{
+	for (int segment = 0; segment < 6; segment++)
+		AT(save, 16 * segment) = 0xffffffff00000010 | 0xc93 << 16;
+	AT(save, 0x10) = 0xffffffff00000008 | 0x29b << 16;
+	AT(save, 0x90) = 0x6700000000 | 0x8b << 16;
+	AT(save, 0xd0) = 0x1500;
+	AT(save, 0x148) = 0x620;
+	AT(save, 0x150) = cr3;
+	AT(save, 0x158) = 0x80010033;
+	AT(save, 0x160) = 0x400;
+	AT(save, 0x168) = 0xffff0ff0;
+	AT(save, 0x170) = 2;
+	AT(save, 0x178) = rip;
+	AT(save, 0x1d8) = 0x8000;
+	AT(save, 0x268) = 0x7040600070406;
+}
+
 /* The guest's memory, its tables, NPT and VMSAs; before SNP is on, for then it can't be done. */
 static void make_guest(void)
 {
@@ -177,25 +196,12 @@ static void make_guest(void)
 		u64 vmsa = VMSA + vmpl * PAGE;
 
 		entry(vmsa)[0] |= 1UL << 61;
-		for (int segment = 0; segment < 6; segment++)
-			AT(vmsa, 16 * segment) = 0xffffffff00000010 | 0xc93 << 16;
-		AT(vmsa, 0x10) = 0xffffffff00000008 | 0x29b << 16;
+		begin_at(vmsa, 0x2000 | CBIT, PAGE + (vmpl ? guest1 - guest0 : 0));
 		AT(vmsa, 0x60) = 0x1700000000;
 		AT(vmsa, 0x68) = GDT;
 		AT(vmsa, 0x80) = 0xfff00000000;
 		AT(vmsa, 0x88) = IDT;
-		AT(vmsa, 0x90) = 0x6700000000 | 0x8b << 16;
 		*(volatile u8 *)(vmsa + 0xca) = vmpl;
-		AT(vmsa, 0xd0) = 0x1500;
-		AT(vmsa, 0x148) = 0x620;
-		AT(vmsa, 0x150) = 0x2000 | CBIT;
-		AT(vmsa, 0x158) = 0x80010033;
-		AT(vmsa, 0x160) = 0x400;
-		AT(vmsa, 0x168) = 0xffff0ff0;
-		AT(vmsa, 0x170) = 2;
-		AT(vmsa, 0x178) = PAGE + (vmpl ? guest1 - guest0 : 0);
-		AT(vmsa, 0x1d8) = 0x8000;
-		AT(vmsa, 0x268) = 0x7040600070406;
 		AT(vmsa, 0x3b0) = 1;
 		AT(vmsa, 0x3e8) = 1;
 		AT(vmsa, 0x408) = 0x1f80;
@@ -212,8 +218,6 @@ static void make_guest(void)
 /* A guest without SEV, which exits where it moves to CR0 what changes more than TS and MP. */
 static void make_plain_guest(void)
 {
-	u64 save = PLAIN_VMCB + 0x400;
-
 	fill(PLAIN, 0x200000 / 8);
 	fill(PLAIN_NPT, 3 * 512);
 	fill(PLAIN_VMCB, 512);
@@ -225,20 +229,7 @@ static void make_plain_guest(void)
 	AT(PLAIN_NPT, 0) = (PLAIN_NPT + 0x1000) | 7;
 	AT(PLAIN_NPT, 0x1000) = (PLAIN_NPT + 0x2000) | 7;
 	AT(PLAIN_NPT, 0x2000) = PLAIN | 0xe7;
-	for (int segment = 0; segment < 6; segment++)
-		AT(save, 16 * segment) = 0xffffffff00000010 | 0xc93 << 16;
-	AT(save, 0x10) = 0xffffffff00000008 | 0x29b << 16;
-	AT(save, 0x90) = 0x6700000000 | 0x8b << 16;
-	AT(save, 0xd0) = 0x1500;
-	AT(save, 0x148) = 0x620;
-	AT(save, 0x150) = 0x2000;
-	AT(save, 0x158) = 0x80010033;
-	AT(save, 0x160) = 0x400;
-	AT(save, 0x168) = 0xffff0ff0;
-	AT(save, 0x170) = 2;
-	AT(save, 0x178) = PAGE;
-	AT(save, 0x1d8) = 0x8000;
-	AT(save, 0x268) = 0x7040600070406;
+	begin_at(PLAIN_VMCB + 0x400, 0x2000, PAGE);
 	*(volatile u32 *)(PLAIN_VMCB + 0x0c) = 1 << 5 | 1 << 24 | 1 << 31; /* CR0, HLT, SHUTDOWN */
 	*(volatile u32 *)(PLAIN_VMCB + 0x10) = 1;			/* VMRUN */
 	*(volatile u32 *)(PLAIN_VMCB + 0x58) = ASID + 200;
