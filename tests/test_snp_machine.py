@@ -61,14 +61,14 @@ def test_suites(update: test_vng.Update, snp_machine: MachineBuild, tmp_path: Pa
         assert len(ran) >= 0.9 * (len(mine) - len(lacking)) > 0, suite
 
 
-@pytest.mark.deadline(1200)
+@pytest.mark.deadline(1800)
 def test_a_whole_guest(update: test_vng.Update, snp_machine: MachineBuild, tmp_path: Path) -> None:
-    """Debian's Linux boots on two vCPUs, and its report has what sev-snp-measure computes."""
+    """Debian's Linux boots, and its report has what sev-snp-measure computes."""
     try:
         parts(say=lambda _: None)
     except UserError as error:
         pytest.skip(f"the parts of a guest cannot be had: {error}")
     test = "suites/linux/test_measurement.py::test_equals_what_others_compute"
     target = ("--backend", "vng", "--machine", "snp", "--kernel", update.kernel.name)
-    finished = run(f"{test}[vng-plain-EPYC-Milan-2]", *target, folder=tmp_path, timeout=1100)
+    finished = run(f"{test}[vng-plain-EPYC-Milan-1]", *target, folder=tmp_path, timeout=1700)
     assert [each["outcome"] for each in finished.results] == ["pass"], finished.text[-3000:]

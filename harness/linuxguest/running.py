@@ -22,8 +22,8 @@ USERSPACE = r"SNPTEST-GUEST userspace"
 """What a guest's init prints when it is ready (guests/linux/init)."""
 LIFETIME = 1800.0
 """Seconds after which the host ends a guest, whoever may have forgotten it."""
-BOOT_TIMEOUT = 300.0
-COMMAND_TIMEOUT = 120.0
+BOOT_TIMEOUT = 900.0
+COMMAND_TIMEOUT = 300.0
 END_TIMEOUT = 120.0
 _SETTLE = 2.0
 """Seconds that QEMU's last event may take behind its end."""

@@ -15,7 +15,7 @@ from harness.linuxguest.parts import Parts, parts
 from harness.linuxguest.running import RunningGuest
 from harness.vm.host import Host
 
-BOOT_DEADLINE = 420.0
+BOOT_DEADLINE = 1300.0
 """Seconds for a test that boots a guest or two: TCG on busy cores."""
 
 
