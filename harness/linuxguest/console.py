@@ -50,11 +50,6 @@ class Console:
         """Whether nothing more can come: QEMU has closed it, or its host is lost."""
         return self._ended
 
-    def position(self) -> int:
-        """Return how many bytes were printed, for `since`."""
-        with self._changed:
-            return self._dropped + len(self._data)
-
     def since(self, position: int) -> tuple[bytes, int]:
         """Return what was printed behind a position, as far as it is kept, and its length."""
         with self._changed:
@@ -72,10 +67,9 @@ class Console:
         self,
         pattern: str,
         timeout: float,
-        since: int = 0,
         over: Callable[[], bool] = lambda: False,
     ) -> re.Match[str] | None:
-        """Wait for a pattern behind a position; None when time is up or nothing more can come.
+        """Wait for a pattern; None when time is up or nothing more can come.
 
         `over` is asked now and then: once it is true, what is there already is looked at and no
         more is waited for.
@@ -85,9 +79,7 @@ class Console:
         while True:
             last = over()
             with self._changed:
-                start = max(since - self._dropped, 0)
-                text = self._data[start:].decode(errors="replace")
-                match = wanted.search(text)
+                match = wanted.search(self._data.decode(errors="replace"))
                 if match is not None:
                     return match
                 left = until - time.monotonic()

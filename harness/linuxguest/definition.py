@@ -7,17 +7,14 @@ import base64
 from dataclasses import dataclass, field
 from enum import Enum
 
+from harness.vm.vm import DEFAULT_POLICY
+
 CONSOLE, COMMANDS, MONITOR = 1, 2, 3
 """Channels of QEMU (harness/program.py): COM1, COM2 and QMP."""
 CHANNELS = 3
 FIRST_FD = 10
 """The file that a program has its channel 1 as."""
 
-POLICY_SMT = 1 << 16
-POLICY_RESERVED = 1 << 17
-"""Bit 17 of a policy has to be one (SEV-SNP firmware ABI, table 9)."""
-POLICY_DEBUG = 1 << 19
-DEFAULT_POLICY = POLICY_RESERVED | POLICY_SMT
 SEV_POLICY, SEV_ES_POLICY = 0x1, 0x5
 """No debugging; and that the guest's state is encrypted (SEV API, GUEST_POLICY)."""
 

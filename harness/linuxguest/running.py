@@ -12,7 +12,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 
-from harness.kernel import Kernel, TargetError
+from harness.kernel import Kernel, TargetError, TargetTimeoutError
 from harness.linuxguest.console import Console
 from harness.linuxguest.definition import CHANNELS, COMMANDS, CONSOLE, MONITOR, LinuxGuest
 from harness.report import sanitize
@@ -97,9 +97,9 @@ class RunningGuest:
         """Whether QEMU has ended."""
         return self._program.ended is not None
 
-    def see(self, pattern: str, timeout: float, since: int = 0) -> str:
+    def see(self, pattern: str, timeout: float) -> str:
         """Wait until the guest has printed a pattern; return what matched."""
-        match = self.console.wait(pattern, timeout, since, lambda: self.ended)
+        match = self.console.wait(pattern, timeout, lambda: self.ended)
         if match is None:
             raise self._missed(f"{pattern!r} on its console", timeout)
         return match[0]
@@ -116,7 +116,7 @@ class RunningGuest:
         match = self._commands.wait(
             rf"^BEGIN {number}\r?\n((?:[A-Za-z0-9+/=]*\r?\n)*)END {number} (\d+)\r?$",
             timeout,
-            over=lambda: self.ended,
+            lambda: self.ended,
         )
         if match is None:
             raise self._missed(f"the end of {sanitize.line(command, 80)!r}", timeout)
@@ -174,15 +174,10 @@ class RunningGuest:
 
     def end(self, timeout: float = END_TIMEOUT) -> End:
         """Wait until the guest has ended; return how."""
-        until = time.monotonic() + timeout
-        while not self.ended:
-            if time.monotonic() >= until:
-                raise self._missed("its end", timeout)
-            try:
-                self._program.wait(max(until - time.monotonic(), 0.01))
-            except TargetError:
-                if time.monotonic() < until:
-                    raise
+        try:
+            self._program.wait(timeout)
+        except TargetTimeoutError:
+            raise self._missed("its end", timeout) from None
         return self._end()
 
     def close(self) -> None:
