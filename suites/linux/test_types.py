@@ -26,9 +26,8 @@ def boots(guest: RunningGuest) -> None:
     """Assert that a guest gets to userspace, with the protection of its kind, and ends."""
     guest.userspace()
     features = FEATURES[guest.guest.kind]
-    assert f"Memory Encryption Features active: AMD {features}\n" in guest.console.text.replace(
-        "\r", ""
-    )
+    log = guest.shell("dmesg | grep 'Memory Encryption'")
+    assert log.rstrip().endswith(f"Memory Encryption Features active: AMD {features}"), log
     guest.begin("poweroff -f")
     assert guest.end().how is How.POWERED_OFF
 
