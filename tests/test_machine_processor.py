@@ -64,6 +64,11 @@ STEPS: dict[str, tuple[int, ...]] = {
     "write-beside-by-4k": (OK,),
     "write-it-by-4k": (PF_RMP_WRITE,),
     "write-nobodys": (OK,),
+    # ... also where the CPU has written it before, and its TLB knows how
+    "update-written": (OK,),
+    "write-taken": (PF_RMP_WRITE,),
+    "update-again": (OK,),
+    "write-given-back": (OK,),
     "write-rmp": (PF_RMP_WRITE,),
     # other writes: 15.36.12, table 15-41 and "Other Checks"
     "hsave-assigned": (GP,),
@@ -100,6 +105,15 @@ STEPS: dict[str, tuple[int, ...]] = {
     "cr4-to-r9": (OK, READ_CR4, MOV_CR | 9),
     "cr0-to-rdi": (OK, READ_CR0, MOV_CR | 7),
     "hlt-behind-reads": (OK, HLT, 0),
+    # TLB entries have an ASID: 15.16.  The hypervisor changes a mapping each time; what it forgets
+    # to flush is seen.  A line is what the guest reads
+    "tlb-of-another-asid": (1,),
+    "tlb-kept": (1,),
+    "tlb-flush-asid": (2,),
+    "tlb-flush-all": (1,),
+    "tlb-flush-not-global": (2,),
+    "tlb-of-the-first-asid": (1,),
+    "tlb-guest-loads-cr3": (3,),
 }
 
 

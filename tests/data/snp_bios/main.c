@@ -15,6 +15,8 @@ typedef unsigned long u64;
 #define BIG	0x2600000UL	/* its page of 2 MiB at 1 GiB */
 #define FREE	0x2800000UL	/* nobody's */
 #define PLAIN	0x2a00000UL	/* memory of a guest without SEV */
+#define ONE	0x2c00000UL	/* what that guest finds at 2 MiB, in turn */
+#define TWO	0x2e00000UL
 #define VMCB	0x300000UL
 #define PLAIN_VMCB 0x302000UL
 #define HSAVE	0x301000UL
@@ -31,7 +33,7 @@ typedef unsigned long u64;
 #define PAGE	0x1000UL
 #define PAGES	512
 
-extern char ud[], gp[], pf[], guest0[], guest1[], guest2[], guest3[], interrupted[], guests_end[];
+extern char ud[], gp[], pf[], guest0[], guest1[], guest2[], guest3[], guest4[], interrupted[], guests_end[];
 u64 idt[512] __attribute__((aligned(16)));
 volatile u64 fault_vector, fault_error, recover;
 static u64 rmp;
@@ -226,6 +228,10 @@ static void make_plain_guest(void)
 	AT(PLAIN, 0x2000) = 0x3007;
 	AT(PLAIN, 0x3000) = 0x4007;
 	AT(PLAIN, 0x4000) = 0xe7;
+	AT(PLAIN, 0x4008) = 0x2000e7;
+	AT(ONE, 0) = 1;
+	AT(TWO, 0) = 2;
+	AT(PLAIN, 0) = 3;
 	AT(PLAIN_NPT, 0) = (PLAIN_NPT + 0x1000) | 7;
 	AT(PLAIN_NPT, 0x1000) = (PLAIN_NPT + 0x2000) | 7;
 	AT(PLAIN_NPT, 0x2000) = PLAIN | 0xe7;
@@ -311,6 +317,10 @@ static void host(void)
 	tell("write-beside-by-4k", store(MIXED + 6 * PAGE));
 	tell("write-it-by-4k", store(MIXED + 5 * PAGE));
 	tell("write-nobodys", store(FREE));
+	tell("update-written", rmpupdate(FREE, 0x6000, 0, 1));
+	tell("write-taken", store(FREE));
+	tell("update-again", rmpupdate(FREE, 0, 0, 0));
+	tell("write-given-back", store(FREE));
 	tell("write-rmp", store((u64)entry(FREE)));
 
 	tell("hsave-assigned", wrmsr(0xc0010117, MIXED + 5 * PAGE));
@@ -336,6 +346,33 @@ static void plain_guest(void)
 	run_plain("cr4-to-r9");
 	run_plain("cr0-to-rdi");
 	run_plain("hlt-behind-reads");
+}
+
+/* Run the guest without SEV, which reads at 2 MiB, by a mapping and TLB_CONTROL; what it read. */
+static void run_reading(const char *name, u64 at, u32 asid, u8 control)
+{
+	AT(PLAIN_NPT, 0x2008) = at | 0xe7;
+	AT(PLAIN_VMCB, 0x578) = PAGE + (guest4 - guest2);
+	*(volatile u32 *)(PLAIN_VMCB + 0x58) = asid;
+	*(volatile u32 *)(PLAIN_VMCB + 0x5c) = control;
+	vmrun(PLAIN_VMCB);
+	tell(name, AT(PLAIN_VMCB, 0x5f8));
+}
+
+static void tlb_of_guest(void)
+{
+	u32 asid = ASID + 200;
+
+	*(volatile u32 *)PLAIN_VMCB = 0;
+	run_reading("tlb-of-another-asid", ONE, asid + 1, 0);
+	run_reading("tlb-kept", TWO, asid + 1, 0);
+	run_reading("tlb-flush-asid", TWO, asid + 1, 3);
+	run_reading("tlb-flush-all", ONE, asid + 1, 1);
+	run_reading("tlb-flush-not-global", TWO, asid + 1, 7);
+	run_reading("tlb-of-the-first-asid", ONE, asid, 0);
+	AT(PLAIN_VMCB, 0x578) = AT(PLAIN_VMCB, 0xc8);
+	vmrun(PLAIN_VMCB);
+	tell("tlb-guest-loads-cr3", AT(PLAIN_VMCB, 0x5f8));
 }
 
 static void guest(void)
@@ -373,6 +410,7 @@ void main(void)
 	host();
 	guest();
 	plain_guest();
+	tlb_of_guest();
 	word("end\n");
 	asm volatile("outb %0, %1" :: "a"((u8)6), "Nd"((unsigned short)0xcf9));
 }

@@ -102,7 +102,7 @@ note:	pushq %rax
 	.macro exit
 	rep; vmmcall
 	.endm
-	.global guest0, guest1, guest2, guest3, interrupted, guests_end
+	.global guest0, guest1, guest2, guest3, guest4, interrupted, guests_end
 guest0:
 	xorl %ecx, %ecx			/* an interrupt has come with VMRUN: how often? */
 	movl $0x9000, %eax
@@ -186,6 +186,14 @@ guest3:
 	movq %cr3, %rdi
 	movq %cr4, %r9
 	movq %cr0, %rdi
+	hlt
+guest4:					/* what it reads is in RAX when it exits */
+	movq 0x200000, %rax
+	hlt
+	movq $0xe7, 0x4008		/* another page by its own table */
+	movq %cr3, %rdi
+	movq %rdi, %cr3
+	movq 0x200000, %rax
 	hlt
 guests_end:
 
