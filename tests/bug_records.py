@@ -24,6 +24,9 @@ VERDICTS = BUGS / "verdicts.json"
 TABLE = ROOT / "docs/bugs.md"
 SUITES = ("launch", "psc", "ap_creation", "guest_req", "gmem")
 
+WHOLE = "whole"
+"""The area of bugs that only whole guests show: the suites of SUITES have to be asked, too."""
+
 AREAS = {
     "launch": ("launch",),
     "teardown": ("launch", "gmem"),
@@ -35,6 +38,7 @@ AREAS = {
     "rmp": ("launch", "gmem"),
     "psp": ("guest_req", "launch"),
     "locking": ("launch", "guest_req", "gmem"),
+    WHOLE: ("linux",),
 }
 """Suites that should see the bugs of an area."""
 
@@ -128,17 +132,28 @@ def keep(bug: Bug, record: Record) -> None:
     cache.write_json(VERDICTS, kept)
 
 
-def plain(suite: str) -> list[str] | None:
-    """Return the suite's tests that pass without a bug; None where that has to be looked at."""
-    file = _plain() / f"{suite}.json"
+def plain(asked: str) -> list[str] | None:
+    """Return the tests of a suite, or of one file or test, that pass without a bug.
+
+    None where that has to be looked at.
+    """
+    file = _plain() / f"{_file_name(asked)}.json"
     kept = json.loads(file.read_text()) if file.exists() else {}
-    return kept["passed"] if kept.get("suites") == suites_digest([suite]) else None
+    return kept["passed"] if kept.get("suites") == suites_digest([_suite(asked)]) else None
 
 
-def keep_plain(suite: str, passed: list[str]) -> None:
+def keep_plain(asked: str, passed: list[str]) -> None:
     """Write down which tests pass without a bug."""
-    content = {"suites": suites_digest([suite]), "passed": passed}
-    cache.write_json(_plain() / f"{suite}.json", content)
+    content = {"suites": suites_digest([_suite(asked)]), "passed": passed}
+    cache.write_json(_plain() / f"{_file_name(asked)}.json", content)
+
+
+def _suite(asked: str) -> str:
+    return asked.removeprefix("suites/").partition("/")[0]
+
+
+def _file_name(asked: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", asked.removeprefix("suites/"))
 
 
 def table(verdicts: Sequence[tuple[Bug, Record | None]]) -> str:

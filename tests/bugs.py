@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from harness import kbuild
@@ -21,7 +22,7 @@ from harness.errors import BuildError
 from harness.report import sanitize
 from harness.report.outcome import BOOT
 from tests import bug_records as records
-from tests.bug_records import AREAS, SUITES, Bug, Record
+from tests.bug_records import AREAS, SUITES, WHOLE, Bug, Record
 from tests.runs import Finished, run
 
 BASE = "linux-source-6.12"
@@ -33,17 +34,19 @@ _BAD = ("fail", "crash", "error")
 _TAIL = 300
 
 
-def good_tests(folder: Path) -> set[str]:
-    """Return the tests that pass without a bug; run the suites that changed since the last time.
+def good_tests(bugs: Iterable[Bug], folder: Path) -> set[str]:
+    """Return the tests that pass without a bug; run what changed since the last time.
 
+    Those of SUITES, and of whole guests what these bugs name: all of `linux` takes hours.
     RuntimeError where a suite has no test that passes: then nothing can be judged.
     """
     good: set[str] = set()
-    for suite in SUITES:
+    whole = sorted({bug.first for bug in bugs if bug.area == WHOLE and bug.first})
+    for number, suite in enumerate((*SUITES, *whole)):
         passed = records.plain(suite)
         if passed is None:
             kernel = kbuild.build("bug-none", BASE)
-            finished = suite_run(kernel.name, (suite,), folder / f"none-{suite}")
+            finished = suite_run(kernel.name, (suite,), folder / f"none-{number}")
             passed = [each["id"] for each in finished.results if each["outcome"] == "pass"]
             others = len(finished.results) - len(passed)
             if not any(each["suite"] == BOOT for each in finished.results):
@@ -59,7 +62,8 @@ def good_tests(folder: Path) -> set[str]:
 def judge(bug: Bug, good: set[str], folder: Path, *, area: bool = False) -> Record | None:
     """Build the kernel with a bug and ask the suites; `good` are the tests that pass without.
 
-    area: ask only those of its area, and return None where they do not see it.
+    area: ask only those of its area, and return None where they do not see it.  A bug that only
+    whole guests should show is put before the other suites even if it was seen.
     """
     record = Record(bug.digest, records.suites_digest())
     try:
@@ -70,20 +74,22 @@ def judge(bug: Bug, good: set[str], folder: Path, *, area: bool = False) -> Reco
     for number, suites in enumerate(order(bug)[: -1 if area else None]):
         finished = suite_run(kernel.name, suites, folder / f"{bug.name}-{number}", stop=True)
         bad = [each for each in finished.results if each["outcome"] in _BAD]
-        record.seen = {
+        record.seen |= {
             each["id"]: how(each)
             for each in bad
             if (BOOT if each["suite"] == BOOT else each["id"]) in good
         }
         if not finished.results and not record.seen:
             record.trouble = sanitize.line(finished.text[-_TAIL:])
-        if record.seen or record.trouble:
+        if record.trouble or (record.seen and (area or bug.area != WHOLE)):
             return record
-    return None if area else record
+    return None if area and not record.seen else record
 
 
 def order(bug: Bug) -> list[tuple[str, ...]]:
     """Return what is asked one after the other: a file, the suites of the area, the rest."""
+    if bug.area == WHOLE and bug.first:
+        return [(bug.first,), SUITES]
     area = AREAS[bug.area]
     rest = tuple(name for name in SUITES if name not in area)
     return [(bug.first,), area, rest] if bug.first else [area, rest]
@@ -100,7 +106,7 @@ def suite_run(
 ) -> Finished:
     """Run suites on the SNP machine, a kernel on each core."""
     folder.mkdir()
-    workers = "1" if suites[0].endswith(".py") else "auto"
+    workers = "1" if ".py" in suites[0] else "auto"
     words = (*suites, "--backend", "vng", "--machine", "snp", "--kernel", kernel, "-n", workers)
     more = {"PYTEST_ADDOPTS": f"--maxfail={ENOUGH}"} if stop else {}
     return run(*words, folder=folder, timeout=RUN_TIMEOUT, **more)
@@ -123,10 +129,9 @@ def main(arguments: list[str]) -> int:
     if not options.table:
         with tempfile.TemporaryDirectory(prefix="snptest-bugs-", dir="/var/tmp") as place:
             folder = Path(place)
-            good = good_tests(folder)
-            for bug in bugs if not options.plain else []:
-                if records.is_judged(bug) and not options.again:
-                    continue
+            asked = [bug for bug in bugs if options.again or not records.is_judged(bug)]
+            good = good_tests(asked, folder)
+            for bug in asked if not options.plain else []:
                 record = judge(bug, good, folder, area=options.area)
                 if record is None:
                     record = Record(bug.digest, records.suites_digest(), area=True)
