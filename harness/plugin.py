@@ -57,6 +57,9 @@ class BackendOptions:
     memory: str | None
     host: str | None
     seed: int
+    firmware: str | None = None
+    guest_kernel: str | None = None
+    guest_qemu: str | None = None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,6 +71,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--machine", help="kind of machine to boot it on: stock, snp (vng)")
     group.addoption("--memory", help="memory of that machine: 2G (vng)")
     group.addoption("--host", help="host to test (ssh)")
+    group.addoption("--firmware", help="OVMF of Linux guests: a name of `guest list`, or a file")
+    group.addoption("--guest-kernel", help="their kernel: a name of `guest list`, or a file")
+    group.addoption("--guest-qemu", help="QEMU that runs them: a path on the host")
     group.addoption("--seed", type=int, default=0, help="seed of schedules and keys (default 0)")
     group.addoption("--deadline", type=float, help="seconds a test may take")
     group.addoption("--repeat", type=int, default=1, help="runs of each test, one after the other")
@@ -143,6 +149,9 @@ class Session:
             memory=config.getoption("--memory"),
             host=config.getoption("--host"),
             seed=config.getoption("--seed"),
+            firmware=config.getoption("--firmware"),
+            guest_kernel=config.getoption("--guest-kernel"),
+            guest_qemu=config.getoption("--guest-qemu"),
         )
         try:
             self.known = known.load(config.getoption("--known-issues"))

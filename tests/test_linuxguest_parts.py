@@ -436,21 +436,21 @@ def test_names_that_stand_for_nothing(described: Path, mirror: Mirror, kind: str
 
 def test_an_initrd_of_the_users(tmp_path: Path, mirror: Mirror) -> None:
     with pytest.raises(UsageError, match="no such file"):
-        parts.parts(str(_firmware(tmp_path)), str(_image(tmp_path)), tmp_path / "gone")
+        parts.parts(str(firmware_file(tmp_path)), str(image_file(tmp_path)), tmp_path / "gone")
     initrd = tmp_path / "initrd"
     initrd.write_bytes(b"")
-    made = parts.parts(str(_firmware(tmp_path)), str(_image(tmp_path)), initrd)
+    made = parts.parts(str(firmware_file(tmp_path)), str(image_file(tmp_path)), initrd)
     assert made.initrd == initrd
     assert mirror.downloaded == []
 
 
-def _image(folder: Path) -> Path:
+def image_file(folder: Path) -> Path:
     path = folder / "bzImage"
     path.write_bytes(bzimage("7.4.0"))
     return path
 
 
-def _firmware(folder: Path, hashes: int = 0) -> Path:
+def firmware_file(folder: Path, hashes: int = 0) -> Path:
     """Write what is no firmware but for OVMF's table: SEV metadata, and kernel hashes at `hashes`.
 
     OvmfPkg/ResetVector/Ia16/ResetVectorVtf0.asm.
@@ -473,7 +473,7 @@ def _firmware(folder: Path, hashes: int = 0) -> Path:
 
 @pytest.mark.parametrize("hashes", [0, 0x810C00])
 def test_firmware_says_itself_whether_it_checks_hashes(tmp_path: Path, hashes: int) -> None:
-    found = Chooser().firmware(str(_firmware(tmp_path, hashes)))
+    found = Chooser().firmware(str(firmware_file(tmp_path, hashes)))
     assert found.kernel_hashes is bool(hashes)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import options
 from harness.cli.kernels import complete_kernel
 from harness.cli.machine import complete_machine
 from harness.errors import UsageError
@@ -57,40 +58,6 @@ Examples:
 """
 
 
-def complete_firmware(incomplete: str) -> list[str]:
-    """Name the firmware that begins so, for the shell."""
-    from harness.linuxguest import catalogue
-
-    return [name for name in catalogue.load().firmware if name.startswith(incomplete)]
-
-
-def complete_guest_kernel(incomplete: str) -> list[str]:
-    """Name the kernels for guests that begin so, for the shell."""
-    from harness.kbuild.kernel import list_kernels
-    from harness.linuxguest import catalogue
-
-    names = [*catalogue.load().kernels, *(each.name for each in list_kernels())]
-    return [name for name in names if name.startswith(incomplete)]
-
-
-FirmwareOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|FILE",
-        help="OVMF: a name of `snptest guest list`, or a file",
-        autocompletion=complete_firmware,
-    ),
-]
-GuestKernelOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|FILE",
-        help="the guest's kernel: a name of `snptest guest list`, one of yours, or a bzImage",
-        autocompletion=complete_guest_kernel,
-    ),
-]
-
-
 KINDS = ("snp", "sev-es", "sev", "none")
 """What --type takes."""
 
@@ -112,8 +79,8 @@ def guest(
         str,
         typer.Option("--type", metavar="TYPE", help=f"what protects it: {', '.join(KINDS)}"),
     ] = "snp",
-    firmware: FirmwareOption = None,
-    guest_kernel: GuestKernelOption = None,
+    firmware: options.Firmware = None,
+    guest_kernel: options.GuestKernel = None,
     initrd: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="the guest's initrd, instead of one with a shell"),
@@ -122,11 +89,14 @@ def guest(
         str, typer.Option(metavar="WORDS", help="for the guest kernel's command line")
     ] = "",
     hashes: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--hashes/--no-hashes", help="measure kernel, initrd and command line with the firmware"
+            "--hashes/--no-hashes",
+            help="measure kernel, initrd and command line with the firmware "
+            "(where it can: the default)",
+            show_default=False,
         ),
-    ] = True,
+    ] = None,
     cpu: Annotated[str, typer.Option(metavar="MODEL", help="as QEMU names it")] = "EPYC-Milan",
     policy: Annotated[
         str, typer.Option(metavar="N", help="the guest's policy: 0xb0000 allows debugging, too")
@@ -184,8 +154,8 @@ def guest(
 
 @app.command(help=BUILD_HELP)
 def build(
-    firmware: FirmwareOption = None,
-    guest_kernel: GuestKernelOption = None,
+    firmware: options.Firmware = None,
+    guest_kernel: options.GuestKernel = None,
     refresh: Annotated[
         bool, typer.Option("--refresh", help="look for newer packages than those kept")
     ] = False,

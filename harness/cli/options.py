@@ -22,6 +22,22 @@ def complete_host(incomplete: str) -> list[str]:
         return []
 
 
+def complete_firmware(incomplete: str) -> list[str]:
+    """Name the firmware that begins so, for the shell."""
+    from harness.linuxguest import catalogue
+
+    return [name for name in catalogue.load().firmware if name.startswith(incomplete)]
+
+
+def complete_guest_kernel(incomplete: str) -> list[str]:
+    """Name the kernels for guests that begin so, for the shell."""
+    from harness.kbuild.kernel import list_kernels
+    from harness.linuxguest import catalogue
+
+    names = [*catalogue.load().kernels, *(each.name for each in list_kernels())]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 MachineAsRun = Annotated[
     str | None,
     typer.Option(
@@ -52,4 +68,24 @@ Junit = Annotated[Path | None, typer.Option(metavar="FILE", help="write JUnit XM
 Ktap = Annotated[Path | None, typer.Option(metavar="FILE", help="write KTAP; - is stdout")]
 JsonLines = Annotated[
     Path | None, typer.Option(metavar="FILE", help="write a JSON line per result as it ends")
+]
+Firmware = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="OVMF: a name of `snptest guest list`, or a file",
+        autocompletion=complete_firmware,
+    ),
+]
+GuestKernel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="the guest's kernel: a name of `snptest guest list`, one of yours, or a bzImage",
+        autocompletion=complete_guest_kernel,
+    ),
+]
+GuestQemu = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="QEMU that runs guests, a path on the host under test"),
 ]

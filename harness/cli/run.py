@@ -41,6 +41,8 @@ INCOMPLETE = "interrupted: the results are not complete"
 LINUX = "linux"
 LINUX_MEMORY = "6G"
 """Of the machine that whole guests run on, where nothing else is asked for."""
+GUEST = ("firmware", "guest-kernel", "guest-qemu")
+"""Options that say what whole guests are made of."""
 NAMED = ("kselftest", LINUX)
 """Suites that run only when named: programs that others wrote need a built kernel, and minutes."""
 
@@ -59,6 +61,9 @@ class RunOptions:
     machine: str | None = None
     memory: str | None = None
     host: str | None = None
+    firmware: str | None = None
+    guest_kernel: str | None = None
+    guest_qemu: Path | None = None
     expression: str | None = None
     workers: str = "auto"
     seed: int = 0
@@ -85,12 +90,15 @@ def run_suites(options: RunOptions) -> int:
     _check_expression(options.expression)
     known.load()  # a mistake in it is the user's, and told at once
     paths = suite_paths(options.suites)
+    runs_guests = any(path.startswith(f"suites/{LINUX}") for path in paths)
+    _check_guests(options, runs_guests)
     need_writable(options.junit, options.ktap, options.json)
     options = _built(options)
     if options.machine is None and options.kernel is not None and options.backend == "vng":
         options = replace(options, machine=suggest_machine(options.kernel))
-    if any(path.startswith(f"suites/{LINUX}") for path in paths):
-        options = _with_guests(options)
+    guest = None
+    if runs_guests:
+        options, guest = _with_guests(options)
     workers = _workers(options.workers, backend)
     backend.check(kernel=options.kernel, host=options.host)
     if any(path.startswith(f"suites/{kselftest.SUITE}") for path in paths):
@@ -108,6 +116,7 @@ def run_suites(options: RunOptions) -> int:
         "kernel": options.kernel,
         "machine": options.machine,
         "host": options.host,
+        "guest": ", ".join(guest.values()) if guest else None,
         "workers": workers,
         "seed": options.seed,
     }
@@ -117,7 +126,7 @@ def run_suites(options: RunOptions) -> int:
         files.append(JsonLines(options.json))
     live.header(console, header)
     tell_slowness(options.machine, console)
-    header |= {"folder": str(folder)} | identity.describe(
+    header |= {"folder": str(folder), "guest": guest} | identity.describe(
         backend=options.backend,
         kernel=options.kernel,
         label=options.label,
@@ -137,16 +146,42 @@ def run_suites(options: RunOptions) -> int:
     return code
 
 
-def _with_guests(options: RunOptions) -> RunOptions:
-    """Fetch what whole guests are made of, with progress; give them memory to run in."""
+def _check_guests(options: RunOptions, runs_guests: bool) -> None:
+    """Raise UsageError for a guest's part that no suite uses, or that is not there."""
+    given = [name for name in GUEST if getattr(options, _field(name)) is not None]
+    if given and not runs_guests:
+        raise UsageError(
+            f"--{given[0]} is for the suite {LINUX}, which is not among those that run",
+            f"snptest run {LINUX} --{given[0]} ...",
+        )
+    qemu = options.guest_qemu
+    if qemu is not None and options.backend == "vng" and not qemu.expanduser().is_file():
+        raise UsageError(f"--guest-qemu {qemu}: no such file")
+
+
+def _with_guests(options: RunOptions) -> tuple[RunOptions, dict[str, str] | None]:
+    """Fetch what whole guests are made of, with progress; give them memory to run in.
+
+    The second is what they are made of, for the header of the results; None where none can run.
+    """
     from harness.linuxguest import cli
 
     if options.backend == "emulator":
-        return options
-    cli.prepare()
-    if options.memory is None and options.backend == "vng":
-        return replace(options, memory=LINUX_MEMORY)
-    return options
+        return options, None
+    made = cli.prepare(options.firmware, options.guest_kernel)
+    qemu = options.guest_qemu
+    if qemu is not None and options.backend != "ssh":
+        qemu = qemu.expanduser().absolute()
+    memory = LINUX_MEMORY if options.backend == "vng" else None
+    # The tests run in another folder than this process: files by their whole paths.
+    found = replace(
+        options,
+        memory=options.memory or memory,
+        firmware=options.firmware and made.firmware.word,
+        guest_kernel=options.guest_kernel and made.kernel.word,
+        guest_qemu=qemu,
+    )
+    return found, cli.named(made, qemu, snp=options.machine == "snp")
 
 
 def tell_slowness(machine: str | None, console: Console) -> None:
@@ -316,6 +351,7 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
         "--machine": options.machine,
         "--memory": options.memory,
         "--host": options.host,
+        **{f"--{name}": getattr(options, _field(name)) for name in GUEST},
         "-k": options.expression,
     }
     for name, value in given.items():
@@ -325,14 +361,19 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
     return arguments
 
 
+def _field(option: str) -> str:
+    """Return the name that an option of the command line has in RunOptions."""
+    return option.replace("-", "_")
+
+
 def _rerun(options: RunOptions) -> list[str]:
     words = []
     if options.backend != "emulator":
         words += ["--backend", options.backend]
-    for name in ("kernel", "machine", "memory", "host"):
-        value = getattr(options, name)
+    for name in ("kernel", "machine", "memory", "host", *GUEST):
+        value = getattr(options, _field(name))
         if value:
-            words += [f"--{name}", value]
+            words += [f"--{name}", str(value)]
     if options.seed:
         words += ["--seed", str(options.seed)]
     return words

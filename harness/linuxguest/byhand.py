@@ -52,7 +52,8 @@ class ByHand:
     memory: int
     cpu: str
     policy: int
-    hashes: bool
+    hashes: bool | None
+    """None: where the firmware takes them."""
     qemu: Path | None
     gdb: bool
 
@@ -121,7 +122,7 @@ def _run(options: ByHand, kernel: VngKernel, made: Parts) -> int:
         memory=options.memory,
         cpu=options.cpu,
         policy=options.policy,
-        kernel_hashes=options.hashes,
+        **({} if options.hashes is None else {"kernel_hashes": options.hashes}),
     )
     _say(
         f"guest: {options.kind.value}, {options.vcpus} vCPUs, {options.memory} MiB, "

@@ -32,6 +32,8 @@ NEEDED = frozenset(
     )
 )
 """Without any of these no guest gets as far as to say so; the rest is for single tests."""
+OWN = "a file of yours"
+"""Where a part comes from that was named by its path."""
 _SETUP_HEADER = b"HdrS"
 _SIGNATURE_AT, _VERSION_AT = 0x202, 0x20E
 _VERSION_LENGTH = 64
@@ -45,6 +47,11 @@ class Firmware:
     file: Path
     origin: str
     """What it was taken from: ovmf-amdsev=2026.08+ds-2, or "a file of yours"."""
+
+    @property
+    def word(self) -> str:
+        """What names it on any command line: its name, or its whole path."""
+        return str(self.file) if self.origin == OWN else self.name
 
     @property
     def kernel_hashes(self) -> bool:
@@ -69,12 +76,14 @@ class GuestKernel:
     """Symbols of kernels/guest.config that it was built without, where it is one of ours."""
 
     @property
+    def word(self) -> str:
+        """What names it on any command line: its name, or its whole path."""
+        return str(self.image) if self.origin == (OWN,) else self.name
+
+    @property
     def modules(self) -> Path | None:
         """The folder of its modules; None where it brings none."""
         return self.kept.folder / MODULES / self.release if self.kept else None
-
-
-OWN = "a file of yours"
 
 
 class Chooser:

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 
 from harness.kbuild.progress import ConsoleProgress, sayer
 from harness.linuxguest import catalogue, store
 from harness.linuxguest.catalogue import Wanted
+from harness.linuxguest.choice import OWN, Chooser
+from harness.linuxguest.host import ON_PATH
 from harness.linuxguest.parts import Parts, parts
+from harness.machine import installed
 from harness.report.outcome import ExitCode
 from harness.report.words import counted
 
@@ -23,11 +28,34 @@ def build(firmware: str | None, kernel: str | None, *, refresh: bool) -> int:
     return ExitCode.PASSED
 
 
-def prepare() -> None:
-    """Fetch and make the default parts where they are not kept, and say so."""
+def prepare(firmware: str | None = None, kernel: str | None = None) -> Parts:
+    """Fetch and make what the suite needs where it is not kept, and say so.
+
+    That is a guest's parts, and all firmware of the catalogue: the suite measures each.
+    """
     console = Console(stderr=True)
     with ConsoleProgress(console) as progress:
-        parts(progress=progress, say=sayer(console))
+        made = parts(firmware, kernel, progress=progress, say=sayer(console))
+        chooser = Chooser(progress=progress, say=sayer(console))
+        for name in chooser.catalogue.firmware:
+            chooser.firmware(name)
+    return made
+
+
+def named(made: Parts, qemu: Path | None, *, snp: bool) -> dict[str, str]:
+    """Name the parts of guests in a few words each, for the header of results.
+
+    `qemu` is the one given, a path on the host; `snp` whether the host is the SNP machine.
+    """
+    bios, kernel = made.firmware, made.kernel
+    machine = installed.find() if snp else None
+    own = f"the SNP machine's, {machine.version}" if machine else f"the host's {ON_PATH}"
+    origin = ", ".join(each for each in kernel.origin if each != OWN)
+    return {
+        "firmware": f"{bios.name} ({bios.origin})" if bios.origin != OWN else str(bios.file),
+        "kernel": f"{kernel.word} ({origin or kernel.release})",
+        "qemu": str(qemu) if qemu is not None else own,
+    }
 
 
 def described(made: Parts) -> list[str]:

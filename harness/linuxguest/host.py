@@ -46,11 +46,15 @@ class Starter:
     parts: Parts
 
     def guest(self, command_line: str = "", **changes: Any) -> LinuxGuest:
-        """Return a guest of these parts, with changes; the command line's are added to QUIET."""
+        """Return a guest of these parts, with changes; the command line's are added to QUIET.
+
+        There are kernel hashes where the firmware takes them, unless the changes say otherwise.
+        """
         files: dict[str, Any] = {
             "firmware": self.parts.firmware.file,
             "kernel": self.parts.kernel.image,
             "initrd": self.parts.initrd,
+            "kernel_hashes": self.parts.firmware.kernel_hashes,
             **changes,
         }
         placed: dict[str, Any] = {

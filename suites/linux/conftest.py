@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from harness.linuxguest import host as hosts
 from harness.linuxguest.host import Starter
 from harness.linuxguest.parts import Parts, parts
 from harness.linuxguest.running import RunningGuest
+from harness.plugin import BackendOptions
 from harness.vm.host import Host
 
 BOOT_DEADLINE = 1300.0
@@ -20,20 +22,23 @@ BOOT_DEADLINE = 1300.0
 
 
 @pytest.fixture(scope="session")
-def linux_parts() -> Parts:
-    """Firmware, kernel and initrd: fetched now where they are not kept yet.
+def linux_parts(backend_options: BackendOptions) -> Parts:
+    """Firmware, kernel and initrd as --firmware and --guest-kernel have it, or the defaults.
 
-    `snptest` has fetched them before, with progress to look at; plain pytest has not.
+    What is not kept yet is fetched now: `snptest` has done so before, with progress to look at;
+    plain pytest has not.
     """
-    return parts(say=lambda _: None)
+    wanted = backend_options.firmware, backend_options.guest_kernel
+    return parts(*wanted, say=lambda _: None)
 
 
 @pytest.fixture
-def starter(kernel: Kernel, linux_parts: Parts) -> Starter:
+def starter(kernel: Kernel, linux_parts: Parts, backend_options: BackendOptions) -> Starter:
     """What starts guests on the host under test."""
     if not kernel.runs_programs:
         pytest.skip("guests of Linux are run by QEMU, this backend runs no programs: --kernel NAME")
-    return Starter(kernel, hosts.qemu(kernel), linux_parts)
+    given = backend_options.guest_qemu
+    return Starter(kernel, hosts.qemu(kernel, Path(given) if given else None), linux_parts)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ HELP = """Run test suites (all, unless named) against a kernel.
 
 \b
 SUITE is launch, psc, ap_creation, guest_req or gmem, or a test's id as a report prints it.
+linux and kselftest run only if they are named. --firmware, --guest-kernel and --guest-qemu are
+for linux, and say what its guests are made of.
 
 \b
 Examples:
@@ -26,6 +28,7 @@ Examples:
   snptest run gmem --series ~/patches      built first, on linux-source-6.12
   snptest run --host milan1                on a host of ci/hosts.toml, in the kernel it runs
   snptest run --host milan1 --kernel mine  in one that was built, booted there first
+  snptest run linux --kernel mine --guest-kernel 7.x --firmware trixie
   snptest run gmem -k hole --repeat 50     is it flaky?
   snptest run --junit out/junit.xml        for CI
   snptest run psc --ktap - | tee psc.ktap  KTAP to stdout, everything else to stderr
@@ -83,6 +86,9 @@ def run(
         str | None, typer.Option(metavar="SIZE", help="memory of that machine: 1G, the default")
     ] = None,
     host: options.Host = None,
+    firmware: options.Firmware = None,
+    guest_kernel: options.GuestKernel = None,
+    guest_qemu: options.GuestQemu = None,
     expression: options.Expression = None,
     workers: options.Workers = "auto",
     seed: options.Seed = 0,
@@ -115,6 +121,9 @@ def run(
         machine=machine,
         memory=memory,
         host=host,
+        firmware=firmware,
+        guest_kernel=guest_kernel,
+        guest_qemu=guest_qemu,
         expression=expression,
         workers=workers,
         seed=seed,

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""`snptest run linux`: what its guests are made of, from the command line to the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.backends import local
+from harness.cli import run as run_command
+from harness.cli.run import RunOptions
+from harness.linuxguest import cli
+from harness.linuxguest.choice import OWN, Firmware, GuestKernel
+from harness.linuxguest.host import Starter
+from harness.linuxguest.modules import Selection
+from harness.linuxguest.parts import Parts
+from harness.nightly import schedule
+from harness.runner import ROOT
+from tests.test_cli import snptest
+from tests.test_linuxguest_parts import firmware_file, image_file
+
+
+def made(folder: Path, *, hashes: int = 0x810C00) -> Parts:
+    """Return parts of which only the firmware can be read."""
+    return Parts(
+        Firmware("old", firmware_file(folder, hashes), "ovmf=2025.02-8"),
+        GuestKernel("7.x", folder / "vmlinuz", "7.9.1-cloud", ("linux-binary=7.9.1-1",)),
+        folder / "initrd.gz",
+        Selection(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--firmware", "old"), ("--guest-kernel", "7.x"), ("--guest-qemu", "/bin/true")],
+)
+def test_parts_are_for_the_suite_that_has_guests(
+    capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    code, _, err = snptest(capsys, "run", "psc", option, value)
+    assert code == 2
+    assert f"{option} is for the suite linux, which is not among those that run" in err
+
+
+def test_a_qemu_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("--machine", "stock", "--kernel", "none", "--guest-qemu", str(tmp_path / "qemu"))
+    code, _, err = snptest(capsys, "run", "linux", *words)
+    assert code == 2
+    assert f"--guest-qemu {tmp_path}/qemu: no such file" in err
+
+
+def test_parts_reach_the_tests_and_the_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are named by their whole paths: pytest runs in another folder."""
+    asked: list[object] = []
+
+    def prepare(*wanted: object) -> Parts:
+        asked.extend(wanted)
+        return made(tmp_path)
+
+    monkeypatch.setattr(cli, "prepare", prepare)
+    monkeypatch.chdir(tmp_path)
+    wanted = RunOptions(
+        backend="vng", machine="stock", firmware="old", guest_kernel="7.x", guest_qemu=Path("qemu")
+    )
+    options, guest = run_command._with_guests(wanted)
+    assert asked == ["old", "7.x"]
+    arguments = run_command._arguments(options, ["suites/linux"], 1)
+    assert {"--firmware=old", "--guest-kernel=7.x", f"--guest-qemu={tmp_path}/qemu"} <= {*arguments}
+    assert guest == {
+        "firmware": "old (ovmf=2025.02-8)",
+        "kernel": "7.x (linux-binary=7.9.1-1)",
+        "qemu": f"{tmp_path}/qemu",
+    }
+    again = run_command._rerun(options)
+    assert again[-6:] == [
+        *("--firmware", "old", "--guest-kernel", "7.x", "--guest-qemu", f"{tmp_path}/qemu")
+    ]
+
+
+def test_files_of_the_users_are_named_by_their_paths(tmp_path: Path) -> None:
+    bios, image = firmware_file(tmp_path), image_file(tmp_path)
+    own = Parts(
+        Firmware("OVMF.fd", bios, OWN),
+        GuestKernel("bzImage", image, "7.4.0", (OWN,)),
+        tmp_path,
+        Selection(),
+    )
+    assert (own.firmware.word, own.kernel.word) == (str(bios), str(image))
+    named = cli.named(own, None, snp=False)
+    assert named["firmware"] == str(bios)
+    assert named["kernel"] == f"{image} (7.4.0)"
+
+
+@pytest.mark.parametrize("hashes", [0, 0x810C00])
+def test_kernel_hashes_where_the_firmware_takes_them(tmp_path: Path, hashes: int) -> None:
+    parts = made(tmp_path, hashes=hashes)
+    for file in (parts.kernel.image, parts.initrd):
+        file.write_bytes(b"content")
+    with local.start_agent("test") as kernel:
+        starter = Starter(kernel, ("qemu",), parts)
+        assert starter.guest().kernel_hashes is bool(hashes)
+        assert starter.guest(kernel_hashes=not hashes).kernel_hashes is not bool(hashes)
+
+
+def test_the_nightly_run_has_two_firmwares_and_all_kernels(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each place's options are words that `snptest run` takes."""
+    places = schedule.load(ROOT / "ci/nightly.toml").places
+    guests = [each.options for each in places.values() if "linux" in each.suites]
+    firmware = {_behind(options, "--firmware") for options in guests}
+    kernels = {_behind(options, "--guest-kernel") for options in guests}
+    assert len(firmware) >= 2
+    assert kernels >= {"6.1", "7.x"}
+    for options in guests:
+        code, _, err = snptest(capsys, "run", "linux", *options, "-n", "none")
+        assert (code, "-n takes a number or auto" in err) == (2, True), err
+
+
+def _behind(options: tuple[str, ...], name: str) -> str:
+    """Return an option's value; "" for the default."""
+    return options[options.index(name) + 1] if name in options else ""
