@@ -163,6 +163,41 @@ def test_qemu_refuses(kernel: Kernel) -> None:
         assert guest.end(30).how is How.FAILED
 
 
+@pytest.mark.parametrize(
+    ("mode", "how", "reason"), [("terminates", How.TERMINATED, 24), ("stops", How.STOPPED, 38)]
+)
+def test_qemu_stops_a_guest_and_goes_on(kernel: Kernel, mode: str, how: How, reason: int) -> None:
+    """Nobody waits for a guest whose vCPUs run no more, and QEMU does not stay."""
+    with fake(kernel, mode) as guest:
+        with pytest.raises(GuestError, match=f"but the guest {how.value}"):
+            guest.userspace(60)
+        end = guest.end(30)
+        assert end.how is how
+        said = f"KVM: unknown exit reason {reason}"
+        assert end.detail == f"QEMU runs, state internal-error: {said}"
+    assert guest._program.ended is not None
+
+
+@pytest.mark.parametrize(
+    ("mode", "how"), [("panics", How.PANICKED), ("terminates-11", How.TERMINATED)]
+)
+def test_qemu_tells_of_a_panic(kernel: Kernel, mode: str, how: How) -> None:
+    with fake(kernel, mode) as guest:
+        end = guest.end(30)
+        assert end.how is how
+        assert end.detail == "QEMU ended with status 0, reason guest-panic"
+
+
+def test_a_guest_that_was_paused_has_not_ended(kernel: Kernel) -> None:
+    with fake(kernel, "boots") as guest:
+        guest.userspace(30)
+        assert not guest.ended
+        guest.ask("stop")
+        assert [each["event"] for each in guest.events("STOP")] == ["STOP"]
+        assert not guest.ended
+        assert guest.shell("echo on") == "on\n"
+
+
 def test_silence_is_told_with_what_was_seen(kernel: Kernel) -> None:
     with fake(kernel, "silent") as guest:
         with pytest.raises(GuestError, match="not within 2 s") as caught:

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a shell in a guest cannot do itself: requests to /dev/sev-guest, CPUID, MSRs, memory under
- * pressure.  Prints lines NAME: VALUE.  Exit status: 0 done, 1 refused or failed (the lines say
+ * What a shell in a guest cannot do itself: requests to /dev/sev-guest, CPUID, MSRs, the guest's
+ * termination, memory under pressure.  Prints lines NAME: VALUE.  Exit status: 0 done, 1 refused or failed (the lines say
  * how), 2 usage.
  */
 
+#define _GNU_SOURCE	/* sched_setaffinity() */
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +32,7 @@ static const char usage[] =
 	"guestreq key        [root=N] [fields=N] [vmpl=N] [svn=N] [tcb=N] [version=N] [device=FILE]\n"
 	"guestreq cpuid LEAF [SUBLEAF]\n"
 	"guestreq msr NUMBER [CPU]\n"
+	"guestreq terminate SET CODE      ask the host to end this guest, by the GHCB protocol\n"
 	"guestreq memory MIB [SECONDS]    take, fill, check and free it, over and over\n"
 	"Numbers are decimal, or 0x...\n";
 
@@ -260,6 +263,47 @@ static int get_msr(char **arguments)
 	return 0;
 }
 
+#define GHCB_MSR 0xc0010130
+#define TERMINATION_REQUEST 0x100ULL
+#define TRIES 1000
+
+/*
+ * GHCB specification 2.3.1: the request is in the MSR when VMGEXIT is executed, which needs no
+ * privilege.  The kernel writes the MSR for each exit of its own: where one comes between, the
+ * host finds the kernel's page there, without a request, and lets us try again.
+ */
+static int terminate(char **arguments)
+{
+	unsigned long long value, before;
+	cpu_set_t first;
+	int file;
+
+	if (!arguments[0] || !arguments[1])
+		fail("terminate", "wants a set and a code");
+	value = TERMINATION_REQUEST | (number32(arguments[0]) & 0xf) << 12 |
+		(number32(arguments[1]) & 0xff) << 16;
+	CPU_ZERO(&first);
+	CPU_SET(0, &first);
+	if (sched_setaffinity(0, sizeof(first), &first)) {
+		printf("errno: %d %s\n", errno, strerror(errno));
+		return FAILED;
+	}
+	file = open("/dev/cpu/0/msr", O_RDWR | O_CLOEXEC);
+	if (file < 0 || pread(file, &before, 8, GHCB_MSR) != 8) {
+		printf("%s: %d %s\n", file < 0 ? "open" : "errno", errno, strerror(errno));
+		return FAILED;
+	}
+	for (int i = 0; i < TRIES; i++) {
+		if (pwrite(file, &value, 8, GHCB_MSR) != 8) {
+			printf("errno: %d %s\n", errno, strerror(errno));
+			return FAILED;
+		}
+		__asm__ volatile("rep; vmmcall" ::: "memory");
+	}
+	printf("tries: %d\n", TRIES);
+	return FAILED;
+}
+
 static unsigned long pattern(unsigned long round, unsigned long page)
 {
 	return (round << 48 ^ page) * 0x9e3779b97f4a7c15UL | 1;
@@ -317,6 +361,7 @@ int main(int count, char **arguments)
 		{ "key", get_key },
 		{ "cpuid", get_cpuid },
 		{ "msr", get_msr },
+		{ "terminate", terminate },
 		{ "memory", stress_memory },
 	};
 

@@ -138,7 +138,7 @@ def _run(options: ByHand, kernel: VngKernel, made: Parts) -> int:
 def _told(guest: RunningGuest, end: End, kernel: VngKernel) -> int:
     """Say how a guest ended; return what to exit with."""
     _say(f"the guest {end}")
-    if end.how is not How.FAILED:
+    if end.how not in (How.FAILED, How.STOPPED):
         return 0
     said = "\n".join(guest.said.tail.splitlines()[-10:])
     raise BootError(

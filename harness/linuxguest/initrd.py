@@ -24,6 +24,7 @@ SERVE = helper.SOURCES / "serve"
 MODULES = (
     *("ctr?", "gcm?", "ghash_generic?", "sev_guest?", "configfs?", "msr?", "cpuid?"),
     *("virtio_blk?", "virtio_net?", "virtio_balloon?", "9pnet_virtio?", "9p?"),
+    "pvpanic_pci?",
 )
 """What a guest has where nothing else is asked for, as far as its kernel has it.
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +29,11 @@ COMMAND_TIMEOUT = 300.0
 END_TIMEOUT = 120.0
 _SETTLE = 2.0
 """Seconds that QEMU's last event may take behind its end."""
+_POLL = 0.2
+_STOPPED = "internal-error"
+"""State of a guest that QEMU does not run any more, and does not end (qapi/run-state.json)."""
+_TERMINATION = re.compile(r"^KVM: unknown exit reason 24$", re.MULTILINE)
+"""KVM_EXIT_SYSTEM_EVENT, of which QEMU 10 knows all of x86 but KVM_SYSTEM_EVENT_SEV_TERM."""
 
 
 class GuestError(AssertionError):
@@ -39,7 +46,11 @@ class How(Enum):
     POWERED_OFF = "powered itself off"
     RESET = "reset itself"
     PANICKED = "told the host of a panic"
+    TERMINATED = "asked the host to terminate it"
+    """By the GHCB protocol.  QEMU 10 stops its vCPUs and goes on itself; 11 tells of a panic."""
     KILLED = "was killed"
+    STOPPED = "was stopped by QEMU"
+    """QEMU does not know how to go on with a vCPU."""
     FAILED = "was ended by QEMU"
 
 
@@ -77,6 +88,8 @@ class RunningGuest:
         self.guest = guest
         self._numbers = itertools.count(1)
         self._killed = False
+        self._stops = 0
+        self._stopped = False
         self._began = time.monotonic()
         argv = [*qemu, *guest.arguments()]
         self._program = kernel.start_program(argv, channels=CHANNELS, timeout=lifetime)
@@ -94,8 +107,24 @@ class RunningGuest:
 
     @property
     def ended(self) -> bool:
+        """Whether its life is over: QEMU has ended, or has stopped it for good."""
+        return self._gone or self._stopped_for_good()
+
+    @property
+    def _gone(self) -> bool:
         """Whether QEMU has ended."""
         return self._program.ended is not None
+
+    def _stopped_for_good(self) -> bool:
+        """Ask QEMU for the guest's state, once for each time that it was stopped."""
+        count = len(self.events("STOP"))
+        if count != self._stops:
+            try:
+                self._stopped = self._monitor.ask("query-status")["status"] == _STOPPED
+            except MonitorError:
+                return self._stopped  # it ends, and is asked no more
+            self._stops = count
+        return self._stopped
 
     def see(self, pattern: str, timeout: float) -> str:
         """Wait until the guest has printed a pattern; return what matched."""
@@ -174,16 +203,19 @@ class RunningGuest:
 
     def end(self, timeout: float = END_TIMEOUT) -> End:
         """Wait until the guest has ended; return how."""
-        try:
-            self._program.wait(timeout)
-        except TargetTimeoutError:
-            raise self._missed("its end", timeout) from None
+        until = time.monotonic() + timeout
+        while not self.ended:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise self._missed("its end", timeout)
+            with contextlib.suppress(TargetTimeoutError):
+                self._program.wait(min(left, _POLL))
         return self._end()
 
     def close(self) -> None:
         """Kill it where it still runs, and give back what belongs to it."""
         try:
-            if not self.ended:
+            if not self._gone:
                 self.kill()
         finally:
             self._monitor.close()
@@ -191,7 +223,8 @@ class RunningGuest:
 
     def _end(self) -> End:
         ending = self._program.ended
-        assert ending is not None
+        if ending is None:
+            return self._stop()
         last = [line for line in self.said.tail.splitlines() if line.strip()][-1]
         detail = f"QEMU {ending}"
         if ending.status != 0:
@@ -205,11 +238,25 @@ class RunningGuest:
             "guest-reset": How.RESET,
             "guest-panic": How.PANICKED,
         }.get(reason or "", How.FAILED)
+        if how is How.PANICKED and self._panic_type() == "sev":
+            how = How.TERMINATED
         return End(how, f"{detail}, reason {reason}")
+
+    def _panic_type(self) -> str:
+        """Return what QEMU says a panic is of: 11 and newer tell a termination so."""
+        told = [each["data"].get("info", {}) for each in self.events("GUEST_PANICKED")]
+        return str(told[-1].get("type", "")) if told else ""
+
+    def _stop(self) -> End:
+        """Say why QEMU has stopped a guest."""
+        said = sanitize.text(self.said.text)
+        how = How.TERMINATED if _TERMINATION.search(said) else How.STOPPED
+        reasons = [line for line in said.splitlines() if line.startswith(("KVM: ", "error: "))]
+        return End(how, f"QEMU runs, state {_STOPPED}: {sanitize.line(' '.join(reasons[-1:]))}")
 
     def _missed(self, what: str, timeout: float) -> GuestError:
         """Say what was waited for, and what was seen last."""
-        if self.console.at_end and not self.ended:
+        if self.console.at_end and not self._gone:
             self._program.wait(END_TIMEOUT)  # QEMU closes it a moment before it ends
         if self.ended:
             return GuestError(

@@ -97,6 +97,8 @@ class Monitor:
     async def _listen(self) -> None:
         """Connect as soon as QEMU listens, then take its events."""
         until = time.monotonic() + CONNECT_TIMEOUT
+        events = EventListener()
+        self._client.register_listener(events)  # before the connection: none is missed
         while not self._closing and time.monotonic() < until:
             try:
                 where = self._where
@@ -106,8 +108,6 @@ class Monitor:
                 await asyncio.sleep(_RETRY)
         else:
             return
-        events = EventListener()
-        self._client.register_listener(events)
         self._connected.set()
         async for event in events:
             if len(self.events) < EVENTS:

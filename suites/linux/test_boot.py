@@ -11,6 +11,7 @@ import pytest
 from harness.linuxguest.running import How, RunningGuest
 from harness.report import sanitize
 from harness.splats import find_splats
+from harness.vm.host import Host
 from suites.linux.conftest import BOOT_DEADLINE
 
 pytestmark = [
@@ -75,3 +76,22 @@ def test_panic(start: Start) -> None:
     guest.begin("echo c > /proc/sysrq-trigger")
     guest.see("Kernel panic - not syncing", 60)
     assert guest.end().how is How.RESET
+
+
+def test_panic_with_pvpanic(start: Start) -> None:
+    """A guest with pvpanic tells the host of a panic before it resets itself."""
+    guest = start(devices=("-device", "pvpanic-pci")).userspace()
+    guest.begin("echo c > /proc/sysrq-trigger")
+    guest.see("Kernel panic - not syncing", 60)
+    end = guest.end()
+    assert end.how is How.PANICKED, end
+    assert len(guest.events("GUEST_PANICKED")) == 1
+
+
+def test_terminates_itself(host: Host, start: Start) -> None:
+    """A guest's request for its termination (GHCB) gets to userspace, with set and code."""
+    guest = start().userspace()
+    guest.begin("guestreq terminate 1 5")
+    end = guest.end()
+    assert end.how is How.TERMINATED, end
+    assert "guest requested termination: 0x1:0x5" in host.kernel.log()

@@ -5,6 +5,10 @@
     silent         says nothing
     echoes         says on the console what is typed there; a line "over" ends it
     refuses        complains and ends with status 1
+    terminates     stops as QEMU 10 does where a guest asks to be terminated by its GHCB
+    panics         tells of a panic and ends, as for a guest with pvpanic
+    terminates-11  ends as QEMU 11 does where a guest asks to be terminated
+    stops          stops as QEMU does for another exit of KVM that it does not know
 
 A command is run on this machine; `poweroff -f` and `reboot -f` end it as they end a guest.
 """
@@ -20,6 +24,7 @@ from collections.abc import Iterator
 how = sys.argv[1]
 console, commands, monitor = (socket.socket(fileno=number) for number in (10, 11, 12))
 lock = threading.Lock()
+greeted = threading.Event()
 
 
 def tell(message: dict[str, object]) -> None:
@@ -50,10 +55,17 @@ def serve_monitor() -> None:
     version = {"qemu": {"major": 10, "minor": 0, "micro": 13}, "package": ""}
     tell({"QMP": {"version": version, "capabilities": []}})
     for asked in questions():
+        greeted.set()
         number: dict[str, object] = {"id": asked["id"]} if "id" in asked else {}
         if asked["execute"] == "human-monitor-command":
             tell({"error": {"class": "GenericError", "desc": "no"}, **number})
             continue
+        if asked["execute"] == "query-status":
+            status = "internal-error" if how in ("terminates", "stops") else "paused"
+            tell({"return": {"status": status, "running": False}, **number})
+            continue
+        if asked["execute"] == "stop":
+            event("STOP")
         if asked["execute"] == "inject-nmi":
             event("NMI_TOLD", by="fake")
         tell({"return": {}, **number})
@@ -80,6 +92,18 @@ if how == "refuses":
 threading.Thread(target=serve_monitor, daemon=True).start()
 print("fake: warning: it is not real", file=sys.stderr)
 console.sendall(b"OVMF speaks\r\n")
+if how in ("terminates", "stops"):
+    reason = 24 if how == "terminates" else 38
+    print(f"KVM: unknown exit reason {reason}\nEAX=00000000 EBX=00000000", file=sys.stderr)
+    sys.stderr.flush()
+    greeted.wait(30)  # QEMU tells nothing before its monitor's first question
+    event("STOP")
+if how in ("panics", "terminates-11"):
+    greeted.wait(30)
+    info = {"info": {"type": "sev", "set": 1, "code": 5}} if how == "terminates-11" else {}
+    event("GUEST_PANICKED", action="shutdown", **info)
+    event("SHUTDOWN", guest=True, reason="guest-panic")
+    sys.exit(0)
 if how == "boots":
     console.sendall(b"[    1.000000] SNPTEST-GUEST userspace\r\n")
     serve_commands()
