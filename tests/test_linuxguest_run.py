@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from harness.linuxguest.modules import Selection
 from harness.linuxguest.parts import Parts
 from harness.nightly import schedule
 from harness.runner import ROOT
+from suites.linux.test_measurement import COMBINATIONS
 from tests.test_cli import snptest
 from tests.test_linuxguest_parts import firmware_file, image_file
 
@@ -123,3 +127,60 @@ def test_the_nightly_run_has_two_firmwares_and_all_kernels(
 def _behind(options: tuple[str, ...], name: str) -> str:
     """Return an option's value; "" for the default."""
     return options[options.index(name) + 1] if name in options else ""
+
+
+def test_what_is_measured_varies_pair_by_pair() -> None:
+    """Any value of one with any of another, but for firmware that leaves no choice of hashes."""
+    fixed = {("", False), ("trixie", True)}
+    values = [
+        (each.firmware, each.hashes, each.vcpus, each.cpu, each.words, each.more_files)
+        for each in COMBINATIONS
+    ]
+    for one, other in itertools.combinations(range(len(values[0])), 2):
+        wanted = {(a[one], b[other]) for a in values for b in values}
+        found = {(each[one], each[other]) for each in values}
+        assert wanted - found <= fixed
+    assert len(COMBINATIONS) >= 12
+
+
+def test_memory_of_a_process_is_rewritten() -> None:
+    """All copies but those in shared memory."""
+    script = ROOT / "suites/linux/rewrite.py"
+    secret = "aa55" * 20
+    code = (
+        "import mmap, sys; data = bytearray.fromhex(sys.argv[1]); "
+        "own = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS); own[:40] = data; "
+        "shared = mmap.mmap(-1, 4096); shared[:40] = data; "
+        "print('ready', flush=True); input(); "
+        "print(own[:40].hex()); print(shared[:40].hex())"
+    )
+    word = "rewritten-by-a-test"
+    target = subprocess.Popen(
+        [sys.executable, "-c", code, secret, word], stdin=-1, stdout=-1, text=True
+    )
+    with target:
+        assert target.stdin is not None
+        assert target.stdout is not None
+        assert target.stdout.readline() == "ready\n"
+        done = subprocess.run(
+            [sys.executable, script, word, secret, "00" * 40],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert int(done.stdout) >= 2  # bytearray and private memory
+        said = target.communicate("\n", 60)[0].split()
+    assert said == ["00" * 40, secret]
+
+
+def test_no_process_has_the_word() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "suites/linux/rewrite.py", "no-process-has-this", "00", "01"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "no process has the word no-process-has-this" in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import pytest
 from cryptography import x509
 
 from harness.uapi import ghcb as abi
@@ -148,6 +149,13 @@ def endorsement(host: Host, name: str) -> bytes | None:
     """What the vendor has for the host's chip, None where the backend cannot say."""
     inspector = host.kernel.inspector
     return inspector.endorsement(name) if inspector else None
+
+
+def known_chip(host: Host) -> Host:
+    """Return the host; skip where the certificates of its chip are not known."""
+    if endorsement(host, "ark") is None:
+        pytest.skip("the certificates of this host's chip are not known to the harness")
+    return host
 
 
 def certificate(host: Host, name: str) -> x509.Certificate:

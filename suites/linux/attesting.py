@@ -6,11 +6,18 @@ from __future__ import annotations
 import base64
 import re
 
+from harness.kbuild.config import read_config
 from harness.linuxguest.running import GuestError, RunningGuest
 from harness.report import sanitize
 from harness.vm.attestation import REPORT_SIZE, Report
 
 TSM = "/sys/kernel/config/tsm/report"
+
+
+def has_driver(config: str) -> bool:
+    """Whether a kernel of this configuration has sev-guest, with tsm (6.7 and newer)."""
+    values = read_config(config)
+    return all(values.get(f"CONFIG_{each}", "n") != "n" for each in ("SEV_GUEST", "TSM_REPORTS"))
 
 
 def report_of(guest: RunningGuest, data: bytes = bytes(64)) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from harness.linuxguest.parts import Parts, parts
 from harness.linuxguest.running import RunningGuest
 from harness.plugin import BackendOptions
 from harness.vm.host import Host
+from suites.guest_req.messaging import known_chip
+from suites.linux.attesting import has_driver
 
 BOOT_DEADLINE = 1300.0
 """Seconds for a test that boots a guest or two: TCG on busy cores."""
@@ -43,14 +46,33 @@ def starter(kernel: Kernel, linux_parts: Parts, backend_options: BackendOptions)
 
 @pytest.fixture
 def start(starter: Starter) -> Iterator[Callable[..., RunningGuest]]:
-    """Starts a guest: start("quiet", vcpus=4); at the end of the test all are killed."""
+    """Starts a guest: start("quiet", vcpus=4); at the end of the test all are killed.
+
+    It is made of the run's parts, or of those that are given: start(parts=made).
+    """
     with contextlib.ExitStack() as stack:
 
-        def started(command_line: str = "", **changes: object) -> RunningGuest:
-            guest = starter.guest(command_line, **changes)
-            return stack.enter_context(starter.start(guest))
+        def started(
+            command_line: str = "", parts: Parts | None = None, **changes: object
+        ) -> RunningGuest:
+            chosen = replace(starter, parts=parts) if parts else starter
+            return stack.enter_context(chosen.start(chosen.guest(command_line, **changes)))
 
         yield started
+
+
+@pytest.fixture
+def endorsed(host: Host) -> Host:
+    """The host, where the certificates of its chip are known."""
+    return known_chip(host)
+
+
+@pytest.fixture
+def attests(linux_parts: Parts) -> None:
+    """Skip where the guest's kernel has no driver for attestation."""
+    kernel = linux_parts.kernel
+    if kernel.config is not None and not has_driver(kernel.config.read_text()):
+        pytest.skip(f"the guest's kernel {kernel.release} has no /dev/sev-guest with configfs tsm")
 
 
 @pytest.fixture(autouse=True)

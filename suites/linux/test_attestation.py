@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 
@@ -11,7 +12,8 @@ import pytest
 from harness.linuxguest.running import RunningGuest
 from harness.vm.attestation import SIGNED_BY_VCEK, Report, verify_chain
 from harness.vm.host import Host
-from suites.guest_req.messaging import certificate, endorsement
+from harness.vm.vm import DEFAULT_POLICY
+from suites.guest_req.messaging import certificate
 from suites.linux.attesting import TSM, fields, report_of
 from suites.linux.conftest import BOOT_DEADLINE
 
@@ -20,23 +22,29 @@ pytestmark = [
     pytest.mark.areas("attestation", "whole guests"),
     pytest.mark.needs("snp"),
     pytest.mark.deadline(BOOT_DEADLINE),
+    pytest.mark.usefixtures("attests"),
 ]
 
 Start = Callable[..., RunningGuest]
 READERS = 8
 
 
-def test_report_by_configfs(host: Host, start: Start, rng: random.Random) -> None:
-    """A report of configfs tsm has the guest's data and the host's, and is signed to the root."""
+def test_report_by_configfs(start: Start, rng: random.Random) -> None:
+    """A report of configfs tsm has the guest's data and the host's."""
     data, host_data = rng.randbytes(64), rng.randbytes(32)
     report = report_of(start(host_data=host_data).userspace(), data)
     assert report.report_data == data
     assert report.host_data == host_data
     assert report.vmpl == 0
-    assert report.policy == 0x30000
-    if endorsement(host, "ark") is None:
-        pytest.skip("the certificates of this host's chip are not known to the harness")
-    vcek, ask, ark = (certificate(host, name) for name in ("vcek", "ask", "ark"))
+    assert report.policy == DEFAULT_POLICY
+
+
+def test_report_is_signed_to_the_root(endorsed: Host, start: Start, rng: random.Random) -> None:
+    """A report is signed by the chip's VCEK, whose certificates lead to the vendor's root."""
+    vcek, ask, ark = (certificate(endorsed, name) for name in ("vcek", "ask", "ark"))
+    data = rng.randbytes(64)
+    report = report_of(start().userspace(), data)
+    assert report.report_data == data
     assert report.signing_key == SIGNED_BY_VCEK
     report.verify(vcek)
     verify_chain(vcek, ask, ark)
@@ -98,3 +106,39 @@ def test_generation_counts(start: Start) -> None:
     first, one, second, other = output.split("\n")[:4]
     assert int(second) > int(first)
     assert one != other
+
+
+RELOAD = "rmmod sev_guest && insmod /modules/sev_guest.ko"
+
+
+def test_numbers_outlive_the_driver(start: Start) -> None:
+    """A driver that is loaded again goes on with the numbers of the last one's messages."""
+    guest = start().userspace()
+    guest.shell("guestreq report")
+    for _ in range(2):
+        guest.shell(RELOAD)
+        guest.shell("guestreq report && guestreq report")
+
+
+@pytest.mark.parametrize("level", [1, 3])
+def test_key_of_a_lower_level(start: Start, level: int) -> None:
+    """With the VMPCK of another VMPL there are reports for that VMPL, and none for VMPL0."""
+    guest = start().userspace()
+    guest.shell(f"{RELOAD} vmpck_id={level}")
+    said = fields(guest.shell(f"guestreq report vmpl={level}"))
+    report = Report.decode(bytes.fromhex(said["report"]))
+    assert report.vmpl == level
+    refused = guest.run("guestreq report vmpl=0")
+    assert refused.status != 0 or fields(refused.output)["status"] != "0", refused.output
+
+
+def test_key_is_wiped_after_a_message_that_went_wrong(start: Start) -> None:
+    """The driver uses no VMPCK again whose message was not answered: no number is used twice."""
+    guest = start().userspace()
+    guest.shell("guestreq report")
+    refused = fields(guest.run("guestreq report version=255").output)
+    assert refused["errno"] != "0 none", refused
+    after = fields(guest.run("guestreq report").output)
+    assert after["errno"].startswith(f"{errno.ENOTTY} "), after
+    # The key is gone from the secrets page, whoever loads the driver again.
+    assert guest.run(RELOAD).status != 0 or guest.run("test -e /dev/sev-guest").status != 0

@@ -1,59 +1,84 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The measurement of a guest is what others compute from its parts, and OVMF holds it to them."""
+"""The measurement of a guest is what others compute from its parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
-from sevsnpmeasure.guest import snp_calc_launch_digest
-from sevsnpmeasure.vcpu_types import CPU_SIGS
 
-from harness.linuxguest.host import Starter
 from harness.linuxguest.running import RunningGuest
-from harness.vm.attestation import Report
+from harness.plugin import BackendOptions
 from suites.linux.attesting import report_of
 from suites.linux.conftest import BOOT_DEADLINE
+from suites.linux.measuring import MORE_FILES, expected, small_parts
 
 pytestmark = [
     pytest.mark.patches(10, 11, 12, 26),
     pytest.mark.areas("measurement", "whole guests"),
     pytest.mark.needs("snp"),
     pytest.mark.deadline(BOOT_DEADLINE),
+    pytest.mark.usefixtures("attests"),
 ]
 
 Start = Callable[..., RunningGuest]
-FEATURES = 1
-"""SEV_FEATURES of a guest's vCPUs: SNP and nothing else."""
+WORDS = 'quiet snptest.word="two words"'
+MILAN, ROME, EPYC = "EPYC-Milan", "EPYC-Rome-v2", "EPYC-v4"
 
 
-def expected(starter: Starter, guest: RunningGuest) -> bytes:
-    """Compute the digest of a guest by sev-snp-measure."""
-    parts = starter.parts
-    hashed = guest.guest.kernel_hashes
-    return bytes(
-        snp_calc_launch_digest(
-            guest.guest.vcpus,
-            CPU_SIGS[guest.guest.cpu],
-            str(parts.firmware.file),
-            str(parts.kernel.image) if hashed else "",
-            str(parts.initrd) if hashed else "",
-            guest.guest.command_line if hashed else "",
-            FEATURES,
-            "",
-        )
-    )
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """What is measured."""
+
+    firmware: str
+    """Of guests/linux/parts.toml; "" for the run's own, with hashes where it takes them."""
+    hashes: bool
+    vcpus: int
+    cpu: str
+    words: str = ""
+    """More words of the command line."""
+    more_files: bool = False
+    """Whether it is another initrd."""
+
+    def __str__(self) -> str:
+        """Name it, as the test's id."""
+        words = [self.firmware or "own", "hashes" if self.hashes else "plain"]
+        words += [f"{self.vcpus}", self.cpu]
+        words += ["words"] * bool(self.words) + ["files"] * self.more_files
+        return "-".join(words)
 
 
-@pytest.mark.parametrize("vcpus", [1, 2, 5])
-@pytest.mark.parametrize("cpu", ["EPYC-Milan", "EPYC-v4"])
-@pytest.mark.parametrize(
-    "words", ["", 'quiet snptest.word="two words"'], ids=["plain", "more-words"]
+COMBINATIONS = (
+    Combination("", True, 1, MILAN, WORDS, True),
+    Combination("sid-generic", True, 1, EPYC),
+    Combination("trixie", False, 1, ROME),
+    Combination("", True, 2, EPYC, "", True),
+    Combination("sid-generic", True, 2, ROME, WORDS),
+    Combination("trixie", False, 2, MILAN, "", True),
+    Combination("", True, 3, ROME, "", True),
+    Combination("sid-generic", False, 3, MILAN, WORDS, True),
+    Combination("trixie", False, 3, EPYC, WORDS),
+    Combination("", True, 5, MILAN),
+    Combination("sid-generic", False, 5, EPYC, "", True),
+    Combination("trixie", False, 5, ROME, WORDS),
 )
+"""Any value of one with any of another, as far as firmware has hashes or boots without them."""
+
+
+@pytest.mark.parametrize("combination", COMBINATIONS, ids=str)
 def test_equals_what_others_compute(
-    starter: Starter, start: Start, vcpus: int, cpu: str, words: str
+    backend_options: BackendOptions, start: Start, combination: Combination
 ) -> None:
     """The report of a guest has the digest that sev-snp-measure gives for the same files."""
-    guest = start(words, vcpus=vcpus, cpu=cpu).userspace()
-    report: Report = report_of(guest)
-    assert report.measurement.hex() == expected(starter, guest).hex()
+    files = MORE_FILES if combination.more_files else None
+    made = small_parts(backend_options, combination.firmware, files)
+    guest = start(
+        combination.words,
+        parts=made,
+        kernel_hashes=combination.hashes and made.firmware.kernel_hashes,
+        vcpus=combination.vcpus,
+        cpu=combination.cpu,
+    )
+    report = report_of(guest.userspace())
+    assert report.measurement.hex() == expected(made, guest.guest).hex()
