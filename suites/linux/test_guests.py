@@ -24,6 +24,7 @@ KILLS = 20
 
 
 @pytest.mark.deadline(2 * BOOT_DEADLINE)
+@pytest.mark.usefixtures("attests")
 @pytest.mark.parametrize("count", [2, 4])
 def test_beside_each_other(start: Start, count: int) -> None:
     """Guests at once get to userspace, each with a report of its own data and the same digest."""
