@@ -42,7 +42,10 @@ def change(pid: int, old: bytes, new: bytes) -> int:
     with open(f"/proc/{pid}/mem", "r+b", 0) as memory:
         for begin, end in private(pid):
             memory.seek(begin)
-            data = memory.read(end - begin) or b""
+            try:
+                data = memory.read(end - begin) or b""
+            except OSError:
+                continue  # of a file, behind its end
             at = data.find(old)
             while at >= 0:
                 memory.seek(begin + at)
