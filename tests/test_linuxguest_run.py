@@ -13,9 +13,10 @@ import pytest
 from harness.backends import local
 from harness.cli import run as run_command
 from harness.cli.run import RunOptions
-from harness.linuxguest import cli
+from harness.errors import UsageError
+from harness.linuxguest import cli, host
 from harness.linuxguest.choice import OWN, Firmware, GuestKernel
-from harness.linuxguest.host import Starter
+from harness.linuxguest.host import Starter, given_qemu
 from harness.linuxguest.modules import Selection
 from harness.linuxguest.parts import Parts
 from harness.nightly import schedule
@@ -47,11 +48,29 @@ def test_parts_are_for_the_suite_that_has_guests(
     assert f"{option} is for the suite linux, which is not among those that run" in err
 
 
-def test_a_qemu_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words = ("--machine", "stock", "--kernel", "none", "--guest-qemu", str(tmp_path / "qemu"))
-    code, _, err = snptest(capsys, "run", "linux", *words)
-    assert code == 2
-    assert f"--guest-qemu {tmp_path}/qemu: no such file" in err
+def test_a_qemu_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "qemu"
+    with pytest.raises(UsageError, match=f"--qemu {file}: no such file"):
+        given_qemu(file, "--qemu")
+    file.write_bytes(b"")
+    with pytest.raises(UsageError, match=f"--qemu {file}: no program"):
+        given_qemu(file, "--qemu")
+    file.chmod(0o755)
+    monkeypatch.setattr(host, "OWN", (str(tmp_path),))
+    link = tmp_path.parent / f"{tmp_path.name}-link"
+    link.symlink_to(file)
+    for path in (file, link):
+        with pytest.raises(UsageError, match=f"has a {tmp_path} of its own"):
+            given_qemu(path, "--qemu")
+    monkeypatch.setattr(host, "OWN", ())
+    monkeypatch.chdir(tmp_path)
+    assert given_qemu(Path("qemu"), "--qemu") == file
+
+
+def test_run_looks_at_the_qemu_first(tmp_path: Path) -> None:
+    wanted = RunOptions(backend="vng", machine="stock", guest_qemu=tmp_path / "qemu")
+    with pytest.raises(UsageError, match=f"--guest-qemu {tmp_path}/qemu: no such file"):
+        run_command._with_guests(wanted)
 
 
 def test_parts_reach_the_tests_and_the_header(
@@ -65,7 +84,9 @@ def test_parts_reach_the_tests_and_the_header(
         return made(tmp_path)
 
     monkeypatch.setattr(cli, "prepare", prepare)
+    monkeypatch.setattr(host, "OWN", ())
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "qemu").touch(0o755)
     wanted = RunOptions(
         backend="vng", machine="stock", firmware="old", guest_kernel="7.x", guest_qemu=Path("qemu")
     )

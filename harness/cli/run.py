@@ -147,16 +147,13 @@ def run_suites(options: RunOptions) -> int:
 
 
 def _check_guests(options: RunOptions, runs_guests: bool) -> None:
-    """Raise UsageError for a guest's part that no suite uses, or that is not there."""
+    """Raise UsageError for a guest's part that no suite uses."""
     given = [name for name in GUEST if getattr(options, _field(name)) is not None]
     if given and not runs_guests:
         raise UsageError(
             f"--{given[0]} is for the suite {LINUX}, which is not among those that run",
             f"snptest run {LINUX} --{given[0]} ...",
         )
-    qemu = options.guest_qemu
-    if qemu is not None and options.backend == "vng" and not qemu.expanduser().is_file():
-        raise UsageError(f"--guest-qemu {qemu}: no such file")
 
 
 def _with_guests(options: RunOptions) -> tuple[RunOptions, dict[str, str] | None]:
@@ -165,13 +162,14 @@ def _with_guests(options: RunOptions) -> tuple[RunOptions, dict[str, str] | None
     The second is what they are made of, for the header of the results; None where none can run.
     """
     from harness.linuxguest import cli
+    from harness.linuxguest.host import given_qemu
 
     if options.backend == "emulator":
         return options, None
-    made = cli.prepare(options.firmware, options.guest_kernel)
     qemu = options.guest_qemu
-    if qemu is not None and options.backend != "ssh":
-        qemu = qemu.expanduser().absolute()
+    if qemu is not None and options.backend == "vng":
+        qemu = given_qemu(qemu, "--guest-qemu")
+    made = cli.prepare(options.firmware, options.guest_kernel)
     memory = LINUX_MEMORY if options.backend == "vng" else None
     # The tests run in another folder than this process: files by their whole paths.
     found = replace(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -86,6 +86,8 @@ def number(text: str) -> int:
 def run(options: ByHand) -> int:
     """Run a guest until it ends, or the user leaves; 3 where QEMU ended it."""
     build = kbuild.get(options.kernel)
+    if options.qemu is not None:
+        options = replace(options, qemu=hosts.given_qemu(options.qemu, "--qemu"))
     machine = choose(options.machine, build)
     with ConsoleProgress(Console(stderr=True)) as progress:
         made = parts(

@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UsageError
 from harness.kernel import Kernel
 from harness.linuxguest.definition import LinuxGuest
 from harness.linuxguest.parts import Parts
 from harness.linuxguest.placement import place
 from harness.linuxguest.running import LIFETIME, RunningGuest
 from harness.machine import installed
+from harness.vng.sharedpaths import OWN
 
 QUIET = "console=ttyS0 panic=-1 loglevel=6"
 """A guest's command line where nothing else is asked for: a panic is a reset.
@@ -21,6 +24,21 @@ Each byte of the console is two exits to QEMU, a millisecond where the host is e
 kernel's information (dmesg has it) would take as long as the rest of its boot.
 """
 ON_PATH = "qemu-system-x86_64"
+
+
+def given_qemu(path: Path, option: str) -> Path:
+    """Return the whole path of a QEMU that kernels booted here can run; UsageError: they cannot."""
+    path = path.expanduser().absolute()
+    if not path.is_file() or not os.access(path, os.X_OK):
+        found = "no program" if path.is_file() else "no such file"
+        raise UsageError(f"{option} {path}: {found}", "want a qemu-system-x86_64")
+    for folder in OWN:
+        if path.is_relative_to(folder) or path.resolve().is_relative_to(folder):
+            raise UsageError(
+                f"{option} {path}: the kernel under test has a {folder} of its own",
+                "copy it, with its firmware, to another folder",
+            )
+    return path
 
 
 def qemu(kernel: Kernel, given: Path | None = None) -> tuple[str, ...]:
