@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.backends import local
+from harness.cli import guest_parts
 from harness.cli import run as run_command
 from harness.cli.run import RunOptions
 from harness.errors import UsageError
@@ -70,7 +71,7 @@ def test_a_qemu_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_run_looks_at_the_qemu_first(tmp_path: Path) -> None:
     wanted = RunOptions(backend="vng", machine="stock", guest_qemu=tmp_path / "qemu")
     with pytest.raises(UsageError, match=f"--guest-qemu {tmp_path}/qemu: no such file"):
-        run_command._with_guests(wanted)
+        guest_parts.prepared(wanted)
 
 
 def test_parts_reach_the_tests_and_the_header(
@@ -90,7 +91,7 @@ def test_parts_reach_the_tests_and_the_header(
     wanted = RunOptions(
         backend="vng", machine="stock", firmware="old", guest_kernel="7.x", guest_qemu=Path("qemu")
     )
-    options, guest = run_command._with_guests(wanted)
+    options, guest = guest_parts.prepared(wanted)
     assert asked == ["old", "7.x"]
     arguments = run_command._arguments(options, ["suites/linux"], 1)
     assert {"--firmware=old", "--guest-kernel=7.x", f"--guest-qemu={tmp_path}/qemu"} <= {*arguments}

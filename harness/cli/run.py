@@ -16,7 +16,7 @@ from rich.text import Text
 
 from harness import backends, cpus, places
 from harness.backends.base import Backend
-from harness.cli import faults, kselftest
+from harness.cli import faults, guest_parts, kselftest
 from harness.cli.kernels import DEFAULT_BASE, build_kernel
 from harness.cli.machine import need_machine, suggest_machine
 from harness.cli.output import need_writable, to_stdout, write_text
@@ -38,12 +38,7 @@ BUILT = "run"
 
 ORDER = ("launch", "psc", "ap_creation", "guest_req", "gmem")
 INCOMPLETE = "interrupted: the results are not complete"
-LINUX = "linux"
-LINUX_MEMORY = "6G"
-"""Of the machine that whole guests run on, where nothing else is asked for."""
-GUEST = ("firmware", "guest-kernel", "guest-qemu")
-"""Options that say what whole guests are made of."""
-NAMED = ("kselftest", LINUX)
+NAMED = ("kselftest", guest_parts.SUITE)
 """Suites that run only when named: programs that others wrote need a built kernel, and minutes."""
 
 
@@ -90,15 +85,15 @@ def run_suites(options: RunOptions) -> int:
     _check_expression(options.expression)
     known.load()  # a mistake in it is the user's, and told at once
     paths = suite_paths(options.suites)
-    runs_guests = any(path.startswith(f"suites/{LINUX}") for path in paths)
-    _check_guests(options, runs_guests)
+    runs_guests = any(path.startswith(f"suites/{guest_parts.SUITE}") for path in paths)
+    guest_parts.check(options, runs_guests)
     need_writable(options.junit, options.ktap, options.json)
     options = _built(options)
     if options.machine is None and options.kernel is not None and options.backend == "vng":
         options = replace(options, machine=suggest_machine(options.kernel))
     guest = None
     if runs_guests:
-        options, guest = _with_guests(options)
+        options, guest = guest_parts.prepared(options)
     workers = _workers(options.workers, backend)
     backend.check(kernel=options.kernel, host=options.host)
     if any(path.startswith(f"suites/{kselftest.SUITE}") for path in paths):
@@ -144,42 +139,6 @@ def run_suites(options: RunOptions) -> int:
         recorder.end()
     console.print(Text(f"results: {_shown(folder)}", style="dim"), soft_wrap=True)
     return code
-
-
-def _check_guests(options: RunOptions, runs_guests: bool) -> None:
-    """Raise UsageError for a guest's part that no suite uses."""
-    given = [name for name in GUEST if getattr(options, _field(name)) is not None]
-    if given and not runs_guests:
-        raise UsageError(
-            f"--{given[0]} is for the suite {LINUX}, which is not among those that run",
-            f"snptest run {LINUX} --{given[0]} ...",
-        )
-
-
-def _with_guests(options: RunOptions) -> tuple[RunOptions, dict[str, str] | None]:
-    """Fetch what whole guests are made of, with progress; give them memory to run in.
-
-    The second is what they are made of, for the header of the results; None where none can run.
-    """
-    from harness.linuxguest import cli
-    from harness.linuxguest.host import given_qemu
-
-    if options.backend == "emulator":
-        return options, None
-    qemu = options.guest_qemu
-    if qemu is not None and options.backend == "vng":
-        qemu = given_qemu(qemu, "--guest-qemu")
-    made = cli.prepare(options.firmware, options.guest_kernel)
-    memory = LINUX_MEMORY if options.backend == "vng" else None
-    # The tests run in another folder than this process: files by their whole paths.
-    found = replace(
-        options,
-        memory=options.memory or memory,
-        firmware=options.firmware and made.firmware.word,
-        guest_kernel=options.guest_kernel and made.kernel.word,
-        guest_qemu=qemu,
-    )
-    return found, cli.named(made, qemu, snp=options.machine == "snp")
 
 
 def tell_slowness(machine: str | None, console: Console) -> None:
@@ -349,7 +308,7 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
         "--machine": options.machine,
         "--memory": options.memory,
         "--host": options.host,
-        **{f"--{name}": getattr(options, _field(name)) for name in GUEST},
+        **guest_parts.given(options),
         "-k": options.expression,
     }
     for name, value in given.items():
@@ -359,19 +318,16 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
     return arguments
 
 
-def _field(option: str) -> str:
-    """Return the name that an option of the command line has in RunOptions."""
-    return option.replace("-", "_")
-
-
 def _rerun(options: RunOptions) -> list[str]:
     words = []
     if options.backend != "emulator":
         words += ["--backend", options.backend]
-    for name in ("kernel", "machine", "memory", "host", *GUEST):
-        value = getattr(options, _field(name))
+    for name in ("kernel", "machine", "memory", "host"):
+        value = getattr(options, name)
         if value:
-            words += [f"--{name}", str(value)]
+            words += [f"--{name}", value]
+    for option, value in guest_parts.given(options).items():
+        words += [option, str(value)]
     if options.seed:
         words += ["--seed", str(options.seed)]
     return words
