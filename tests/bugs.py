@@ -108,8 +108,9 @@ def suite_run(
     folder.mkdir()
     workers = "1" if ".py" in suites[0] else "auto"
     words = (*suites, "--backend", "vng", "--machine", "snp", "--kernel", kernel, "-n", workers)
-    more = {"PYTEST_ADDOPTS": f"--maxfail={ENOUGH}"} if stop else {}
-    return run(*words, folder=folder, timeout=RUN_TIMEOUT, **more)
+    if stop:
+        words = (*words, "--maxfail", str(ENOUGH))
+    return run(*words, folder=folder, timeout=RUN_TIMEOUT)
 
 
 def main(arguments: list[str]) -> int:

@@ -216,6 +216,23 @@ def test_what_is_meant_for_the_user_s_own_pytest_leaves_no_test_out(
         assert f"{REVISIONS} pass, {REVISIONS} skip" in out
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_run_stops_after_some_failures(
+    tree: Path, capsys: pytest.CaptureFixture[str], workers: str
+) -> None:
+    text = "".join(f"def test_{n}(): assert {n} % 2\n" for n in range(20))
+    (tree / "suites/psc/test_more.py").write_text(text)
+    more = str(Path("suites/psc/test_more.py"))
+    code, out, err = snptest(capsys, "run", more, "-n", workers, "--maxfail", "2")
+    assert code == 1, out + err
+    assert "1 pass, 2 fail" in out
+    assert "stopped by --maxfail 2: 17 tests not run" in out
+    code, out, err = snptest(capsys, "run", more, "-n", workers, "--maxfail", "20")
+    assert code == 1, out + err
+    assert "10 pass, 10 fail" in out
+    assert "not run" not in out
+
+
 def test_asserts_hold_when_python_is_told_to_leave_them_out(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

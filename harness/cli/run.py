@@ -63,6 +63,7 @@ class RunOptions:
     workers: str = "auto"
     seed: int = 0
     repeat: int = 1
+    maxfail: int | None = None
     junit: Path | None = None
     ktap: Path | None = None
     json: Path | None = None
@@ -235,7 +236,11 @@ def _report(options: RunOptions, run: Run, console: Console) -> int:
         run.broken.append(INCOMPLETE)
         return faults.INTERRUPTED
     missing = run.collected - sum(each.suite != BOOT for each in run.results)
-    if missing > 0:
+    bad = sum(each.outcome.bad for each in run.results)
+    if missing > 0 and options.maxfail is not None and bad >= options.maxfail:
+        said = f"stopped by --maxfail {options.maxfail}: {counted(missing, 'test')} not run"
+        console.print(Text(said, style="yellow"))
+    elif missing > 0:
         reason = f"{counted(missing, 'test')} {'has' if missing == 1 else 'have'} no result"
         console.print(Text(f"snptest: {reason}", style="bold yellow"))
         run.broken.append(reason)
@@ -309,6 +314,7 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
         "--memory": options.memory,
         "--host": options.host,
         **guest_parts.given(options),
+        "--maxfail": options.maxfail,
         "-k": options.expression,
     }
     for name, value in given.items():

@@ -96,6 +96,10 @@ def run(
         int,
         typer.Option(metavar="N", min=1, max=10000, help="runs of each test, in the same kernel"),
     ] = 1,
+    maxfail: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="run no more tests when so many went wrong"),
+    ] = None,
     junit: options.Junit = None,
     ktap: options.Ktap = None,
     json: options.JsonLines = None,
@@ -128,6 +132,7 @@ def run(
         workers=workers,
         seed=seed,
         repeat=repeat,
+        maxfail=maxfail,
         junit=junit,
         ktap=ktap,
         json=json,
