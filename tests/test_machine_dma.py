@@ -17,6 +17,7 @@ from tests.test_machine_psp_device import (
     COMPLETE,
     DEVICE,
     INTSTS,
+    IOMMU,
     MESSAGE,
     TABLE,
     Psp,
@@ -86,6 +87,55 @@ def test_the_rmp_is_not_asked_before_snp_is_initialized_nor_after(psp: Psp) -> N
     down = sev.sev_data_snp_shutdown_ex(len=8, iommu_snp_shutdown=1)
     assert psp.issue(sev.SEV_CMD_SNP_SHUTDOWN_EX, down) == 0
     assert arrives(psp)
+
+
+LOCKED = {"devices": 0x00, "commands": 0x08, "events": 0x10, "stores": 0x20, "limit": 0x28}
+TAIL, CONTROL, COMMANDS_ON = 0x2008, 0x18, 1 << 12 | 1
+COMMANDS, STORES, ELSEWHERE = 0x500000, 0x600000, 0x601000
+
+
+def register(psp: Psp, offset: int, value: int | None = None) -> int:
+    if value is not None:
+        psp.machine.qtest("writeq", hex(IOMMU + offset), hex(value))
+    return int(psp.machine.qtest("readq", hex(IOMMU + offset)), 16)
+
+
+def stored(psp: Psp, address: int) -> bool:
+    """Whether a completion wait command stores to an address."""
+    psp.machine.write(address, bytes(8))
+    at = register(psp, TAIL)
+    psp.machine.write(COMMANDS + at, struct.pack("<QQ", 1 << 60 | address | 1, 0x57A7))
+    register(psp, TAIL, at + 16)
+    return psp.machine.read(address, 8) != bytes(8)
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_registers_are_locked_while_snp_is_on(psp: Psp, name: str) -> None:
+    offset = LOCKED[name]
+    assert register(psp, offset, 0x400000) == 0x400000
+    initialize(psp)
+    assert register(psp, offset, 0x700000) == 0x400000
+    assert psp.issue(sev.SEV_CMD_SNP_DF_FLUSH) == 0
+    down = sev.sev_data_snp_shutdown_ex(len=8)
+    assert psp.issue(sev.SEV_CMD_SNP_SHUTDOWN_EX, down) == 0
+    assert register(psp, offset, 0x700000) == 0x400000
+    initialize(psp)
+    assert psp.issue(sev.SEV_CMD_SNP_DF_FLUSH) == 0
+    down.iommu_snp_shutdown = 1
+    assert psp.issue(sev.SEV_CMD_SNP_SHUTDOWN_EX, down) == 0
+    assert register(psp, offset, 0x700000) == 0x700000
+
+
+def test_completions_are_stored_in_their_range_only(psp: Psp) -> None:
+    for offset, value in ((0x08, COMMANDS | 8 << 56), (0x20, STORES), (0x28, STORES)):
+        register(psp, offset, value)
+    register(psp, CONTROL, COMMANDS_ON)
+    assert stored(psp, STORES)
+    assert stored(psp, ELSEWHERE)
+    initialize(psp)
+    assert stored(psp, STORES + 0xFF8)
+    assert not stored(psp, ELSEWHERE)
+    assert not stored(psp, STORES - 8)
 
 
 def test_a_reset_ends_it(psp: Psp) -> None:
