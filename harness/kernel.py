@@ -215,6 +215,10 @@ class Ticket:
     what: str
 
 
+STUCK_CALL = "stuck call"
+"""Kind of a Death that is none: kernel and agent answer, and what was waited for did not come."""
+
+
 @dataclass(frozen=True, slots=True)
 class Death:
     """What a target died of."""

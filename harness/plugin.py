@@ -417,7 +417,8 @@ def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Calla
     """Boots another host with other parameters: boot(sev_snp=False); skips where none can be.
 
     Where a boot is dear, tests get the same host for the same parameters. Without parameters it is
-    the test's own; boot(shared="what was done to it") gives that to all tests which say the same.
+    the test's own; boot(shared="what was done to it") gives that to all tests which say the same,
+    and boot(own=True, ...) is nobody else's whatever its parameters.
     """
     from harness.probe import probe
     from harness.uapi.revisions import REVISIONS
@@ -442,11 +443,11 @@ def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Calla
         changed.append(Host(host.kernel, host.revision))
         return changed[-1]
 
-    def boot_host(shared: str = "", **parameters: Any) -> Host:
+    def boot_host(shared: str = "", own: bool = False, **parameters: Any) -> Host:
         if session.backend.in_place:
             return change_host(parameters)
         owner = shared
-        if not session.backend.reusable or not (parameters or shared):
+        if own or not session.backend.reusable or not (parameters or shared):
             owner = f"{request.node.nodeid} {next(numbers)}"
             opened.append((parameters, owner))
         try:

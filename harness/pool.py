@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.backends.base import Backend
 from harness.errors import BootError
-from harness.kernel import Death, Kernel
+from harness.kernel import STUCK_CALL, Death, Kernel
 from harness.report.about import about, why_without_snp
 from harness.splats import Splat
 from harness.splats.known import Where
@@ -101,9 +101,12 @@ class KernelPool:
         raise BootError(f"{failure.message}\n{ATTEMPTS} boots failed", failure.hint) from None
 
     def autopsy(self) -> Death | None:
-        """Say what the kernels that are open died of, when a test lost its own."""
+        """Say what the kernels that are open died of, when a test lost its own.
+
+        Where several are open, the one that was lost is told of, not one that answers.
+        """
         found = [death for kernel in self._open.values() if (death := kernel.autopsy())]
-        return found[0] if found else None
+        return min(found, key=lambda death: death.kind == STUCK_CALL, default=None)
 
     def troubles(self) -> list[str]:
         """What keeps results from being whole."""

@@ -362,6 +362,52 @@ def test_a_dead_kernel_is_replaced(tmp_path: Path, workers: int) -> None:
     assert killed.revision in ("v12", "merged")
 
 
+OWN = """
+    import pytest
+    import conftest_fake
+    from harness.kernel import Death, TargetError
+
+    conftest_fake.FakeBackend.reusable = True
+    seen = []
+
+    @pytest.fixture
+    def fresh(boot):
+        return boot(own=True, crashkernel="256M").kernel
+
+    def test_first(kernel, fresh):
+        seen.append(fresh)
+        assert fresh is not kernel
+
+    def test_second(kernel, fresh, boot):
+        assert seen[0].down and not fresh.down and not kernel.down
+        assert boot(own=True, crashkernel="256M").kernel not in (fresh, kernel)
+
+    def test_dies(kernel, fresh):
+        kernel.autopsy = lambda: Death("stuck call", "it answers")
+        fresh.autopsy = lambda: Death("panic", "of this")
+        raise TargetError("lost")
+
+    def test_others_share(kernel, boot):
+        seen.append(boot(sev_es=False).kernel)
+
+    def test_it(kernel, boot):
+        assert boot(sev_es=False).kernel is seen[-1] and not seen[-1].down
+"""
+
+
+def test_a_test_may_have_a_kernel_of_its_own(tmp_path: Path) -> None:
+    run = execute(tmp_path, OWN, "--revision=v12")
+    assert outcomes(run) == {
+        "test_first[v12]": Outcome.PASS,
+        "test_second[v12]": Outcome.PASS,
+        "test_dies[v12]": Outcome.CRASH,
+        "test_others_share[v12]": Outcome.PASS,
+        "test_it[v12]": Outcome.PASS,
+    }, [each.details for each in run.results]
+    died = next(each for each in run.results if each.outcome is Outcome.CRASH)
+    assert died.reason == "panic: of this"
+
+
 REPEATED = """
     import pytest
     from harness.kernel import TargetError

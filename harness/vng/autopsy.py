@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from harness.kernel import Death
+from harness.kernel import STUCK_CALL, Death
 from harness.report import sanitize
 from harness.vng.init import MARK
 
@@ -36,7 +36,7 @@ class Kind(enum.StrEnum):
     """A CPU spins in the kernel with interrupts on."""
     HANG_IDLE = "hang, idle"
     """Every CPU idles and the agent does not answer: somebody waits for ever."""
-    STUCK = "stuck call"
+    STUCK = STUCK_CALL
     """The kernel and the agent answer; what the test waited for does not come."""
     TRIPLE_FAULT = "triple fault"
     RESET = "reset"
