@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 
@@ -29,6 +30,7 @@ OVERDUE = "it did not end in time"
 """What is said of a program that was ended at its deadline."""
 
 _U64 = (1 << 64) - 1
+_GREETING = b"H" + json.dumps({"magic": protocol.MAGIC})[:-1].encode()
 
 
 def encode(op: Op) -> bytes:
@@ -98,6 +100,16 @@ def decode_results(body: bytes) -> tuple[int, list[Result]]:
     if offset != len(body):
         raise ValueError(f"{len(body) - offset} bytes after the last result")
     return ticket, results
+
+
+def drop_until_greeting(buffer: bytearray) -> None:
+    """Drop what comes before an agent's first frame, if that is there.
+
+    It is what the agent before had half said when its kernel ended.
+    """
+    at = buffer.find(_GREETING)
+    if at >= protocol.LENGTH.size:
+        del buffer[: at - protocol.LENGTH.size]
 
 
 def failure_of(status: int, text: bytes) -> str:

@@ -18,6 +18,7 @@ import errno as _errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -277,6 +278,12 @@ class Kernel(abc.ABC):
     """How many thread numbers there are, None for as many as one likes."""
     runs_programs: bool = False
     """Whether `run_program` and `start_program` can be called: there is a user space."""
+    boots_anew: bool = False
+    """Whether `boot_anew` can be called: the way to the target outlives its kernel."""
+    boots: int = 0
+    """How often it was booted anew: files and addresses of the boot before mean nothing more."""
+    image: Path | None = None
+    """The bzImage that runs, where it lies here."""
     symbols: Symbols | None = None
     """What decodes its traces, where the backend has it."""
     environment: frozenset[str] = frozenset()
@@ -348,6 +355,15 @@ class Kernel(abc.ABC):
         started is a Program that has ended, and says why.
         """
         raise TargetError(f"{self.name} runs no programs")
+
+    def boot_anew(self, argv: Sequence[str], timeout: float, *, by_reset: bool = False) -> None:
+        """Run a program that ends the target's kernel (kexec, panic); wait for the next boot.
+
+        Nothing of what was open or under way is left.  A machine that is reset on the way is
+        lost, unless `by_reset` says that it is to be.  Raises TargetError where the target is
+        lost or runs on, and TargetTimeoutError where none has booted within `timeout` seconds.
+        """
+        raise TargetError(f"{self.name} cannot be booted anew")
 
     def trouble(self) -> str | None:
         """Say what keeps results from being whole though the target runs; None where nothing."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness import agent as protocol
-from harness.frames import completed, decode_results, encode
+from harness.frames import completed, decode_results, drop_until_greeting, encode
 from harness.kernel import (
     DEFAULT_BACKLOG,
     DEFAULT_TIMEOUT,
@@ -35,6 +35,9 @@ from harness.kernel import (
 )
 from harness.program import GRACE, Link, Program, Programs
 
+MOST_SAID = 1 << 16
+"""Bytes that are kept of what a program says that was to end a boot."""
+
 SEND_TIMEOUT = 30.0
 """Seconds a frame may take to leave: a target that no longer reads has hung."""
 
@@ -46,6 +49,8 @@ class _Reply:
     event: threading.Event = field(default_factory=threading.Event)
     value: Any = None
     """Results of a batch, text and errno of the log, or a Completed; None until it is there."""
+    lost: bool = False
+    """Whether it was under way when the target was booted anew."""
 
 
 class RemoteKernel(Kernel):
@@ -77,7 +82,10 @@ class RemoteKernel(Kernel):
         self._lock = threading.Lock()
         self._answered = threading.Condition(self._lock)
         self._send_lock = threading.Lock()
-        self._programs = Programs(Link(name, self._send, self._seen))
+        self._link = Link(name, self._send, self._seen)
+        self._programs = Programs(self._link)
+        self._next_boot = False
+        """Whether the agent of the target's next boot is waited for."""
         self._death: str | None = None
         self._closing = False
         self.pid: int | None = None
@@ -162,6 +170,42 @@ class RemoteKernel(Kernel):
         number = next(self._numbers)
         return self._programs.start(number, argv, channels, timeout, backlog)
 
+    def boot_anew(self, argv: Sequence[str], timeout: float, *, by_reset: bool = False) -> None:
+        """Run a program that ends the target's kernel; wait for the agent of the next boot.
+
+        Only where the stream outlives the kernel (`boots_anew`): a machine's port.
+        """
+        number = self._register()
+        with self._lock:
+            self._next_boot = True
+            reply = self._replies[number]
+        try:
+            head = protocol.PROGRAM.pack(number, max(int(timeout * 1000), 1), MOST_SAID)
+            self._send(b"X", head + json.dumps(list(argv)).encode(), ending=True)
+            with self._lock:
+                in_time = self._answered.wait_for(
+                    lambda: reply.event.is_set() or self._death is not None, timeout
+                )
+        finally:
+            with self._lock:
+                booted, self._next_boot = not self._next_boot, False
+                if reply.event.is_set():
+                    self._replies.pop(number, None)
+        if booted:
+            return
+        with self._lock:
+            self._check_alive()
+        what = f"{self.name}: program {argv[0]}"
+        if not in_time:
+            raise TargetTimeoutError(
+                f"{what} was to boot it anew; no agent spoke within {timeout:g} s{self._seen()}"
+            )
+        done = reply.value
+        assert isinstance(done, Completed)
+        how = done.failure or f"status {done.status}"
+        said = done.output.decode(errors="replace").strip()
+        raise TargetError(f"{what} did not boot it anew: {how}{': ' if said else ''}{said}")
+
     def shutdown(self) -> None:
         """Close the stream: the agent exits, and the kernel closes what it had open."""
         with self._lock:
@@ -189,6 +233,8 @@ class RemoteKernel(Kernel):
     def _check_alive(self) -> None:
         if self._death is not None:
             raise TargetError(f"{self.name}: {self._death}")
+        if self._next_boot:
+            raise TargetError(f"{self.name}: it is being booted anew")
 
     def _await(self, number: int, timeout: float, what: str) -> Any:
         with self._lock:
@@ -199,6 +245,8 @@ class RemoteKernel(Kernel):
             )
         with self._lock:
             self._replies.pop(number, None)
+            if reply.lost:
+                raise TargetError(f"{self.name}: {what} ended with the boot it was started in")
             if reply.value is None:
                 self._check_alive()
         return reply.value
@@ -213,13 +261,14 @@ class RemoteKernel(Kernel):
         seen = self._last_seen()
         return f"; last seen:\n{seen}" if seen else ""
 
-    def _send(self, kind: bytes, rest: bytes) -> None:
+    def _send(self, kind: bytes, rest: bytes, *, ending: bool = False) -> None:
         if len(rest) + 1 > protocol.MAX_FRAME:
             raise ValueError(f"a batch of {len(rest)} bytes, {protocol.MAX_FRAME} is the most")
         data = memoryview(protocol.LENGTH.pack(len(rest) + 1) + kind + rest)
         deadline = time.monotonic() + SEND_TIMEOUT
         with self._send_lock, selectors.DefaultSelector() as selector:
-            self._check_alive()
+            if not ending:
+                self._check_alive()
             selector.register(self._writer, selectors.EVENT_WRITE)
             while data:
                 try:
@@ -288,6 +337,8 @@ class RemoteKernel(Kernel):
 
     def _take_frames(self, buffer: bytearray) -> None:
         """Handle the whole frames at the start of the buffer and drop them from it."""
+        if self._next_boot:
+            drop_until_greeting(buffer)
         while len(buffer) >= protocol.LENGTH.size:
             (length,) = protocol.LENGTH.unpack_from(buffer)
             if not 0 < length <= protocol.MAX_FRAME:
@@ -300,7 +351,7 @@ class RemoteKernel(Kernel):
             self._handle(frame[:1], frame[1:])
 
     def _handle(self, kind: bytes, rest: bytes) -> None:
-        if kind == b"H" and not self._greeted.is_set():
+        if kind == b"H" and (self._next_boot or not self._greeted.is_set()):
             hello = json.loads(rest)
             if not isinstance(hello, dict) or hello.get("magic") != protocol.MAGIC:
                 raise ValueError("what answers is not the agent")
@@ -309,6 +360,8 @@ class RemoteKernel(Kernel):
                     f"the agent speaks version {hello.get('version')}, this is {protocol.VERSION}"
                 )
             self.hello = hello
+            if self._next_boot:
+                self._begin_boot()
             self._greeted.set()
         elif not self.hello:
             raise ValueError("what answers is not the agent")
@@ -327,6 +380,18 @@ class RemoteKernel(Kernel):
             raise ValueError(f"it complains of us: {rest.decode(errors='replace')}")
         else:
             raise ValueError(f"unknown frame {kind!r}")
+
+    def _begin_boot(self) -> None:
+        """Give up what the boot before was asked for: its agent will answer nothing more."""
+        self._programs.lose("the program ended with the boot it was started in")
+        self._programs = Programs(self._link)
+        with self._lock:
+            self._next_boot = False
+            self.boots += 1
+            for reply in self._replies.values():
+                reply.lost = True
+                reply.event.set()
+            self._answered.notify_all()
 
     def _answer(self, number: int, value: object) -> None:
         with self._lock:

@@ -15,7 +15,10 @@ FOLDER = "/run/snptest"
 """Where files that were sent lie; in memory, gone with the next boot."""
 TIMEOUT = 120.0
 
-_placed: weakref.WeakKeyDictionary[Kernel, dict[Path, str]] = weakref.WeakKeyDictionary()
+_placed: weakref.WeakKeyDictionary[Kernel, dict[tuple[int, Path], str]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Of each kernel: where a file was put, by its boot (Kernel.boots) and the file."""
 
 
 def place(kernel: Kernel, path: Path) -> str:
@@ -25,9 +28,10 @@ def place(kernel: Kernel, path: Path) -> str:
     nanosecond, tell.  UserError where the file cannot be read here, or had there.
     """
     known = _placed.setdefault(kernel, {})
-    if path not in known:
-        known[path] = _place(kernel, path.absolute())
-    return known[path]
+    key = kernel.boots, path
+    if key not in known:
+        known[key] = _place(kernel, path.absolute())
+    return known[key]
 
 
 def _place(kernel: Kernel, path: Path) -> str:

@@ -24,10 +24,12 @@ class GmemPages:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._device: int | None = None
+        self._boots = kernel.boots
 
     def address(self, fd: int, offset: int) -> int | None:
         """Return the physical address behind an offset; None where the file has no page there."""
-        if self._device is None:
+        if self._device is None or self._boots != self._kernel.boots:
+            self._boots = self._kernel.boots
             self._device = self._kernel.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
         request = Ioctl(self._device, _PFN, _PAGE.pack(fd, 0, offset // PAGE_SIZE, 0))
         result = self._kernel.call(request)

@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness import kbuild
@@ -24,6 +25,7 @@ from harness.report import sanitize
 from harness.splats.symbols import Symbols
 from harness.vng.consolelog import new_path
 from harness.vng.machine import DEFAULT_MEMORY, STOCK, Machine, Setup, agent_command
+from harness.vng.monitor import MonitorError
 from harness.vng.qemu import Qemu
 from harness.vng.scene import autopsy, examine
 from harness.vng.share import fill, make_paths, need_qemu
@@ -57,6 +59,8 @@ _SETTLE = re.compile(rf"^\[[^\n]*\] snptest \d+: {_SETTLED}\r?\n", re.MULTILINE)
 class VngKernel(RemoteKernel):
     """A booted kernel, in its QEMU."""
 
+    boots_anew = True
+
     def __init__(
         self,
         kernel: kbuild.KernelBuild,
@@ -69,6 +73,7 @@ class VngKernel(RemoteKernel):
         self.build = kernel
         self.symbols = Symbols(kernel.vmlinux, kernel.debug_modules, kernel.decoder)
         self.release = kernel.release
+        self.image = kernel.bzimage
         self.environment = environment
         self._notes = itertools.count(1)
         self._noting: Ticket | None = None
@@ -88,6 +93,19 @@ class VngKernel(RemoteKernel):
     def keep(self, use: contextlib.ExitStack) -> None:
         """Hold something until the kernel is shut down."""
         self._use.push(use)
+
+    def boot_anew(self, argv: Sequence[str], timeout: float, *, by_reset: bool = False) -> None:
+        """Have a program end the kernel, and wait for the next one's agent at the same port."""
+        self._written()
+        if by_reset:
+            self.qemu.monitor.ask("set-action", reboot="reset")
+        try:
+            super().boot_anew(argv, timeout)
+            self.qemu.forget_resets()
+        finally:
+            if by_reset:
+                with contextlib.suppress(MonitorError):  # QEMU may have gone
+                    self.qemu.monitor.ask("set-action", reboot="shutdown")
 
     def _closed(self) -> None:
         self.qemu.stop()

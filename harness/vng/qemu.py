@@ -41,6 +41,8 @@ class Qemu:
         With `psp` the firmware of its PSP is started first.
         """
         self._paths = paths
+        self._earlier = 0
+        """Bytes of its log of CPU resets that are of earlier boots."""
         self._firmware = Firmware(paths) if psp else None
         scratch = paths.scratch
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -122,10 +124,17 @@ class Qemu:
 
     def triple_fault(self) -> bool:
         """Whether a CPU faulted its way out (known without acceleration only)."""
+        return b"Triple fault" in self._resets()[self._earlier :]
+
+    def forget_resets(self) -> None:
+        """Count none of the resets that were, for they led to the boot that runs."""
+        self._earlier = len(self._resets())
+
+    def _resets(self) -> bytes:
         try:
-            return "Triple fault" in self._paths.resets.read_text(errors="replace")
+            return self._paths.resets.read_bytes()
         except FileNotFoundError:
-            return False
+            return b""
 
     def guest_has_gone(self) -> bool:
         """Whether the console or the monitor says that the guest is at its end."""
