@@ -43,6 +43,8 @@ from harness.machine.gmem_pages import MODULE, GmemPages
 from harness.splats import find_splats
 from harness.uapi import kvm as uapi
 from harness.vng import boot as vng
+from harness.vng.autopsy import Kind
+from suites.host.restarting import NEXT_BOOT, load, marked, target_program
 from tests.marks import real
 from tests.runs import run
 
@@ -351,6 +353,22 @@ def test_a_kernel_that_panics_does_not_boot(ours: kbuild.KernelBuild) -> None:
     said = r"(?s)did not boot \(panic: .*its console ends:.*Kernel panic"
     with pytest.raises(BuildError, match=said):
         vng.boot(ours, parameters=("rootfstype=none",))
+
+
+def test_the_next_boots_agent_is_found_at_the_same_port(ours: kbuild.KernelBuild) -> None:
+    with vng.boot(ours) as kernel:
+        load(kernel)
+        kernel.boot_anew(target_program("go"), NEXT_BOOT)
+        assert marked(kernel)
+        assert kernel.note("after kexec")
+        assert kernel.log().count("] Linux version ") == 2
+        kernel.boot_anew(target_program("reset"), NEXT_BOOT, by_reset=True)
+        assert not marked(kernel)
+        assert kernel.boots == 2
+        with pytest.raises(TargetError, match="the agent has gone"):
+            kernel.boot_anew(target_program("reset"), NEXT_BOOT)
+        # Linux tries several ways to reset a machine; a triple fault is the last.
+        assert kernel.autopsy().kind in (Kind.RESET, Kind.TRIPLE_FAULT)
 
 
 def test_a_boot_that_does_not_end_is_cut_short(ours: kbuild.KernelBuild) -> None:

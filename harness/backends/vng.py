@@ -37,7 +37,10 @@ class VngBackend(Backend):
         changes = dict(options.get("parameters", {}))
         # Stock QEMU has no SNP whose guests could be counted.
         asids = changes.pop("asids", None) if machine.psp else None
+        crash_memory = changes.pop("crashkernel", None)
         parameters = tuple(f"kvm_amd.{each}" for each in kvm_amd_parameters(changes))
+        if crash_memory is not None:
+            parameters += (f"crashkernel={crash_memory}",)
         return boot(kernel, machine=machine, memory=memory, parameters=parameters, asids=asids)
 
     def unavailable(self) -> str | None:

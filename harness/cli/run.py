@@ -38,8 +38,9 @@ BUILT = "run"
 
 ORDER = ("launch", "psc", "ap_creation", "guest_req", "gmem")
 INCOMPLETE = "interrupted: the results are not complete"
-NAMED = ("kselftest", guest_parts.SUITE)
-"""Suites that run only when named: programs that others wrote need a built kernel, and minutes."""
+NAMED = ("kselftest", guest_parts.SUITE, "host")
+"""Suites that run only when named: programs that others wrote need a built kernel, and minutes;
+`host` ends the kernel under test in each of its tests."""
 
 
 @dataclass(frozen=True)
