@@ -82,11 +82,13 @@ def test_what_changes_after_its_hash_is_not_booted(
     """A VMM that measures one thing and hands over another gets no Linux to run it.
 
     OVMF says nothing then, and stands still: it has had as long as a guest that was started after
-    it, was left as it is, and got to userspace.
+    it, whose VMM put the same bytes back, and that got to userspace.
     """
+    old, new = old_and_new(hashing_parts, part)
     attacked, word = held(start, hashing_parts)
-    change(kernel, word, *old_and_new(hashing_parts, part))
-    other, _ = held(start, hashing_parts)
+    change(kernel, word, old, new)
+    other, word = held(start, hashing_parts)
+    change(kernel, word, old, old)
     attacked.ask("cont")
     other.ask("cont")
     other.userspace(2 * BOOT_DEADLINE)
