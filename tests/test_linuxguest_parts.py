@@ -79,6 +79,8 @@ def test_our_catalogue_is_whole() -> None:
     assert {"6.1", "6.12", "7.x"} <= known.kernels.keys()
     assert known.default_firmware in known.firmware
     assert known.default_kernel in known.kernels
+    assert known.firmware[known.default_firmware].checks_hashes
+    assert not known.firmware["sid-generic"].checks_hashes
     patterns = [each for suite in apt._suites(catalogue.FILE).suites for each in suite.packages]
     for wanted in (*known.firmware.values(), *known.kernels.values(), known.busybox):
         for package in wanted.packages:
@@ -472,9 +474,10 @@ def firmware_file(folder: Path, hashes: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("hashes", [0, 0x810C00])
-def test_firmware_says_itself_whether_it_checks_hashes(tmp_path: Path, hashes: int) -> None:
+def test_firmware_says_itself_whether_it_takes_hashes(tmp_path: Path, hashes: int) -> None:
     found = Chooser().firmware(str(firmware_file(tmp_path, hashes)))
     assert found.kernel_hashes is bool(hashes)
+    assert found.checks_hashes is None
 
 
 GUEST = find_fragments(["guest"])[-1].text

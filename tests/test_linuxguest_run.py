@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,21 @@ def test_no_process_has_the_word() -> None:
     )
     assert done.returncode == 1
     assert "no process has the word no-process-has-this" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("checks", "hashes", "said"),
+    [
+        (True, 0x810C00, "; a place for kernel hashes, which it checks"),
+        (False, 0x810C00, "; a place for kernel hashes, which it does not check"),
+        (None, 0x810C00, "; a place for kernel hashes"),
+        (False, 0, "; no kernel hashes"),
+    ],
+)
+def test_it_is_said_whether_firmware_checks_hashes(
+    tmp_path: Path, checks: bool | None, hashes: int, said: str
+) -> None:
+    parts = made(tmp_path, hashes=hashes)
+    parts.initrd.write_bytes(b"content")
+    parts = replace(parts, firmware=replace(parts.firmware, checks_hashes=checks))
+    assert cli.described(parts)[0].endswith(said)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from harness import tables
@@ -34,6 +34,8 @@ class Wanted:
     suite: str = ""
     """The only suite that it is taken from; "" for any."""
     about: str = ""
+    checks_hashes: bool = False
+    """Of firmware: whether it boots nothing that differs from its hash (kernel-hashes=on)."""
 
     @property
     def title(self) -> str:
@@ -48,7 +50,7 @@ class Wanted:
     def described(self) -> dict[str, object]:
         """Return all that decides what is taken, in JSON's types."""
         found = {each.name: getattr(self, each.name) for each in fields(self)}
-        del found["about"]
+        del found["about"], found["checks_hashes"]
         return {**found, "packages": list(self.packages)}
 
 
@@ -84,8 +86,10 @@ def load(path: Path = FILE) -> Catalogue:
 
 
 def _firmware(path: Path, name: str, table: object) -> Wanted:
-    keys = ("package", "file", "suite", "about")
-    return _one_file(Values(path, f"firmware.{name}", table, keys), "firmware", name)
+    keys = ("package", "file", "suite", "about", "checks-hashes")
+    values = Values(path, f"firmware.{name}", table, keys)
+    found = _one_file(values, "firmware", name)
+    return replace(found, checks_hashes=values.flag("checks-hashes"))
 
 
 def _one_file(values: Values, kind: str, name: str) -> Wanted:

@@ -47,6 +47,8 @@ class Firmware:
     file: Path
     origin: str
     """What it was taken from: ovmf-amdsev=2026.08+ds-2, or "a file of yours"."""
+    checks_hashes: bool | None = None
+    """Whether it boots nothing that differs from its hash; None where only trying could tell."""
 
     @property
     def word(self) -> str:
@@ -55,7 +57,10 @@ class Firmware:
 
     @property
     def kernel_hashes(self) -> bool:
-        """Whether it checks -kernel, -initrd and -append by hashes (kernel-hashes=on)."""
+        """Whether hashes of -kernel, -initrd and -append have a place in it (kernel-hashes=on).
+
+        They are measured then; whether they are checked is another question (checks_hashes).
+        """
         return bool(OVMF(str(self.file)).is_sev_hashes_table_supported())
 
 
@@ -108,7 +113,8 @@ class Chooser:
         wanted = self.catalogue.firmware.get(name)
         if wanted is not None:
             kept = self.take(wanted)
-            return Firmware(name, kept.path(Path(wanted.file).name), kept.packages[0])
+            file = kept.path(Path(wanted.file).name)
+            return Firmware(name, file, kept.packages[0], wanted.checks_hashes)
         path = _file("firmware", name, list(self.catalogue.firmware))
         firmware = Firmware(name, path, OWN)
         try:

@@ -61,7 +61,9 @@ def named(made: Parts, qemu: Path | None, *, snp: bool) -> dict[str, str]:
 def described(made: Parts) -> list[str]:
     """Describe the parts of a guest, a line each, files and what they lack below."""
     bios, kernel, selection = made.firmware, made.kernel, made.selection
-    hashes = "kernel hashes" if bios.kernel_hashes else "no kernel hashes"
+    hashes = "a place for kernel hashes" if bios.kernel_hashes else "no kernel hashes"
+    if bios.kernel_hashes and bios.checks_hashes is not None:
+        hashes += ", which it checks" if bios.checks_hashes else ", which it does not check"
     megabytes = made.initrd.stat().st_size / 1e6
     lines = [
         f"firmware: {bios.name}, {bios.origin}; {hashes}",
