@@ -50,10 +50,10 @@ def named(made: Parts, qemu: Path | None, *, snp: bool) -> dict[str, str]:
     bios, kernel = made.firmware, made.kernel
     machine = installed.find() if snp else None
     own = f"the SNP machine's, {machine.version}" if machine else f"the host's {ON_PATH}"
-    origin = ", ".join(each for each in kernel.origin if each != OWN)
+    origin = kernel.origin[0] if kernel.origin[0] != OWN else kernel.release
     return {
         "firmware": f"{bios.name} ({bios.origin})" if bios.origin != OWN else str(bios.file),
-        "kernel": f"{kernel.word} ({origin or kernel.release})",
+        "kernel": f"{kernel.word} ({origin})",
         "qemu": str(qemu) if qemu is not None else own,
     }
 
