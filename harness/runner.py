@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import standstill
+from harness.interrupts import Interrupts
 from harness.report import sanitize
 from harness.report.outcome import Result
 
@@ -51,7 +52,14 @@ class Run:
         return self.folder / "pytest.log"
 
     def execute(self, listener: Callable[[Event], None]) -> None:
-        """Run to the end; the listener gets every event as it happens, results as Result."""
+        """Run to the end; the listener gets every event as it happens, results as Result.
+
+        A signal that asks for the end reaches neither the listener nor what it writes.
+        """
+        with Interrupts() as interrupts:
+            self._execute(listener, interrupts)
+
+    def _execute(self, listener: Callable[[Event], None], interrupts: Interrupts) -> None:
         began = time.monotonic()
         reading, writing = os.pipe()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,10 +90,9 @@ class Run:
             )
         os.close(writing)
         self._pid = process.pid
-        before = _interrupted_by(signal.SIGTERM, signal.SIGHUP)
         finished = False
         try:
-            for event in self._events(reading, process):
+            for event in self._events(reading, process, interrupts):
                 finished = finished or event["event"] == "finish"
                 self._take(event, listener)
             status = process.wait(timeout=60)
@@ -93,8 +100,6 @@ class Run:
             status = _kill(process)
             self.broken.append("pytest did not end after its last test")
         finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
             os.close(reading)
             if process.poll() is None:
                 _kill(process)
@@ -123,12 +128,14 @@ class Run:
                 self.broken.append(f"pytest failed itself: {sanitize.line(reason[-1])}")
         listener(event)
 
-    def _events(self, reading: int, process: subprocess.Popen[bytes]) -> Iterator[Event]:
+    def _events(
+        self, reading: int, process: subprocess.Popen[bytes], interrupts: Interrupts
+    ) -> Iterator[Event]:
         pending = b""
         while True:
             try:
-                ready = standstill.readable(reading, self.silence)
-                chunk = os.read(reading, 1 << 16) if ready else b""
+                with interrupts.waiting():
+                    ready = standstill.readable(reading, self.silence)
             except KeyboardInterrupt:
                 if self.interrupted:
                     _kill(process)
@@ -142,6 +149,7 @@ class Run:
                 self.broken.append(f"nothing happened for {self.silence:.0f} s; the run was ended")
                 _kill(process)
                 return
+            chunk = os.read(reading, 1 << 16)
             if not chunk:
                 return
             *lines, pending = (pending + chunk).split(b"\n")
@@ -154,22 +162,6 @@ class Run:
 def _kill(process: subprocess.Popen[bytes]) -> int:
     process.kill()
     return process.wait(timeout=60)
-
-
-def _interrupted_by(*numbers: signal.Signals) -> dict[signal.Signals, Any]:
-    """Have signals end a run as Ctrl-C does; return their handlers.
-
-    What is ignored (SIGHUP by nohup) stays so.
-    """
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, _raise_interrupt)
-    return before
-
-
-def _raise_interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def python_environment() -> dict[str, str]:

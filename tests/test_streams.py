@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
