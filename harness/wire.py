@@ -82,8 +82,8 @@ class RemoteKernel(Kernel):
         self._lock = threading.Lock()
         self._answered = threading.Condition(self._lock)
         self._send_lock = threading.Lock()
-        self._link = Link(name, self._send, self._seen)
-        self._programs = Programs(self._link)
+        self._program_link = Link(name, self._send, self._seen)
+        self._programs = Programs(self._program_link)
         self._next_boot = False
         """Whether the agent of the target's next boot is waited for."""
         self._death: str | None = None
@@ -384,7 +384,7 @@ class RemoteKernel(Kernel):
     def _begin_boot(self) -> None:
         """Give up what the boot before was asked for: its agent will answer nothing more."""
         self._programs.lose("the program ended with the boot it was started in")
-        self._programs = Programs(self._link)
+        self._programs = Programs(self._program_link)
         with self._lock:
             self._next_boot = False
             self.boots += 1
