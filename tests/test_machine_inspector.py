@@ -25,6 +25,7 @@ ASID = 5
 class Target:
     """A kernel with one guest_memfd, whose pages 0 and 1 are there."""
 
+    boots = 0
     text = "Leaking PFN range 0x10-0x13\nnothing\nLeaking PFN range 0x20-0x21\n"
 
     def open(self, _path: str, _flags: int) -> int:
