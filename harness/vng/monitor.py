@@ -104,6 +104,8 @@ class Monitor:
                 where = self._where
                 await self._client.connect(str(where) if isinstance(where, Path) else where)
                 break
+            except AssertionError:
+                break  # QEMU has ended by then, as qemu.qmp sees: its events came before
             except (QMPError, OSError):
                 await asyncio.sleep(_RETRY)
         else:
