@@ -12,6 +12,20 @@ from typing import Any, Self
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@contextlib.contextmanager
+def by_sigterm() -> Iterator[None]:
+    """Have SIGTERM end what is done in here as Ctrl-C does, by KeyboardInterrupt."""
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 class Interrupts:
     """While it is entered, KeyboardInterrupt is raised within `waiting` only.
 

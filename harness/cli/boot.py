@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 
 from harness import kbuild
 from harness.cli.machine import need_machine
 from harness.errors import UsageError
+from harness.interrupts import by_sigterm
 from harness.vng.accel import slowness
 from harness.vng.machine import STOCK, Setup
 from harness.vng.shell import explore, run_in
@@ -40,15 +40,9 @@ def boot(
                 "a shell in the kernel needs a terminal", f"snptest boot {name} -- COMMAND"
             )
         return explore(kernel, setup)
-    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return run_in(kernel, setup, command, timeout)
+        with by_sigterm():
+            return run_in(kernel, setup, command, timeout)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import tempfile
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from harness import kbuild
 from harness.errors import BootError, UsageError
+from harness.interrupts import by_sigterm
 from harness.kbuild.progress import ConsoleProgress
 from harness.linuxguest import host as hosts
 from harness.linuxguest.definition import Kind
@@ -101,17 +101,17 @@ def run(options: ByHand) -> int:
     with tempfile.TemporaryDirectory(prefix="snptest-gdb-") as folder:
         gdb = Path(folder) / "gdb" if options.gdb else None
         _say(f"booting {options.kernel} ({build.release}) on machine {machine.name}, {memory}")
-        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            with boot(build, machine=machine, memory=memory, cpus=options.cpus, gdb=gdb) as kernel:
+            with (
+                by_sigterm(),
+                boot(build, machine=machine, memory=memory, cpus=options.cpus, gdb=gdb) as kernel,
+            ):
                 if gdb is not None:
                     _say(_gdb_said(gdb, build.vmlinux))
                 return _run(options, kernel, made)
         except KeyboardInterrupt:
             _say("interrupted")
             return 130
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _run(options: ByHand, kernel: VngKernel, made: Parts) -> int:
@@ -156,7 +156,3 @@ snptest: a CPU is in the guest where its registers are the guest's; add nokaslr 
 
 def _say(text: str) -> None:
     print(f"snptest: {sanitize.text(text)}", file=sys.stderr, flush=True)
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
