@@ -35,4 +35,4 @@ def report_of(guest: RunningGuest, data: bytes = bytes(64)) -> Report:
 
 def fields(output: str) -> dict[str, str]:
     """Read the lines `name: value` that guestreq prints."""
-    return dict(re.findall(r"^([a-z-]+): ?(.*?)\r?$", output, re.MULTILINE))
+    return dict(re.findall(r"^([a-z_-]+): ?(.*?)\r?$", output, re.MULTILINE))

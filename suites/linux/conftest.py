@@ -35,13 +35,17 @@ def linux_parts(backend_options: BackendOptions) -> Parts:
     return parts(*wanted, say=lambda _: None)
 
 
+def guest_qemu(options: BackendOptions) -> Path | None:
+    """Return the QEMU that --guest-qemu names, a path on the host."""
+    return Path(options.guest_qemu) if options.guest_qemu else None
+
+
 @pytest.fixture
 def starter(kernel: Kernel, linux_parts: Parts, backend_options: BackendOptions) -> Starter:
     """What starts guests on the host under test."""
     if not kernel.runs_programs:
         pytest.skip("guests of Linux are run by QEMU, this backend runs no programs: --kernel NAME")
-    given = backend_options.guest_qemu
-    return Starter(kernel, hosts.qemu(kernel, Path(given) if given else None), linux_parts)
+    return Starter(kernel, hosts.qemu(kernel, guest_qemu(backend_options)), linux_parts)
 
 
 @pytest.fixture

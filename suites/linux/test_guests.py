@@ -9,9 +9,14 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.linuxguest import host as hosts
+from harness.linuxguest.host import Starter
+from harness.linuxguest.parts import Parts
 from harness.linuxguest.running import How, RunningGuest
+from harness.plugin import BackendOptions
+from harness.vm.host import Host
 from suites.linux.attesting import report_of
-from suites.linux.conftest import BOOT_DEADLINE
+from suites.linux.conftest import BOOT_DEADLINE, guest_qemu
 
 pytestmark = [
     pytest.mark.patches(7, 8, 12, 21, 22),
@@ -21,6 +26,9 @@ pytestmark = [
 
 Start = Callable[..., RunningGuest]
 KILLS = 20
+ASIDS = 2
+LAUNCH_TIMEOUT = 300.0
+"""Seconds that QEMU gets to load, launch and start a guest."""
 
 
 @pytest.mark.deadline(2 * BOOT_DEADLINE)
@@ -35,6 +43,22 @@ def test_beside_each_other(start: Start, count: int) -> None:
     for guest in guests:
         guest.begin("poweroff -f")
     assert {guest.end().how for guest in guests} == {How.POWERED_OFF}
+
+
+@pytest.mark.deadline(BOOT_DEADLINE)
+def test_in_turn(
+    boot: Callable[..., Host], linux_parts: Parts, backend_options: BackendOptions
+) -> None:
+    """More guests than there are ASIDs run one after the other, the last to its end."""
+    kernel = boot(asids=ASIDS).kernel
+    starter = Starter(kernel, hosts.qemu(kernel, guest_qemu(backend_options)), linux_parts)
+    for number in range(2 * ASIDS + 1):
+        with starter.start(starter.guest()) as guest:
+            assert guest.ask("query-status", LAUNCH_TIMEOUT)["running"], f"guest {number}"
+            guest.kill()
+    with starter.start(starter.guest()) as guest:
+        guest.userspace().begin("poweroff -f")
+        assert guest.end().how is How.POWERED_OFF
 
 
 @pytest.mark.deadline(3 * BOOT_DEADLINE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Memory of a guest: under pressure, shared by swiotlb, accepted late and early."""
+"""Memory of a guest: under pressure, out of a balloon's reach, accepted late and early."""
 
 from __future__ import annotations
 
@@ -20,16 +20,6 @@ pytestmark = [
 ]
 
 Start = Callable[..., RunningGuest]
-DISK = 32
-"""MiB of the guest's disk, which lies in the host's memory."""
-
-
-def disk() -> tuple[str, ...]:
-    """Return QEMU's words for a disk of zeros over virtio, of the host's memory."""
-    return (
-        *("-blockdev", f"driver=null-co,node-name=disk,size={DISK << 20},read-zeroes=on"),
-        *("-device", "virtio-blk-pci,drive=disk,iommu_platform=on,disable-legacy=on"),
-    )
 
 
 def test_pressure(start: Start) -> None:
@@ -38,19 +28,6 @@ def test_pressure(start: Start) -> None:
     said = fields(guest.shell("guestreq memory 400 20", 300))
     assert said["wrong"] == "0"
     assert int(said["rounds"]) >= 1
-    is_free_of_splats(guest)
-
-
-def test_disk(start: Start) -> None:
-    """A disk over virtio is read through swiotlb, while memory is short."""
-    guest = start(vcpus=2, devices=disk()).userspace()
-    output = guest.shell(
-        f"guestreq memory 100 5 > /tmp/memory & dd if=/dev/vda bs=256k count={DISK * 4} 2>/dev/null"
-        " | md5sum; wait; cat /tmp/memory",
-        300,
-    )
-    assert output.startswith("58f06dd588d8ffb3beb46ada6309436b "), output  # of 32 MiB of zeros
-    assert fields(output)["wrong"] == "0"
     is_free_of_splats(guest)
 
 
