@@ -105,7 +105,7 @@ def test_generation_counts(start: Start) -> None:
     guest = start().userspace()
     output = guest.shell(
         f"cd {TSM} && mkdir a && head -c 64 /dev/zero > a/inblob && cat a/generation && "
-        "md5sum < a/outblob && echo changed-changed-changed-changed- > a/inblob && "
+        "md5sum < a/outblob && head -c 64 /dev/zero | tr '\\0' x > a/inblob && "
         "cat a/generation && md5sum < a/outblob"
     )
     first, one, second, other = output.split("\n")[:4]
