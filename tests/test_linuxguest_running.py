@@ -206,6 +206,14 @@ def test_silence_is_told_with_what_was_seen(kernel: Kernel) -> None:
         assert "it is not real" in str(caught.value)
 
 
+def test_the_first_complaint_of_a_guest_that_ended_is_told(kernel: Kernel) -> None:
+    with fake(kernel, "oopses") as guest:
+        with pytest.raises(GuestError, match="but the guest told the host of a panic") as caught:
+            guest.userspace(30)
+        assert "its kernel complained first:\n" in str(caught.value)
+        assert "RIP: 0010:guilty_function+0x10/0x20" in str(caught.value)
+
+
 def test_the_end_does_not_come(kernel: Kernel) -> None:
     with fake(kernel, "silent") as guest:
         with pytest.raises(GuestError, match="waited for its end: not within 1 s"):

@@ -18,6 +18,7 @@ from harness.kernel import Kernel, TargetError, TargetTimeoutError
 from harness.linuxguest.console import Console
 from harness.linuxguest.definition import CHANNELS, COMMANDS, CONSOLE, MONITOR, LinuxGuest
 from harness.report import sanitize
+from harness.splats import find_splats
 from harness.vng.monitor import Monitor, MonitorError
 
 USERSPACE = r"SNPTEST-GUEST userspace"
@@ -260,13 +261,18 @@ class RunningGuest:
             self._program.wait(END_TIMEOUT)  # QEMU closes it a moment before it ends
         if self.ended:
             return GuestError(
-                f"waited for {what}, but the guest {self._end()}\n"
+                f"waited for {what}, but the guest {self._end()}\n{self._complaint()}"
                 f"its console ended with:\n{self.console.tail}"
             )
         return GuestError(
-            f"waited for {what}: not within {timeout:.0f} s\n"
+            f"waited for {what}: not within {timeout:.0f} s\n{self._complaint()}"
             f"its console ended with:\n{self.console.tail}\nQEMU said: {self.said.tail}"
         )
+
+    def _complaint(self) -> str:
+        """Return what the guest's kernel complained of first, if it did: lines to be shown."""
+        splats = find_splats(self.console.text.replace("\r", ""))
+        return f"its kernel complained first:\n{splats[0].block}\n" if splats else ""
 
     def __enter__(self) -> Self:
         return self

@@ -47,6 +47,8 @@ PARAMETERS = (
     "unknown_nmi_panic",
     # Linux counts the timer's interrupts while it waits in a loop; a busy host brings too few.
     "no_timer_check",
+    # A guest that cannot be entered: its VMCB is in the log.
+    "kvm_amd.dump_invalid_vmcb=1",
     # Notes in the log, as many as there are tests.
     "printk.devkmsg=on",
 )

@@ -3,6 +3,7 @@
 
     boots          says "userspace" on the console, serves commands (guests/linux/serve's protocol)
     silent         says nothing
+    oopses         its kernel does, says more than a message can show, and panics as above
     echoes         says on the console what is typed there; a line "over" ends it
     refuses        complains and ends with status 1
     terminates     stops as QEMU 10 does where a guest asks to be terminated by its GHCB
@@ -21,6 +22,13 @@ import sys
 import threading
 from collections.abc import Iterator
 
+OOPS = (
+    b"[    2.000000] BUG: unable to handle page fault for address: ffffffffa2205000\r\n"
+    b"[    2.000001] #PF: supervisor read access in kernel mode\r\n"
+    b"[    2.000002] Oops: Oops: 0000 [#1] PREEMPT SMP NOPTI\r\n"
+    b"[    2.000003] RIP: 0010:guilty_function+0x10/0x20\r\n"
+    b"[    2.000004] ---[ end trace 0000000000000000 ]---\r\n"
+)
 how = sys.argv[1]
 console, commands, monitor = (socket.socket(fileno=number) for number in (10, 11, 12))
 lock = threading.Lock()
@@ -98,7 +106,9 @@ if how in ("terminates", "stops"):
     sys.stderr.flush()
     greeted.wait(30)  # QEMU tells nothing before its monitor's first question
     event("STOP")
-if how in ("panics", "terminates-11"):
+if how == "oopses":
+    console.sendall(OOPS + b"[    3.000000] and more of it\r\n" * 500)
+if how in ("panics", "terminates-11", "oopses"):
     greeted.wait(30)
     info = {"info": {"type": "sev", "set": 1, "code": 5}} if how == "terminates-11" else {}
     event("GUEST_PANICKED", action="shutdown", **info)
