@@ -20,7 +20,8 @@ pytestmark = [
 ]
 
 Start = Callable[..., RunningGuest]
-ROUNDS = 5
+CPUS = 6
+NMIS = 5
 
 
 def interrupts(guest: RunningGuest, name: str) -> list[int]:
@@ -31,16 +32,26 @@ def interrupts(guest: RunningGuest, name: str) -> list[int]:
 
 
 def test_offline_and_online(start: Start) -> None:
-    """CPUs go offline and come back, over and over: each time they are created anew."""
-    guest = start(vcpus=4).userspace()
+    """CPUs go offline and come back: each is created anew, and takes interrupts as before.
+
+    Each does so once.  Linux leaves a CPU's GHCB marked as in use when it goes offline, for it does
+    not come back to the loop that it waits in, and has one to spare: the third time would be its
+    panic, on every SNP host (sev_es_ap_hlt_loop, 6.12 to 7.3).
+    """
+    guest = start(vcpus=CPUS).userspace()
+    others = [str(number) for number in range(1, CPUS)]
     guest.shell(
-        f"for i in $(seq {ROUNDS}); do for c in 1 2 3; do"
-        " echo 0 > /sys/devices/system/cpu/cpu$c/online || exit 1; done;"
-        " [ $(nproc) = 1 ] || exit 2; for c in 3 1 2; do"
-        " echo 1 > /sys/devices/system/cpu/cpu$c/online || exit 3; done;"
-        " [ $(nproc) = 4 ] || exit 4; done",
+        f"cd /sys/devices/system/cpu; for c in {' '.join(others)}; do"
+        " echo 0 > cpu$c/online || exit 1; done;"
+        f" [ $(nproc) = 1 ] || exit 2; for c in {' '.join(reversed(others))}; do"
+        " echo 1 > cpu$c/online || exit 3; done;"
+        f" [ $(nproc) = {CPUS} ] || exit 4",
         300,
     )
+    before = interrupts(guest, "LOC")
+    guest.shell(f"for c in 0 {' '.join(others)}; do taskset -c $c usleep 100000; done")
+    after = interrupts(guest, "LOC")
+    assert all(new > old for old, new in zip(before, after, strict=True)), (before, after)
     is_free_of_splats(guest)
 
 
@@ -81,8 +92,8 @@ def test_nmi(start: Start) -> None:
     """
     guest = start(vcpus=2).userspace()
     before = sum(interrupts(guest, "NMI"))
-    for _ in range(ROUNDS):
+    for _ in range(NMIS):
         guest.shell("echo l > /proc/sysrq-trigger")
     count = sum(interrupts(guest, "NMI")) - before
-    assert count == ROUNDS, f"{count} NMIs came of {ROUNDS}"
+    assert count == NMIS, f"{count} NMIs came of {NMIS}"
     is_free_of_splats(guest)
