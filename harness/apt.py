@@ -19,8 +19,9 @@ from harness import tables
 from harness.command import captured
 from harness.errors import BuildError, UsageError
 from harness.kbuild import cache
+from harness.places import ROOT
 
-SOURCES = Path(__file__).parents[1] / "kernels/sources.toml"
+SOURCES = ROOT / "kernels/sources.toml"
 DOWNLOAD_TIMEOUT = 1200.0
 FRESH = 86400.0
 """Seconds for which a list of the suites is taken as current."""

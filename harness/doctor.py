@@ -22,12 +22,12 @@ from harness.host_packages import lacking, missing_packages, optional
 from harness.hostcpu import HERE, why_not_x86_64
 from harness.kselftest import build as selftests
 from harness.machine import installed
+from harness.places import ROOT
 from harness.preflight import examine
 from harness.preflight.finding import Finding, State
 from harness.preflight.judge import why_not
 from harness.report import sanitize
 from harness.report.outcome import ExitCode
-from harness.runner import ROOT
 
 PROBE_SECONDS = 10.0
 """Deadline of one probe: a broken /dev/kvm may hang whoever asks it."""
@@ -78,12 +78,13 @@ def show(host: str | None = None) -> int:
 
 
 def _show_host(name: str) -> int:
+    from harness.ssh import examine as remote
     from harness.ssh import hosts
     from harness.ssh.connection import Connection
 
     connection = Connection(hosts.get(name))
     try:
-        found, evidence = examine.there(connection)
+        found, evidence = remote.examine(connection)
     finally:
         connection.close()
     who = f"{evidence.get('node')}, python {evidence.get('python')}, user {evidence.get('user')}"

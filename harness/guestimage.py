@@ -28,7 +28,7 @@ from typing import Final
 from harness import places
 from harness.vm import layout, mailbox
 
-SOURCES: Final = Path(__file__).resolve().parent.parent / "guests"
+SOURCES: Final = places.ROOT / "guests"
 PREBUILT: Final = SOURCES / "prebuilt"
 UNITS: Final = ("entry.S", "main.c", "commands.c", "snp.c", "ghcb.c", "vc.c", "vmsa.c")
 SNP_UNITS: Final = frozenset({"snp.c", "ghcb.c", "vc.c", "vmsa.c"})

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from harness.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[1]
+"""The project's own tree."""
+
 
 def cache() -> Path:
     """Return $XDG_CACHE_HOME/snptest (not made yet, maybe)."""

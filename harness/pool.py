@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.backends.base import Backend
+from harness.backends.base import ATTEMPTS, Backend
 from harness.errors import BootError
 from harness.kernel import STUCK_CALL, Death, Kernel
 from harness.report.about import about, why_without_snp
@@ -15,9 +15,6 @@ from harness.splats import Splat
 from harness.splats.known import Where
 from harness.splats.symbols import Symbols
 from harness.splats.watch import LogWatch
-
-ATTEMPTS = 3
-"""Boots in a row that have to fail before a kernel is given up, and the run with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from typing import Any
 
 from harness import standstill
 from harness.interrupts import Interrupts
+from harness.places import ROOT
 from harness.report import sanitize
 from harness.report.outcome import Result
 
-ROOT = Path(__file__).resolve().parent.parent
 SILENCE = 300.0
 """Seconds beyond a test's deadline in which nothing at all happens before the run is given up."""
 

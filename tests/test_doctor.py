@@ -18,6 +18,7 @@ from harness.doctor import show
 from harness.preflight import examine
 from harness.preflight.finding import Finding, State
 from harness.preflight.judge import judge, why_not
+from harness.ssh import examine as remote
 from harness.ssh import hosts
 from harness.ssh.connection import Connection
 from tests.sshd import Sshd, sshd
@@ -213,7 +214,7 @@ def test_a_host_is_examined_by_the_same_program(
     sshd: Sshd, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened = Connection(hosts.get("box"))
-    findings, evidence = examine.there(opened)
+    findings, evidence = remote.examine(opened)
     opened.close()
     assert evidence["release"] == os.uname().release
     assert findings == examine.here()

@@ -12,6 +12,8 @@ from harness.kernel import Kernel
 if TYPE_CHECKING:
     from harness.vm.host import Host
 
+ATTEMPTS = 3
+"""Boots in a row that have to fail before a kernel is given up, and the run with it."""
 
 _MODULE_PARAMETERS = frozenset({"sev", "sev_es", "sev_snp"})
 """What can be changed about a kernel: parameters of kvm_amd that are on or off."""

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import kbuild
-from harness.backends.base import Backend, Unconfigurable, kvm_amd_parameters
+from harness.backends.base import ATTEMPTS, Backend, Unconfigurable, kvm_amd_parameters
 from harness.errors import UsageError
 from harness.kbuild import KernelBuild
 from harness.kernel import Kernel
-from harness.pool import ATTEMPTS
 from harness.ssh import hosts
 
 if TYPE_CHECKING:

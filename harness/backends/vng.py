@@ -7,11 +7,10 @@ import shutil
 from typing import Any, ClassVar
 
 from harness import kbuild
-from harness.backends.base import Backend, kvm_amd_parameters
+from harness.backends.base import ATTEMPTS, Backend, kvm_amd_parameters
 from harness.errors import UsageError
 from harness.hostcpu import why_not_x86_64
 from harness.kernel import Kernel
-from harness.pool import ATTEMPTS
 from harness.vng.boot import BOOT_TIMEOUT, boot
 from harness.vng.machine import DEFAULT_MEMORY, STOCK, virtme_run
 from harness.vng.snp import choose

@@ -22,8 +22,8 @@ from rich.text import Text
 from harness.cli.output import need_writable, to_stdout, write_text
 from harness.cli.run import make_console
 from harness.errors import UsageError
+from harness.places import ROOT
 from harness.report.outcome import ExitCode
-from harness.runner import ROOT
 
 FOLDER = ROOT / "benchmarks"
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from harness.places import ROOT
 from harness.report.outcome import ExitCode
-from harness.runner import ROOT, python_environment
+from harness.runner import python_environment
 
 CODE = ("harness", "suites", "tests", "benchmarks", "guests", "conftest.py")
 HEAVY = "kbuild"

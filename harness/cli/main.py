@@ -65,7 +65,7 @@ Exit codes: 0 all passed, 1 a test failed or crashed, 2 usage,
 def _version(wanted: bool) -> None:
     if wanted:
         from harness.history.identity import harness_version
-        from harness.runner import ROOT
+        from harness.places import ROOT
 
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         print(f"snptest {project['version']} ({harness_version()})")

@@ -23,10 +23,10 @@ from harness.nightly.night import Listener, Operation, Tools, build
 from harness.nightly.schedule import Job, Revision, Schedule, load
 from harness.nightly.state import Night, Record
 from harness.nightly.verdict import exit_code, verdicts
+from harness.places import ROOT
 from harness.report.live import animated
 from harness.report.outcome import Outcome
 from harness.report.words import counted
-from harness.runner import ROOT
 from harness.suiterun import SuiteRun
 
 FILE = ROOT / "ci" / "nightly.toml"

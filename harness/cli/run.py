@@ -23,11 +23,12 @@ from harness.cli.output import need_writable, to_stdout, write_text
 from harness.errors import UsageError, UserError
 from harness.history import identity, store
 from harness.history.record import Recorder
+from harness.places import ROOT
 from harness.report import junit, ktap, live, sanitize, summary
 from harness.report.jsonl import JsonLines
 from harness.report.outcome import BOOT, exit_code
 from harness.report.words import counted
-from harness.runner import ROOT, SILENCE, Event, Run
+from harness.runner import SILENCE, Event, Run
 from harness.splats import known
 from harness.vng.accel import slowness
 from harness.vng.machine import STOCK, check_memory

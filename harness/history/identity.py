@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.errors import UserError
+from harness.places import ROOT
 from harness.report import sanitize
-from harness.runner import ROOT
 
 UNKNOWN = "unknown"
 GIT_TIMEOUT = 10.0

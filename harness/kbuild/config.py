@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import BuildError, UsageError
+from harness.places import ROOT
 from harness.tables import close_to, shown
 
 BASE, DISTRIBUTION = "base", "distribution"
 """The fragments that others lie on; one of them is part of every configuration."""
-FRAGMENTS = Path(__file__).resolve().parents[2] / "kernels"
+FRAGMENTS = ROOT / "kernels"
 _SET = re.compile(r"(CONFIG_[A-Za-z0-9_]+)=(.*)")
 _UNSET = re.compile(r"# (CONFIG_[A-Za-z0-9_]+) is not set")
 _REASON = re.compile(r"# (without|implied) ([A-Z0-9_ ]+): \S.*")

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import tables
+from harness.places import ROOT
 from harness.tables import Values
 
-FILE = Path(__file__).resolve().parents[2] / "suites" / "kselftest" / "tests.toml"
+FILE = ROOT / "suites" / "kselftest" / "tests.toml"
 LONGEST = 300.0
 """Seconds: a run in which nothing happens for much longer is given up (harness/runner.py)."""
 SHORTEST = 0.1

@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from harness import tables
+from harness.places import ROOT
 from harness.tables import Values
 
-FILE = Path(__file__).parents[2] / "guests/linux/parts.toml"
+FILE = ROOT / "guests/linux/parts.toml"
 RELEASE = "{release}"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 

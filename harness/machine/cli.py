@@ -13,10 +13,11 @@ from harness.kbuild.progress import ConsoleProgress
 from harness.machine import build as building
 from harness.machine import installed, patches
 from harness.machine.installed import MachineBuild
+from harness.places import ROOT
 from harness.report.outcome import ExitCode
 from harness.report.words import counted
 
-README = Path(__file__).parents[2] / "qemu/README.md"
+README = ROOT / "qemu/README.md"
 NONE = Path("none")
 """As --patches: the sources have them already."""
 MODELLED = "## What is modelled"

@@ -16,9 +16,10 @@ from harness.errors import BuildError
 from harness.kbuild.gitrun import GitError
 from harness.kbuild.series import load_files
 from harness.kbuild.tree import PatchError, SourceTree
+from harness.places import ROOT
 from harness.report import sanitize
 
-PATCHES = Path(__file__).parents[2] / "qemu/patches"
+PATCHES = ROOT / "qemu/patches"
 _TAG = re.compile(r"^\[[^]]*\] *")
 
 

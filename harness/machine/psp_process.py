@@ -13,10 +13,10 @@ from typing import IO, Any
 
 from harness.errors import BootError
 from harness.machine.control import ask
+from harness.places import ROOT
 
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
-_ROOT = Path(__file__).resolve().parents[2]
 _TAIL = 2000
 
 
@@ -34,7 +34,7 @@ class PspProcess:
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 command,
-                cwd=_ROOT,
+                cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

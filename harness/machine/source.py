@@ -28,9 +28,10 @@ from harness.kbuild.gitrun import GitError
 from harness.kbuild.progress import Progress
 from harness.kbuild.snapshot import Directory
 from harness.kbuild.tree import SourceTree
+from harness.places import ROOT
 from harness.tables import Values
 
-SOURCES = Path(__file__).parents[2] / "qemu/source.toml"
+SOURCES = ROOT / "qemu/source.toml"
 DOWNLOAD_TIMEOUT = 1800.0
 """Seconds for a tarball of 130 MB."""
 READ_TIMEOUT = 60.0

@@ -6,7 +6,6 @@ from __future__ import annotations
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import tables
+from harness.places import ROOT
 from harness.report.live import COLOURS, announcement, tally
 from harness.report.outcome import BOOT, Outcome, Result
 
@@ -100,7 +100,7 @@ def _patches(results: Sequence[Result], columns: Sequence[Outcome], *, subjects:
 
 def patch_subjects() -> dict[str, str]:
     """Subjects of the series' patches by number (kernels/v12.toml)."""
-    manifest = Path(__file__).resolve().parents[2] / "kernels" / "v12.toml"
+    manifest = ROOT / "kernels" / "v12.toml"
     keys = ("title", "message_id", "date", "patches")
     patches = tables.Values(manifest, "", tables.read(manifest), keys).named("patches")
     values = tables.Values(manifest, "patches", patches, tuple(patches))

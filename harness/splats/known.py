@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import tables
+from harness.places import ROOT
 from harness.splats.extract import Splat
 from harness.tables import Values
 
-FILE = Path(__file__).resolve().parents[2] / "kernels" / "known-issues.toml"
+FILE = ROOT / "kernels" / "known-issues.toml"
 HINT = "kernels/known-issues.toml explains its form"
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")

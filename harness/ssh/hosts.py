@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.places import ROOT
 from harness.report import sanitize
-from harness.runner import ROOT
 from harness.tables import Values, read
 
 FILE = ROOT / "ci" / "hosts.toml"

@@ -11,13 +11,13 @@ from typing import Any
 from harness.errors import BootError, HostError, UserError
 from harness.kbuild import KernelBuild, buildid
 from harness.kernel import Death, Kernel, Open, ReadFile, TargetError
-from harness.preflight import examine
 from harness.preflight.judge import why_not
 from harness.report import sanitize
 from harness.ssh.boot import power_cycle
 from harness.ssh.bringup import bring_up
 from harness.ssh.connection import RETRY, Connection, connect_again
 from harness.ssh.console import Console
+from harness.ssh.examine import examine
 from harness.ssh.fate import (
     CONNECTION_LOST,
     HOST_LOST,
@@ -132,7 +132,7 @@ class Session:
         self._examined = True
         assert self._connection is not None
         try:
-            findings, _ = examine.there(self._connection)
+            findings, _ = examine(self._connection)
         except HostError as error:
             self.snp_hint = f"the host could not be examined: {error.message}"
             return
