@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from harness.kbuild import cache
 from harness.kbuild.tree import KernelTree
-from harness.runner import ROOT
+from harness.places import ROOT
 from harness.vng.accel import accelerated
 from harness.vng.machine import virtme_run
 

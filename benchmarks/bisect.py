@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import _bare
 from harness import kbuild
 from harness.kbuild import cache
-from harness.runner import ROOT
+from harness.places import ROOT
 from tests import bisect_series
 
 NAME = "bench-bisect"

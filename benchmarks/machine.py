@@ -24,8 +24,10 @@ from harness.vm.host import Host
 from harness.vm.mailbox import Command, Op
 from harness.vng import snp
 from harness.vng.boot import boot
-from harness.vng.machine import Machine, Setup, find_machine
+from harness.vng.kinds import Machine
+from harness.vng.machine import Setup
 from harness.vng.shell import run_in
+from harness.vng.snp import find_machine
 
 ROUNDS = 4
 TRIPS = 10_000

@@ -22,7 +22,8 @@ from harness.kbuild import KernelBuild, buildid
 from harness.machine.psp_process import PspProcess
 from harness.ssh import hosts
 from harness.ssh.connection import connect_again
-from harness.vng.machine import STOCK, Machine, Setup
+from harness.vng.kinds import STOCK, Machine
+from harness.vng.machine import Setup
 from tests.sshd import Sshd
 
 INIT = Path(__file__).parent / "data" / "box_init.py"

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.places import ROOT
 from harness.report.outcome import Outcome
-from harness.runner import ROOT
 
 PAGE = ROOT / "docs/skips.md"
 BAR = 0.95

@@ -13,7 +13,7 @@ from harness import kbuild
 from harness.cli import boot as command_boot
 from harness.cli import run as command_run
 from harness.vng import accel
-from harness.vng.machine import STOCK, Machine
+from harness.vng.kinds import STOCK, Machine
 
 
 @pytest.fixture

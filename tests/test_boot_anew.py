@@ -17,7 +17,8 @@ from harness.backends import local
 from harness.frames import drop_until_greeting
 from harness.kernel import Close, Open, TargetError, TargetTimeoutError
 from harness.linuxguest.placement import place
-from harness.vng.machine import STOCK, Paths
+from harness.vng.kinds import STOCK
+from harness.vng.machine import Paths
 from harness.vng.qemu import Qemu
 from harness.wire import RemoteKernel
 from suites.host.restarting import target_program

@@ -19,7 +19,7 @@ from harness.cli import run as run_command
 from harness.cli.main import main
 from harness.errors import UsageError, UserError
 from harness.kbuild.cli import BuildOptions
-from harness.runner import ROOT
+from harness.places import ROOT
 
 REVISIONS = len(backends.get("emulator").revisions)
 """How often `run` runs a test that needs none in particular."""

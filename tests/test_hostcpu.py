@@ -17,7 +17,7 @@ from harness.guestimage import Flavour
 from harness.kselftest import build as selftests
 from harness.machine import build as machine
 from harness.preflight.finding import State
-from harness.vng.machine import STOCK
+from harness.vng.kinds import STOCK
 from harness.vng.share import need_qemu
 from tests import fakekernel
 from tests.mutants.mutant import ROOT

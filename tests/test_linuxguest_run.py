@@ -22,7 +22,7 @@ from harness.linuxguest.host import Starter, given_qemu
 from harness.linuxguest.modules import Selection
 from harness.linuxguest.parts import Parts
 from harness.nightly import schedule
-from harness.runner import ROOT
+from harness.places import ROOT
 from suites.linux.test_measurement import COMBINATIONS
 from tests.test_cli import snptest
 from tests.test_linuxguest_parts import firmware_file, image_file

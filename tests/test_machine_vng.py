@@ -20,10 +20,12 @@ from harness.kbuild import KernelBuild, cache
 from harness.machine import installed
 from harness.vng import snp
 from harness.vng.autopsy import Evidence, Kind, judge
-from harness.vng.machine import STOCK, Machine, Paths, Setup, agent_command, find_machine
+from harness.vng.kinds import STOCK, Machine
+from harness.vng.machine import Paths, Setup, agent_command
 from harness.vng.qemu import Qemu
 from harness.vng.scene import examine
 from harness.vng.share import make_paths
+from harness.vng.snp import find_machine
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
 

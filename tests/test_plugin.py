@@ -18,8 +18,9 @@ import pytest
 
 from harness.deadline import deadline
 from harness.kernel import TargetTimeoutError
+from harness.places import ROOT
 from harness.report.outcome import Outcome
-from harness.runner import ROOT, Run
+from harness.runner import Run
 
 FAKE_BACKEND = """
 from typing import Any

@@ -18,10 +18,10 @@ import pytest
 from ci import lava_results
 from harness.history import record, runs
 from harness.history.store import History
+from harness.places import ROOT
 from harness.report import junit, kcidb, ktap, names
 from harness.report.outcome import BOOT, Outcome, Result
 from harness.report.verdict import suite_of
-from harness.runner import ROOT
 from tests.history_runs import result, write
 
 OUTCOMES = list(Outcome)

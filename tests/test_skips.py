@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from harness.runner import ROOT
+from harness.places import ROOT
 from tests import skips
 
 

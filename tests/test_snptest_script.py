@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.runner import ROOT
+from harness.places import ROOT
 
 SCRIPT = ROOT / "snptest"
 

@@ -26,8 +26,9 @@ from harness.backends.base import Unconfigurable
 from harness.errors import HostError, UsageError
 from harness.kbuild import buildid
 from harness.kernel import Open, ReadFile, TargetError, TargetTimeoutError
+from harness.places import ROOT
 from harness.report.outcome import Outcome, Result
-from harness.runner import ROOT, Run
+from harness.runner import Run
 from harness.ssh import connection, fate, hosts, link, remote
 from harness.ssh import kernel as ssh_kernel
 from harness.ssh.kernel import SshKernel

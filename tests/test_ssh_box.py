@@ -18,7 +18,7 @@ from harness.runner import Run
 from harness.splats import find_splats
 from harness.ssh import hosts
 from harness.ssh.session import Session
-from harness.vng.machine import find_machine
+from harness.vng.snp import find_machine
 from tests import box as boxes
 from tests import machines, runs
 from tests.box import SEEN, Box

@@ -19,7 +19,7 @@ import pytest
 from harness.cli import faults, streams
 from harness.cli import main as command_line
 from harness.errors import BuildError, UsageError
-from harness.runner import ROOT
+from harness.places import ROOT
 from tests.history_runs import result, write
 
 pytestmark = pytest.mark.deadline(600)

@@ -17,7 +17,8 @@ from harness.errors import UsageError
 from harness.kbuild import cache
 from harness.machine import build as building
 from harness.vng import init, machine
-from harness.vng.machine import Machine, Paths, Setup, agent_command, script_command, shell_command
+from harness.vng.kinds import Machine
+from harness.vng.machine import Paths, Setup, agent_command, script_command, shell_command
 from harness.vng.share import make_paths, make_scratch
 
 ODD = "a b,c@2 %d é=#"

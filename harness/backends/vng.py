@@ -12,7 +12,8 @@ from harness.errors import UsageError
 from harness.hostcpu import why_not_x86_64
 from harness.kernel import Kernel
 from harness.vng.boot import BOOT_TIMEOUT, boot
-from harness.vng.machine import DEFAULT_MEMORY, STOCK, virtme_run
+from harness.vng.kinds import STOCK
+from harness.vng.machine import DEFAULT_MEMORY, virtme_run
 from harness.vng.snp import choose
 
 

@@ -11,7 +11,8 @@ from harness.cli.machine import need_machine
 from harness.errors import UsageError
 from harness.interrupts import by_sigterm
 from harness.vng.accel import slowness
-from harness.vng.machine import STOCK, Setup
+from harness.vng.kinds import STOCK
+from harness.vng.machine import Setup
 from harness.vng.shell import explore, run_in
 from harness.vng.snp import choose
 

@@ -78,7 +78,7 @@ def info() -> None:
 
 def complete_machine(incomplete: str) -> list[str]:
     """Name the machines that begin so, for the shell."""
-    from harness.vng.machine import MACHINES
+    from harness.vng.kinds import MACHINES
 
     return [name for name in MACHINES if name.startswith(incomplete)]
 
@@ -86,7 +86,8 @@ def complete_machine(incomplete: str) -> list[str]:
 def need_machine(name: str) -> None:
     """See that a machine is there; on a terminal, offer to build the one that is not."""
     from harness.machine import installed
-    from harness.vng.machine import SNP, find_machine
+    from harness.vng.kinds import SNP
+    from harness.vng.snp import find_machine
 
     built = installed.find() if name == SNP else None
     try:
@@ -111,7 +112,7 @@ def suggest_machine(kernel: str) -> str:
     from harness import kbuild
     from harness.machine import installed
     from harness.vng import snp
-    from harness.vng.machine import SNP
+    from harness.vng.kinds import SNP
 
     build = kbuild.get(kernel)
     machine = snp.choose(None, build).name

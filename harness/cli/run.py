@@ -31,7 +31,8 @@ from harness.report.words import counted
 from harness.runner import SILENCE, Event, Run
 from harness.splats import known
 from harness.vng.accel import slowness
-from harness.vng.machine import STOCK, check_memory
+from harness.vng.kinds import STOCK
+from harness.vng.machine import check_memory
 
 SUITES = ROOT / "suites"
 BUILT = "run"

@@ -24,7 +24,8 @@ from harness.machine.inspector import MachineInspector
 from harness.report import sanitize
 from harness.splats.symbols import Symbols
 from harness.vng.consolelog import new_path
-from harness.vng.machine import DEFAULT_MEMORY, STOCK, Machine, Setup, agent_command
+from harness.vng.kinds import STOCK, Machine
+from harness.vng.machine import DEFAULT_MEMORY, Setup, agent_command
 from harness.vng.monitor import MonitorError
 from harness.vng.qemu import Qemu
 from harness.vng.scene import autopsy, examine

@@ -20,7 +20,9 @@ from pathlib import Path
 
 from harness.command import captured
 from harness.errors import BuildError, UsageError, UserError
+from harness.vng import snp
 from harness.vng.accel import accelerated
+from harness.vng.kinds import STOCK, Machine
 
 VIRTME_TIMEOUT = 60.0
 DEFAULT_MEMORY = "1G"
@@ -33,45 +35,6 @@ _SIZE = re.compile(r"[1-9][0-9]{0,5}[MG]", re.ASCII)
 _INIT = re.compile(r'(?<!\S)(?:"init=[^"]+"|init=\S+)$')
 _VALUE = re.compile(r'^([^"=]+=)"([^"]*)"$')
 _ROOT = re.compile(r"(?<=\srootflags=)\S+")
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """A kind of machine: which QEMU, and the options that make it one."""
-
-    name: str
-    qemu: str
-    options: tuple[str, ...]
-    """QEMU options where nothing accelerates."""
-    accelerated: tuple[str, ...] | None
-    """QEMU options under KVM; None where KVM cannot run it."""
-    psp: bool = False
-    """Whether it has a PSP, whose firmware runs beside QEMU (harness/vng/snp.py)."""
-
-
-STOCK = Machine(
-    name="stock",
-    qemu="qemu-system-x86_64",
-    options=("-cpu", "max,+svm"),
-    accelerated=("-cpu", "host"),
-)
-"""QEMU as distributions have it: SVM, but neither SEV nor SNP."""
-
-SNP = "snp"
-"""The name of the SNP machine, which `snptest machine build` makes."""
-
-MACHINES = (STOCK.name, SNP)
-
-
-def find_machine(name: str) -> Machine:
-    """Return the machine of that name; UsageError where there is none, UserError if not built."""
-    if name == SNP:
-        from harness.vng import snp  # which knows machines from here
-
-        return snp.find()
-    if name != STOCK.name:
-        raise UsageError(f"no machine is called {name!r}", f"there are {', '.join(MACHINES)}")
-    return STOCK
 
 
 def check_memory(size: str) -> None:
@@ -165,9 +128,8 @@ class Setup:
 
     def _kind_options(self, psp: Path) -> tuple[str, ...]:
         if self.machine.psp:
-            from harness.vng import snp
-
-            return (*self.machine.options, *snp.options(self, psp))
+            own = snp.options(psp, memory=self.memory, cpus=self.cpus, asids=self.asids)
+            return (*self.machine.options, *own)
         if self.accelerated and self.machine.accelerated is not None:
             return self.machine.accelerated
         return self.machine.options

@@ -43,7 +43,7 @@ class Qemu:
         self._paths = paths
         self._earlier = 0
         """Bytes of its log of CPU resets that are of earlier boots."""
-        self._firmware = Firmware(paths) if psp else None
+        self._firmware = Firmware(paths.psp, paths.firmware) if psp else None
         scratch = paths.scratch
         reader, writer = os.pipe2(os.O_CLOEXEC)
         command = [_CONSOLE.sub(rf"\g<1>{writer}", word) for word in command]

@@ -17,7 +17,8 @@ from harness.host_packages import ensure_packages
 from harness.hostcpu import need_x86_64
 from harness.kbuild import KernelBuild
 from harness.vng import init
-from harness.vng.machine import STOCK, Machine, Paths
+from harness.vng.kinds import STOCK, Machine
+from harness.vng.machine import Paths
 from harness.vng.sharedpaths import shared
 
 _PLAIN = re.compile(r"[A-Za-z0-9/._+@-]+")

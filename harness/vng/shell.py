@@ -99,7 +99,7 @@ def explore(kernel: KernelBuild, setup: Setup) -> int:
         shell.chmod(0o755)
         undo.enter_context(kernel.in_use())
         if setup.machine.psp:
-            undo.callback(Firmware(paths).stop)
+            undo.callback(Firmware(paths.psp, paths.firmware).stop)
         undo.callback(paths.status.unlink, missing_ok=True)
         code = subprocess.call(shell_command(setup, paths, folder if hidden else None))
         status = _status(paths)

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.errors import UsageError, UserError
 from harness.kbuild import KernelBuild
 from harness.machine import installed
-from harness.vng.machine import SNP, STOCK, Machine, Paths, Setup, find_machine
+from harness.vng.kinds import MACHINES, SNP, STOCK, Machine
 
 CPU = (
     "EPYC-Milan",
@@ -49,25 +49,35 @@ def supports(kernel: KernelBuild) -> bool:
     return module.is_file() and _PARAMETER in module.read_bytes()
 
 
-def options(setup: Setup, socket: Path) -> list[str]:
+def options(socket: Path, *, memory: str, cpus: int, asids: int | None = None) -> list[str]:
     """Return QEMU's options on top of a PC's, which virtme-ng has composed; the last word counts.
 
-    `socket` is where the PSP's firmware listens.  The guests' memory is shared with it.
+    `socket` is where the PSP's firmware listens.  The guests' memory (1G) is shared with it.
+    `asids` is how many ASIDs SNP and SEV-ES guests have; None: the machine's default.
     """
     # Linux 6.12 demands policies that allow SMT where SMT is on: have it on, as hosts do.
-    threads = 2 if setup.cpus % 2 == 0 else 1
-    cpu = CPU if setup.asids is None else (*CPU, f"x-snp-asids={setup.asids}")
+    threads = 2 if cpus % 2 == 0 else 1
+    cpu = CPU if asids is None else (*CPU, f"x-snp-asids={asids}")
     return [
         # SeaBIOS spends half a minute on a drive without a medium that QEMU 10 adds.
         "-nodefaults",
-        *("-object", f"memory-backend-memfd,id=ram,size={setup.memory},share=on"),
+        *("-object", f"memory-backend-memfd,id=ram,size={memory},share=on"),
         *("-machine", "q35,accel=tcg,x-snp-host=on,memory-backend=ram"),
         *("-cpu", ",".join(cpu)),
-        *("-smp", f"{setup.cpus},threads={threads}"),
+        *("-smp", f"{cpus},threads={threads}"),
         *("-device", "amd-iommu,intremap=on,x-snpsup=on"),
         *("-chardev", f"socket,id=psp,path={socket}"),
         *("-device", "snp-psp,id=psp,chardev=psp"),
     ]
+
+
+def find_machine(name: str) -> Machine:
+    """Return the machine of that name; UsageError where there is none, UserError if not built."""
+    if name == SNP:
+        return find()
+    if name != STOCK.name:
+        raise UsageError(f"no machine is called {name!r}", f"there are {', '.join(MACHINES)}")
+    return STOCK
 
 
 def choose(name: str | None, kernel: KernelBuild) -> Machine:
@@ -88,12 +98,13 @@ class Firmware:
     say what it makes of that, and is ended: no result after that would mean anything.
     """
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, socket: Path, log: Path) -> None:
+        """Start it: `socket` is what QEMU connects to, `log` where it complains."""
         from harness.machine.psp_process import PspProcess  # with it comes all of the model
 
-        self._log = paths.firmware
+        self._log = log
         self._log.unlink(missing_ok=True)  # of another process that had our number
-        self._process = PspProcess(paths.psp, self._log)
+        self._process = PspProcess(socket, self._log)
         self._ended = os.pidfd_open(self._process.pid)
         self._watcher: threading.Thread | None = None
         self._stopping = False
