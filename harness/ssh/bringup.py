@@ -5,22 +5,40 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from harness.errors import BootError
 from harness.kbuild import KernelBuild
 from harness.kernel import TargetError
 from harness.ssh.boot import TOKEN, carries, has_parameters, leave, power_cycle
-from harness.ssh.connection import RETRY
+from harness.ssh.connection import RETRY, Connection
+from harness.ssh.console import Console
 from harness.ssh.fate import Boot, judged
+from harness.ssh.hosts import Host
 from harness.ssh.install import Installed, install
 from harness.ssh.link import AgentLink, who
 from harness.ssh.problems import NotLetIn, Unreachable
 from harness.ssh.remote import look
 from harness.wire import RemoteKernel
 
-if TYPE_CHECKING:
-    from harness.ssh.session import Session
+
+class Session(Protocol):
+    """What is needed of a session to boot a kernel on its host: harness/ssh/session.py."""
+
+    host: Host
+    build_id: str
+    installed: Installed | None
+    console: Console
+    token: str
+
+    def connected(self, deadline: float) -> Connection:
+        """Return the connection, made if there is none."""
+
+    def disconnect(self) -> None:
+        """Give the connection up."""
+
+    def look_again(self, deadline: float) -> dict[str, Any]:
+        """Return what the host says of itself, once it answers."""
 
 
 def bring_up(session: Session, build: KernelBuild, deadline: float) -> Installed:

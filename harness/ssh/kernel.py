@@ -4,21 +4,34 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from harness.kbuild import KernelBuild
 from harness.kernel import Death, ReadFile, TargetError, Ticket, WriteFile
 from harness.report import sanitize
 from harness.splats.symbols import Symbols
-from harness.ssh.fate import AGENT_HANGS
+from harness.ssh.console import Console
+from harness.ssh.fate import AGENT_HANGS, Boot
+from harness.ssh.hosts import Host
 from harness.ssh.link import AgentLink, Loss, LossKind
 from harness.vng.autopsy import Kind
 from harness.wire import RemoteKernel
 
-if TYPE_CHECKING:
-    from harness.ssh.session import Session
-
 ANSWER_TIMEOUT = 5.0
 _LAST_THREAD = 0xFFFF
+
+
+class Session(Protocol):
+    """What a kernel asks of the session that it belongs to: harness/ssh/session.py."""
+
+    host: Host
+    build: KernelBuild | None
+    boot: Boot | None
+    snp_hint: str | None
+    console: Console
+
+    def what_happened(self, loss: Loss) -> tuple[Death, str]:
+        """Find out what became of the host, and what its last words were."""
 
 
 class SshKernel(RemoteKernel):

@@ -158,7 +158,7 @@ class VngKernel(RemoteKernel):
 
     def autopsy(self) -> Death:
         """Find out what became of the kernel."""
-        return autopsy(self, self.build.directory / "System.map")
+        return autopsy(self, self.qemu, self.build.directory / "System.map")
 
 
 def boot(

@@ -10,15 +10,11 @@ import time
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from harness.kernel import Death, ReadFile, TargetError
+from harness.kernel import Death, Kernel, ReadFile, TargetError
 from harness.vng.autopsy import CpuState, Evidence, Kind, judge
 from harness.vng.monitor import MonitorError
-
-if TYPE_CHECKING:
-    from harness.vng.boot import VngKernel
-    from harness.vng.qemu import Qemu
+from harness.vng.qemu import Qemu
 
 END_TIMEOUT = 10.0
 """Seconds in which a QEMU whose guest has gone ends."""
@@ -41,11 +37,11 @@ _HANGS = (
 )
 
 
-def autopsy(kernel: VngKernel, system_map: Path) -> Death:
-    """Find out what became of a booted kernel."""
+def autopsy(kernel: Kernel, qemu: Qemu, system_map: Path) -> Death:
+    """Find out what became of a booted kernel, in its QEMU."""
     # The agent's end of the stream closes a little before QEMU ends, if it does.
     lost = not _agent_answers(kernel)
-    return examine(kernel.qemu, system_map, lost=lost, agent_answers=not lost)
+    return examine(qemu, system_map, lost=lost, agent_answers=not lost)
 
 
 def examine(qemu: Qemu, system_map: Path, *, lost: bool, agent_answers: bool = False) -> Death:
@@ -84,7 +80,7 @@ def examine(qemu: Qemu, system_map: Path, *, lost: bool, agent_answers: bool = F
     return death
 
 
-def _agent_answers(kernel: VngKernel) -> bool:
+def _agent_answers(kernel: Kernel) -> bool:
     try:
         kernel.call(ReadFile("/proc/uptime"), thread=_LAST_THREAD, timeout=ANSWER_TIMEOUT)
     except (TargetError, ValueError):
