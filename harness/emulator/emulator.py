@@ -10,10 +10,10 @@ from collections.abc import Generator, Sequence
 from harness.emulator.kvm.device import Kvm, KvmDevice
 from harness.emulator.kvm.devsev import SevDevice
 from harness.emulator.kvm.errors import KvmError
-from harness.emulator.kvm.files import Call, FdTable, File
+from harness.emulator.kvm.files import Call, File
 from harness.emulator.kvm.gmem import GmemFile
-from harness.emulator.kvm.sched import Blocked, Scheduler, Task
-from harness.emulator.kvm.usermem import UserMemory
+from harness.emulator.kvm.process import SCRATCH, Process
+from harness.emulator.kvm.sched import Blocked, Task
 from harness.emulator.machine import Machine, MachineConfig, PanicError
 from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.psp.key_server import endorsement
@@ -40,25 +40,6 @@ from harness.kernel import (
     describe,
 )
 from harness.uapi.revisions import REVISIONS, Revision
-
-SCRATCH = 1 << 16
-"""Bytes of user memory per thread that hold ioctl arguments."""
-
-
-class Process:
-    """The process that drives KVM: address space, open files, threads."""
-
-    def __init__(self, machine: Machine, seed: int | None) -> None:
-        self.memory = UserMemory(machine.memory, machine.frames)
-        self.files = FdTable()
-        self.scheduler = Scheduler(seed)
-        self._scratch: dict[int, int] = {}
-
-    def scratch(self, thread: int) -> int:
-        """Address of the thread's buffer for ioctl arguments."""
-        if thread not in self._scratch:
-            self._scratch[thread] = self.memory.map(SCRATCH)
-        return self._scratch[thread]
 
 
 class Emulator(Kernel):

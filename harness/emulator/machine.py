@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn
 
-from harness.emulator.kvm.asid import MAX_SEV_ASID
 from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M, FrameAllocator, PhysicalMemory
 from harness.emulator.psp import Psp
 from harness.emulator.psp.tcb import Tcb
@@ -18,6 +17,8 @@ from harness.emulator.rmp import Rmp
 from harness.kernel import TargetError
 
 DEBUG_LINES = 10_000
+MAX_SEV_ASID = 509
+"""CPUID 0x8000001F ECX of EPYC Milan: the number of encrypted guests at a time."""
 OLD_TCB = Tcb(boot_loader=3, tee=0, snp=20, microcode=209)
 OLD_VERSION = (1, 54, 1)
 

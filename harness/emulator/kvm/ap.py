@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness.emulator.kvm.errors import KvmError
+from harness.emulator.kvm.exit import RESUME
 from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from harness.emulator.kvm.ghcb import Ghcb
     from harness.emulator.kvm.vcpu import Vcpu
 
-RESUME, LEAVE = True, False
 U32 = 0xFFFFFFFF
 ALL_FEATURES = (1 << 64) - 1
 

@@ -11,13 +11,11 @@ import errno
 from typing import TYPE_CHECKING
 
 from harness.emulator.kvm.errors import KvmError
+from harness.emulator.machine import MAX_SEV_ASID
 from harness.uapi import sev as abi
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.ccp import Ccp
-
-MAX_SEV_ASID = 509
-"""CPUID 0x8000001F ECX of EPYC Milan: the number of encrypted guests at a time."""
 
 
 class AsidPool:

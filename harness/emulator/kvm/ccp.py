@@ -8,9 +8,9 @@ import errno
 from typing import TYPE_CHECKING
 
 from harness.emulator.kvm import cmdbuf
-from harness.emulator.kvm.asid import MAX_SEV_ASID
 from harness.emulator.kvm.attestation import Attestation
 from harness.emulator.kvm.errors import KvmError
+from harness.emulator.machine import MAX_SEV_ASID
 from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M
 from harness.uapi import sev as abi
 

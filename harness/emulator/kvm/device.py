@@ -20,7 +20,7 @@ from harness.emulator.memory import PAGE_SIZE
 from harness.uapi import kvm as uapi
 
 if TYPE_CHECKING:
-    from harness.emulator.emulator import Process
+    from harness.emulator.kvm.process import Process
     from harness.emulator.machine import Machine
     from harness.uapi.revisions import Revision
 

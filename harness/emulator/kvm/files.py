@@ -11,7 +11,7 @@ from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.sched import Steps, Task
 
 if TYPE_CHECKING:
-    from harness.emulator.emulator import Process
+    from harness.emulator.kvm.process import Process
 
 Handler = Callable[[Any, "Call", int], "int | Steps"]
 """handler(object, call, arg): the result, or a generator that ends with it; raises KvmError."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from harness.emulator.kvm import ghcb as page
 from harness.emulator.kvm import nae
 from harness.emulator.kvm.errors import KvmError
+from harness.emulator.kvm.exit import LEAVE, RESUME
 from harness.emulator.memory import PAGE_SIZE
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from harness.emulator.kvm.ghcb import Ghcb
     from harness.emulator.kvm.vcpu import Vcpu
 
-RESUME, LEAVE = True, False
 MSG_TYPE_OFFSET = abi.snp_guest_msg_hdr.msg_type.offset
 VMM_ERR_INVALID_LEN, VMM_ERR_BUSY, VMM_ERR_GENERIC = 1, 2, 0xFFFFFFFF
 """SNP_GUEST_VMM_ERR_* in EXITINFO2[63:32] (include/uapi/linux/sev-guest.h)."""

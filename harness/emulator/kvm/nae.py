@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from harness.emulator.cpu.xstate import xsave_size
 from harness.emulator.kvm import ghcb as page
 from harness.emulator.kvm import lapic
 from harness.emulator.kvm.errors import KvmError
+from harness.emulator.kvm.exit import LEAVE, RESUME
 from harness.emulator.memory import PAGE_SIZE
-from harness.emulator.psp.cpuid_page import xsave_size
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from harness.emulator.kvm.ghcb import Ghcb
     from harness.emulator.kvm.vcpu import Vcpu
 
-RESUME, LEAVE = True, False
 U32 = 0xFFFFFFFF
 U64 = 0xFFFFFFFFFFFFFFFF
 GP_VECTOR = 13

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from harness.emulator.cpu import exits
 from harness.emulator.cpu.state import GPRS, PlainState, Segment
 from harness.emulator.kvm import lapic, nae
+from harness.emulator.kvm.exit import LEAVE, RESUME
 from harness.uapi import kvm as uapi
 
 if TYPE_CHECKING:
     from harness.emulator.cpu.cpu import Cpu
     from harness.emulator.kvm.vcpu import Vcpu
 
-RESUME, LEAVE = True, False
 RAX, RCX, RDX, RBX = range(4)
 GP_VECTOR = 13
 WRMSR_LENGTH = 2

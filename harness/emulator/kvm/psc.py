@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.emulator.kvm import nae
 from harness.emulator.kvm.errors import KvmError
+from harness.emulator.kvm.exit import LEAVE, RESUME
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
 from harness.uapi.revisions import PscExit
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from harness.emulator.kvm.ghcb import Ghcb
     from harness.emulator.kvm.vcpu import Vcpu
 
-RESUME, LEAVE = True, False
 HEADER, ENTRY = 8, 8
 GFN_MASK = (1 << 40) - 1
 HUGE = 512

@@ -16,6 +16,7 @@ from harness.emulator.cpu.cpu import Cpu, Vmcb
 from harness.emulator.cpu.mmu import UnmodelledModeError
 from harness.emulator.kvm import ap, plain, sev, vmgexit
 from harness.emulator.kvm.errors import KvmError
+from harness.emulator.kvm.exit import LEAVE, RESUME
 from harness.emulator.kvm.mmu import MemoryFault, Resolution
 from harness.emulator.kvm.sched import Blocked, Steps
 from harness.emulator.kvm.vmsa import XCR0_FP
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from harness.emulator.kvm.ghcb import Ghcb
     from harness.emulator.kvm.vcpu import Vcpu
 
-RESUME, LEAVE = True, False
-"""What a handler answers: run the guest on, or return to userspace (the exit is filled in)."""
 
 VMEXIT_INVALID = (1 << 32) - 1
 

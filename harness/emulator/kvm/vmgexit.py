@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness.emulator.kvm import ap, guest_req, nae, psc
 from harness.emulator.kvm import ghcb as page
 from harness.emulator.kvm.errors import KvmError
+from harness.emulator.kvm.exit import LEAVE, RESUME
 from harness.emulator.kvm.ghcb import Ghcb
 from harness.emulator.memory import PAGE_SIZE
 from harness.uapi import ghcb as abi
@@ -19,7 +20,6 @@ from harness.uapi.revisions import PscExit
 if TYPE_CHECKING:
     from harness.emulator.kvm.vcpu import Vcpu
 
-RESUME, LEAVE = True, False
 U32 = 0xFFFFFFFF
 
 

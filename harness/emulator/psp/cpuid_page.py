@@ -11,6 +11,7 @@ read them there (cpuid_hyp_range_max in arch/x86/coco/sev/shared.c of 6.12).
 
 from __future__ import annotations
 
+from harness.emulator.cpu.xstate import xsave_size
 from harness.uapi.guest_message import SNP_CPUID_COUNT_MAX, snp_cpuid_fn, snp_cpuid_table
 
 STANDARD = range(0x10000)
@@ -30,13 +31,6 @@ REFUSED_BITS: dict[tuple[int, int], dict[str, int]] = {
 
 _SUBLEAVES = frozenset({0x4, 0x7, 0xB, 0xD, 0xF, 0x10, 0x8000001D, 0x80000020, 0x80000026})
 """Leaves that look at ECX; for all others ECX is taken for zero."""
-
-_XSAVE_LEGACY = 0x240
-"""Legacy region and header of an XSAVE area (APM vol. 2, 11.5.2)."""
-
-_XSAVE_COMPONENTS = {2: (0x240, 0x100), 5: (0x340, 0x40), 6: (0x380, 0x200), 7: (0x580, 0x400)}
-_XSAVE_COMPONENTS |= {9: (0x980, 0x8), 11: (0, 0x10), 12: (0, 0x18)}
-"""Offset (standard format) and size of what is behind the header (APM vol. 2, 11.5)."""
 
 
 def correct(page: memoryview | bytearray) -> bool:
@@ -67,12 +61,3 @@ def _correct_function(fn: snp_cpuid_fn) -> bool:
     if leaf == 0xD and subleaf == 1 and fn.xcr0_in:
         fn.ebx = xsave_size(fn.xcr0_in | fn.xss_in, compact=True)
     return before == bytes(fn)
-
-
-def xsave_size(features: int, *, compact: bool) -> int:
-    """Bytes of an XSAVE area that holds these components."""
-    size = _XSAVE_LEGACY
-    for component, (offset, length) in _XSAVE_COMPONENTS.items():
-        if features >> component & 1:
-            size = size + length if compact else max(size, offset + length)
-    return size
