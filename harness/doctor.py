@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import kbuild, places
-from harness.cli.run import make_console
+from harness.console import make_console
 from harness.distributions import how_to_install
 from harness.host_packages import lacking, missing_packages, optional
 from harness.hostcpu import HERE, why_not_x86_64

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The pytest plugin behind `snptest run` and behind plain `pytest suites/psc`.
 
-It gives tests their kernel and host, one of each revision the backend offers, opens another
+It gives tests their kernel and host, one of each interface the backend offers, opens another
 kernel when one died, keeps deadlines, and streams every result as one JSON line (--results).
 """
 
@@ -14,7 +14,6 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -32,6 +31,7 @@ from harness.report import sanitize, verdict
 from harness.report.outcome import Outcome
 from harness.report.stream import ResultStream
 from harness.splats import known, reporting
+from harness.target import OPTIONS, Target
 
 if TYPE_CHECKING:
     from harness.vm.host import Host
@@ -39,42 +39,19 @@ if TYPE_CHECKING:
 MARKERS = (
     "patches(*numbers): patches of the v12 series that the test covers",
     "areas(*names): areas that the test covers, across patches",
-    "needs(*features): skip where kernel or revision lack a feature (harness/features.py)",
+    "needs(*features): skip where kernel or interface lack a feature (harness/features.py)",
     "deadline(seconds): time the test may take, instead of the backend's default",
     "splat(pattern): the test may make the kernel print a splat that the pattern matches",
     "kbuild: builds or boots a kernel: minutes, and packages; `check --quick` leaves it out",
 )
 
 
-@dataclass(frozen=True)
-class BackendOptions:
-    """What the command line says about the target."""
-
-    backend: str
-    revision: str | None
-    kernel: str | None
-    machine: str | None
-    memory: str | None
-    host: str | None
-    seed: int
-    firmware: str | None = None
-    guest_kernel: str | None = None
-    guest_qemu: str | None = None
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options; those of `snptest run` have the same names."""
     group = parser.getgroup("snptest", "SEV-SNP: kernel under test and results")
-    group.addoption("--backend", default="emulator", help="emulator (default), local, vng, ssh")
-    group.addoption("--revision", help="only this revision of the interfaces: v12, merged, 7.3")
-    group.addoption("--kernel", help="kernel that `snptest build` made (vng)")
-    group.addoption("--machine", help="kind of machine to boot it on: stock, snp (vng)")
-    group.addoption("--memory", help="memory of that machine: 2G (vng)")
-    group.addoption("--host", help="host to test (ssh)")
-    group.addoption("--firmware", help="OVMF of Linux guests: a name of `guest list`, or a file")
-    group.addoption("--guest-kernel", help="their kernel: a name of `guest list`, or a file")
-    group.addoption("--guest-qemu", help="QEMU that runs them: a path on the host")
-    group.addoption("--seed", type=int, default=0, help="seed of schedules and keys (default 0)")
+    for option in OPTIONS.values():
+        # Without a default, which Target.of knows.
+        group.addoption(option.flag, type=option.type, metavar=option.metavar, help=option.help)
     group.addoption("--deadline", type=float, help="seconds a test may take")
     group.addoption("--repeat", type=int, default=1, help="runs of each test, one after the other")
     group.addoption("--results", metavar="FILE", help="write one JSON line per result to FILE")
@@ -141,18 +118,7 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.options = BackendOptions(
-            backend=config.getoption("--backend"),
-            revision=config.getoption("--revision"),
-            kernel=config.getoption("--kernel"),
-            machine=config.getoption("--machine"),
-            memory=config.getoption("--memory"),
-            host=config.getoption("--host"),
-            seed=config.getoption("--seed"),
-            firmware=config.getoption("--firmware"),
-            guest_kernel=config.getoption("--guest-kernel"),
-            guest_qemu=config.getoption("--guest-qemu"),
-        )
+        self.target = Target.of(config.getoption)
         try:
             self.known = known.load(config.getoption("--known-issues"))
         except UserError as error:
@@ -169,7 +135,7 @@ class Session:
         """The backend, imported when the first test wants it."""
         if self._backend is None:
             try:
-                self._backend = backends.get(self.options.backend)
+                self._backend = backends.get(self.target.backend)
             except UserError as error:
                 raise pytest.UsageError(str(error)) from None
         return self._backend
@@ -178,34 +144,21 @@ class Session:
     def pool(self) -> KernelPool:
         """The kernels that are open."""
         if self._pool is None:
-            options = {
-                "kernel": self.options.kernel,
-                "machine": self.options.machine,
-                "memory": self.options.memory,
-                "host": self.options.host,
-            }
-            given = {key: value for key, value in options.items() if value is not None}
-            self._pool = KernelPool(self.backend, self.options.seed, given)
+            self._pool = KernelPool(self.backend, self.target)
             self._pool.mark(self._running)
         return self._pool
 
-    def revisions(self) -> list[str | None]:
-        """Revisions to run with: the one asked for, all on offer, or what the kernel says."""
-        wanted, offered = self.options.revision, self.backend.revisions
-        if wanted and offered and wanted not in offered:
-            raise pytest.UsageError(
-                f"backend {self.backend.name} does not offer revision {wanted!r}; "
-                f"it offers {', '.join(offered)}"
-            )
-        return [wanted] if wanted else list(offered) or [None]
-
     @pytest.hookimpl(tryfirst=True)
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run what uses a kernel once per revision; the id begins with it: test_x[v12-...]."""
-        if "revision" in metafunc.fixturenames:
-            revisions = self.revisions()
-            ids = [revision or self.backend.name for revision in revisions]
-            metafunc.parametrize("revision", revisions, ids=ids, scope="module", indirect=True)
+        """Run what uses a kernel once per interface; the id begins with it: test_x[v12-...]."""
+        if "interface" not in metafunc.fixturenames:
+            return
+        try:
+            interfaces = self.backend.chosen(self.target.interface)
+        except UserError as error:
+            raise pytest.UsageError(str(error)) from None
+        ids = [interface or self.backend.name for interface in interfaces]
+        metafunc.parametrize("interface", interfaces, ids=ids, scope="module", indirect=True)
 
     def pytest_sessionfinish(self) -> None:
         """Give every kernel back."""
@@ -320,13 +273,13 @@ class Session:
         return report
 
     def _judge(self, item: pytest.Item, report: pytest.TestReport, facts: dict[str, Any]) -> None:
-        revision = _revision(item)
-        where = known.Where(item.nodeid, revision, frozenset({self.options.backend}))
+        interface = _interface(item)
+        where = known.Where(item.nodeid, interface, frozenset({self.target.backend}))
         if self._pool is not None:
             facts["troubles"] = self._pool.troubles()
             facts["abouts"] = self._pool.new_abouts()
-            facts["boots"] = reporting.boots_of(self._pool, self.known, self.options.backend)
-            where = self._pool.where(item.nodeid, revision)
+            facts["boots"] = reporting.boots_of(self._pool, self.known, self.target.backend)
+            where = self._pool.where(item.nodeid, interface)
         reporting.apply(item, report, facts, self._pool, self.known, where)
 
 
@@ -334,16 +287,16 @@ def _facts(item: pytest.Item) -> dict[str, Any]:
     """Collect what a result says about its test, in types that xdist can send."""
     return {
         "suite": verdict.suite_of(item.nodeid),
-        "revision": _revision(item),
+        "revision": _interface(item),
         "description": _first_sentence(getattr(item, "obj", None)),
         "patches": sorted({n for mark in item.iter_markers("patches") for n in mark.args}),
         "areas": sorted({name for mark in item.iter_markers("areas") for name in mark.args}),
     }
 
 
-def _revision(item: pytest.Item) -> str:
+def _interface(item: pytest.Item) -> str:
     callspec = getattr(item, "callspec", None)
-    return (callspec.params.get("revision") if callspec else None) or ""
+    return (callspec.params.get("interface") if callspec else None) or ""
 
 
 def _first_sentence(function: object) -> str:
@@ -355,7 +308,7 @@ def _first_sentence(function: object) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of one module and revision together: they share a kernel, in order.
+    """Keep the tests of one module and interface together: they share a kernel, in order.
 
     That is also what makes two runs with one seed alike, however many workers there are.
     """
@@ -376,44 +329,44 @@ def _session(request: pytest.FixtureRequest) -> Session:
 
 
 @pytest.fixture(scope="session")
-def backend_options(request: pytest.FixtureRequest) -> BackendOptions:
-    """What the command line says about the target."""
-    return _session(request).options
+def target(request: pytest.FixtureRequest) -> Target:
+    """Where the run runs, as the command line says."""
+    return _session(request).target
 
 
 @pytest.fixture(scope="module")
-def revision(request: pytest.FixtureRequest) -> str | None:
-    """Name of the revision under test; None where the kernel that runs decides."""
+def interface(request: pytest.FixtureRequest) -> str | None:
+    """Name of the interface under test; None where the kernel that runs decides."""
     name = request.param
     assert name is None or isinstance(name, str)
     return name
 
 
 @pytest.fixture(scope="module")
-def kernel(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Kernel]:
+def kernel(request: pytest.FixtureRequest, interface: str | None) -> Iterator[Kernel]:
     """The kernel under test; another one is opened for the next test when it dies."""
     session = _session(request)
     reason = session.backend.unavailable()
     if reason:
         pytest.skip(reason)
-    yield session.pool.get(revision)
-    session.pool.release(revision)
+    yield session.pool.get(interface)
+    session.pool.release(interface)
 
 
 @pytest.fixture(scope="module")
-def host(kernel: Kernel, revision: str | None) -> Iterator[Host]:
-    """The host under test: /dev/kvm of the kernel, speaking the revision's ABI."""
+def host(kernel: Kernel, interface: str | None) -> Iterator[Host]:
+    """The host under test: /dev/kvm of the kernel, speaking the interface's ABI."""
     from harness.probe import probe
     from harness.uapi.revisions import REVISIONS
     from harness.vm.host import Host
 
-    opened = Host(kernel, REVISIONS[revision] if revision else probe(kernel))
+    opened = Host(kernel, REVISIONS[interface] if interface else probe(kernel))
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Callable[..., Host]]:
+def boot(request: pytest.FixtureRequest, interface: str | None) -> Iterator[Callable[..., Host]]:
     """Boots another host with other parameters: boot(sev_snp=False); skips where none can be.
 
     Where a boot is dear, tests get the same host for the same parameters. Without parameters it is
@@ -451,10 +404,10 @@ def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Calla
             owner = f"{request.node.nodeid} {next(numbers)}"
             opened.append((parameters, owner))
         try:
-            kernel = session.pool.get(revision, parameters, owner)
+            kernel = session.pool.get(interface, parameters, owner)
         except Unconfigurable as error:
             pytest.skip(str(error))
-        return Host(kernel, REVISIONS[revision] if revision else probe(kernel))
+        return Host(kernel, REVISIONS[interface] if interface else probe(kernel))
 
     yield boot_host
     for host in changed:
@@ -462,7 +415,7 @@ def boot(request: pytest.FixtureRequest, revision: str | None) -> Iterator[Calla
     if changed:
         session.backend.configure(changed[0], {})
     for parameters, owner in opened:
-        session.pool.discard(revision, parameters, owner)
+        session.pool.discard(interface, parameters, owner)
 
 
 @pytest.fixture
@@ -479,7 +432,7 @@ def scheduled(
 
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    """Skip a test whose needs the kernel or the revision does not meet."""
+    """Skip a test whose needs the kernel or the interface does not meet."""
     needs = [name for mark in request.node.iter_markers("needs") for name in mark.args]
     if needs:
         reason = features.lacking(needs, request.getfixturevalue("host"))
@@ -490,7 +443,7 @@ def _needs(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """A seed of the test's own: the same for the same --seed, whatever ran before."""
-    base = _session(request).options.seed
+    base = _session(request).target.seed
     digest = hashlib.sha256(f"{base}:{request.node.nodeid}".encode()).digest()
     return int.from_bytes(digest[:8], "little")
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.backends.base import ATTEMPTS, Backend
@@ -15,6 +15,7 @@ from harness.splats import Splat
 from harness.splats.known import Where
 from harness.splats.symbols import Symbols
 from harness.splats.watch import LogWatch
+from harness.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Boot:
     """A boot to tell of: what a kernel printed before its first test, or that it has no SNP."""
 
     kernel: str
-    revision: str
+    interface: str
     sightings: tuple[Sighting, ...]
     console: str
     where: Where
@@ -39,16 +40,15 @@ class Boot:
 
 
 _Key = tuple[str | None, tuple[tuple[str, Any], ...], str]
-"""Revision, what was changed about machine and kernel, and whose it is: "" for anybody's."""
+"""Interface, what was changed about machine and kernel, and whose it is: "" for anybody's."""
 
 
 class KernelPool:
     """Opens kernels, keeps those that are dear to open, throws away those that died."""
 
-    def __init__(self, backend: Backend, seed: int, options: dict[str, Any]) -> None:
+    def __init__(self, backend: Backend, target: Target) -> None:
         self.backend = backend
-        self.seed = seed
-        self.options = options
+        self.target = target
         self._open: dict[_Key, Kernel] = {}
         self._watches: dict[int, LogWatch] = {}
         self._boots: list[Boot] = []
@@ -60,20 +60,20 @@ class KernelPool:
         self._last_release = ""
 
     def get(
-        self, revision: str | None, parameters: Mapping[str, Any] | None = None, owner: str = ""
+        self, interface: str | None, parameters: Mapping[str, Any] | None = None, owner: str = ""
     ) -> Kernel:
-        """Return the kernel for that revision and those parameters, opened if need be.
+        """Return the kernel for that interface and those parameters, opened if need be.
 
         With an owner it is nobody else's, now or later.  Raises Unconfigurable where the backend
         cannot change what `parameters` name.
         """
-        key = _key(revision, parameters, owner)
+        key = _key(interface, parameters, owner)
         if key not in self._open:
             if (parameters or owner) and self.backend.reusable:
                 self._discard_configured()
-            kernel = self._opened(revision, parameters)
+            kernel = self._opened(interface, parameters)
             self._open[key] = kernel
-            self.watch(kernel, revision, snp=not parameters)
+            self.watch(kernel, interface, snp=not parameters)
             kernel.mark(self._test)
         return self._open[key]
 
@@ -83,14 +83,12 @@ class KernelPool:
             if key[1:] != _key(None)[1:]:
                 self._discard(key)
 
-    def _opened(self, revision: str | None, parameters: Mapping[str, Any] | None) -> Kernel:
+    def _opened(self, interface: str | None, parameters: Mapping[str, Any] | None) -> Kernel:
         """Open a kernel; one that does not boot is given ATTEMPTS chances."""
-        options = dict(self.options)
-        if parameters is not None:
-            options["parameters"] = dict(parameters)
+        target = replace(self.target, interface=interface)
         for _ in range(ATTEMPTS):
             try:
-                return self.backend.open(revision, self.seed, **options)
+                return self.backend.open(target, parameters)
             except BootError as error:
                 if error.final:
                     raise
@@ -109,16 +107,16 @@ class KernelPool:
         """What keeps results from being whole."""
         return [why for kernel in self._open.values() if (why := kernel.trouble())]
 
-    def release(self, revision: str | None) -> None:
+    def release(self, interface: str | None) -> None:
         """Take back what `get` gave: closed, unless the backend's kernels are dear."""
         if not self.backend.reusable:
-            self.discard(revision)
+            self.discard(interface)
 
     def discard(
-        self, revision: str | None, parameters: Mapping[str, Any] | None = None, owner: str = ""
+        self, interface: str | None, parameters: Mapping[str, Any] | None = None, owner: str = ""
     ) -> None:
         """Close a kernel for good; the next `get` opens another."""
-        self._discard(_key(revision, parameters, owner))
+        self._discard(_key(interface, parameters, owner))
 
     def _discard(self, key: _Key) -> None:
         kernel = self._open.pop(key, None)
@@ -138,7 +136,7 @@ class KernelPool:
 
     # Logs -------------------------------------------------------------------------------
 
-    def watch(self, kernel: Kernel, revision: str | None, *, snp: bool = True) -> None:
+    def watch(self, kernel: Kernel, interface: str | None, *, snp: bool = True) -> None:
         """Follow a kernel's log; what its boot printed is not the first test's.
 
         snp: nothing was switched off, so that it should have SNP where its machine does.
@@ -146,12 +144,12 @@ class KernelPool:
         watch = self._watches[id(kernel)] = LogWatch(kernel)
         sightings = _sightings(watch)
         self._last, self._last_release = kernel, watch.release
-        if not self.backend.revisions:  # what runs decides: a real kernel
+        if not self.backend.interfaces:  # what runs decides: a real kernel
             self._abouts.append(about(kernel, watch))
         without = (snp and why_without_snp(kernel, watch.last)) or ""
         if sightings or without:
-            where = self.where(f"boot::{kernel.name}", revision)
-            boot = Boot(kernel.name, revision or "", tuple(sightings), watch.last, where, without)
+            where = self.where(f"boot::{kernel.name}", interface)
+            boot = Boot(kernel.name, interface or "", tuple(sightings), watch.last, where, without)
             self._boots.append(boot)
         watch.mark()
 
@@ -193,14 +191,14 @@ class KernelPool:
         abouts, self._abouts = self._abouts, []
         return abouts
 
-    def where(self, test: str, revision: str | None) -> Where:
+    def where(self, test: str, interface: str | None) -> Where:
         """Say where a test runs, for known issues: on the kernel that was opened last."""
         environment = {self.backend.name}
         release = ""
         if self._last is not None:
             environment |= self._last.environment
             release = self._last.release or self._last_release
-        return Where(test, revision or "", frozenset(environment), release)
+        return Where(test, interface or "", frozenset(environment), release)
 
 
 def _sightings(watch: LogWatch) -> list[Sighting]:
@@ -208,6 +206,6 @@ def _sightings(watch: LogWatch) -> list[Sighting]:
 
 
 def _key(
-    revision: str | None, parameters: Mapping[str, Any] | None = None, owner: str = ""
+    interface: str | None, parameters: Mapping[str, Any] | None = None, owner: str = ""
 ) -> _Key:
-    return revision, tuple(sorted((parameters or {}).items())), owner
+    return interface, tuple(sorted((parameters or {}).items())), owner

@@ -27,7 +27,7 @@ PAGE = ROOT / "docs/skips.md"
 BAR = 0.95
 TIMEOUT = 3600.0
 REVISION = "merged"
-SIDES = {"emulator": ["--revision", REVISION], "machine": ["--machine", "snp"]}
+SIDES = {"emulator": ["--interface", REVISION], "machine": ["--machine", "snp"]}
 HEAD = """<!-- SPDX-License-Identifier: GPL-2.0-only -->
 # What the SNP machine cannot run
 

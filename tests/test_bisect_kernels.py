@@ -32,6 +32,7 @@ from harness.kbuild.kernel import name_file
 from harness.kbuild.tree import KernelTree
 from harness.report.outcome import ExitCode, Outcome, Result
 from harness.suiterun import SuiteRun
+from harness.target import Target
 from tests import fakekernel
 from tests.mutants.mutant import ROOT, all_mutants
 
@@ -126,7 +127,7 @@ class Judge:
 
 
 def asked(**more: Any) -> Asked:
-    return Asked(("gmem",), ("--backend", "vng"), **more)
+    return Asked(("gmem",), **more)
 
 
 def bisected(searched: Range, judge: Judge, **more: Any) -> tuple[Bisection, Answer]:
@@ -344,8 +345,8 @@ def test_a_build_that_nobody_wants_is_ended(
 # The commands ---------------------------------------------------------------------------
 
 
-def options(*tests: str, **more: Any) -> command.BisectOptions:
-    return command.BisectOptions(tests or ("gmem",), **more)
+def options(*tests: str, backend: str = "vng", **more: Any) -> command.BisectOptions:
+    return command.BisectOptions(Target(backend), tests or ("gmem",), **more)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from harness.backends import local
 from harness.frames import drop_until_greeting
 from harness.kernel import Close, Open, TargetError, TargetTimeoutError
 from harness.linuxguest.placement import place
+from harness.target import Target
 from harness.vng.kinds import STOCK
 from harness.vng.machine import Paths
 from harness.vng.qemu import Qemu
@@ -137,9 +138,9 @@ def test_memory_for_a_crash_kernel_goes_to_the_command_line(
     monkeypatch.setattr("harness.backends.vng.choose", lambda name, kernel: STOCK)
     monkeypatch.setattr("harness.backends.vng.boot", lambda kernel, **how: booted.append(how))
     changes = {"crashkernel": "256M", "sev": False}
-    backends.get("vng").open(None, 0, kernel="mine", parameters=changes)
+    backends.get("vng").open(Target("vng", kernel="mine"), changes)
     assert booted[0]["parameters"] == ("kvm_amd.sev=0", "crashkernel=256M")
-    backends.get("vng").open(None, 0, kernel="mine", parameters={})
+    backends.get("vng").open(Target("vng", kernel="mine"), {})
     assert booted[1]["parameters"] == ()
 
 

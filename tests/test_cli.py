@@ -21,7 +21,7 @@ from harness.errors import UsageError, UserError
 from harness.kbuild.cli import BuildOptions
 from harness.places import ROOT
 
-REVISIONS = len(backends.get("emulator").revisions)
+INTERFACES = len(backends.get("emulator").interfaces)
 """How often `run` runs a test that needs none in particular."""
 
 COMMANDS = (
@@ -68,7 +68,7 @@ def test_version_names_the_revision_of_the_checkout(capsys: pytest.CaptureFixtur
 def test_help_teaches_with_examples_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = snptest(capsys, "--help")
     assert code == 0
-    assert "snptest run psc gmem --revision v12" in out
+    assert "snptest run psc gmem --interface v12" in out
     assert "Exit codes: 0 all passed" in out
     assert all(command in out for command in COMMANDS)
 
@@ -83,7 +83,7 @@ def test_help_teaches_with_examples_and_exit_codes(capsys: pytest.CaptureFixture
         (["kselftest", "--backend", "ssh"], "they are not copied to hosts yet"),
         (["run", "--backend", "ssh", "--host", "a@b", "-n", "2"], "one kernel at a time"),
         (["run", "--backend", "qemu"], "no backend is called 'qemu'"),
-        (["run", "--revision", "v9"], "does not offer revision 'v9'"),
+        (["run", "--interface", "v9"], "does not offer interface 'v9'"),
         (["run", "-n", "many"], "-n takes a number or auto, not 'many'"),
         (["run", "--junit", "/proc/nope/j.xml"], "cannot write /proc/nope/j.xml"),
         (["run", "--json", "/"], "/ is a directory"),
@@ -120,14 +120,14 @@ def test_mistakes_are_one_line_and_exit_2(
 SUITE = """
     import os, pytest
     @pytest.mark.patches(10)
-    def test_good(revision):
+    def test_good(interface):
         "It holds."
-    def test_bad(revision):
+    def test_bad(interface):
         "It does not hold."
         print("\\x1b[1mnoise\\x00")
-        assert revision is None, "EIO \\x1b[31m\\x00"
-    def test_lacks(revision): pytest.skip("no SNP here")
-    def test_dies(revision): os._exit(9)
+        assert interface is None, "EIO \\x1b[31m\\x00"
+    def test_lacks(interface): pytest.skip("no SNP here")
+    def test_dies(interface): os._exit(9)
 """
 
 
@@ -157,9 +157,9 @@ def test_a_run_reports_everything_everywhere(
     )
     assert code == 1, err
     # KTAP is alone on stdout, so that it can be piped; all else is on stderr.
-    assert out.startswith(f"KTAP version 1\n1..{2 * REVISIONS}\n")
+    assert out.startswith(f"KTAP version 1\n1..{2 * INTERFACES}\n")
     assert "\x1b" not in out + err
-    each = 2 * REVISIONS  # two suites
+    each = 2 * INTERFACES  # two suites
     assert f"{each} pass, {each} fail, {each} crash, {each} skip" in err
     assert "./snptest run 'suites/psc/test_psc.py::test_bad[v12]'" in err
     root = ET.parse(tree / "o" / "j.xml").getroot()
@@ -173,10 +173,10 @@ def test_a_run_reports_everything_everywhere(
 @pytest.mark.parametrize(
     ("arguments", "code", "last"),
     [
-        (["run", "psc", "-k", "good"], 0, f"{REVISIONS} pass"),
-        (["run", "psc", "-k", "lacks"], 0, f"{REVISIONS} skip"),
-        (["run", "psc", "-k", "bad", "--revision", "v12"], 1, "1 fail"),
-        (["run", "-n", "1", "gmem", "-k", "dies", "--revision", "v12"], 1, "1 crash"),
+        (["run", "psc", "-k", "good"], 0, f"{INTERFACES} pass"),
+        (["run", "psc", "-k", "lacks"], 0, f"{INTERFACES} skip"),
+        (["run", "psc", "-k", "bad", "--interface", "v12"], 1, "1 fail"),
+        (["run", "-n", "1", "gmem", "-k", "dies", "--interface", "v12"], 1, "1 crash"),
         (["run", "-n", "0", "suites/psc/test_psc.py::test_good[v12]"], 0, "1 pass"),
     ],
 )
@@ -213,7 +213,7 @@ def test_what_is_meant_for_the_user_s_own_pytest_leaves_no_test_out(
     for workers in ("0", "2"):
         code, out, err = snptest(capsys, "run", "psc", "-n", workers, "-k", "good or lacks")
         assert code == 0, out + err
-        assert f"{REVISIONS} pass, {REVISIONS} skip" in out
+        assert f"{INTERFACES} pass, {INTERFACES} skip" in out
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
@@ -278,7 +278,7 @@ def test_results_may_be_asked_for_by_a_relative_path(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setenv("SNPTEST_RESULTS", "out")
-    code, out, err = snptest(capsys, "run", "psc", "-n", "1", "-k", "good", "--revision", "v12")
+    code, out, err = snptest(capsys, "run", "psc", "-n", "1", "-k", "good", "--interface", "v12")
     assert code == 0, out + err
     assert len(list((tmp_path / "elsewhere/out").glob("*/results.jsonl"))) == 1
 

@@ -14,11 +14,12 @@ import pytest
 from harness import suiterun
 from harness.compare import diff, live, render
 from harness.compare.diff import Kind, Side
-from harness.compare.live import Target
+from harness.compare.live import LiveSide
 from harness.history import record
 from harness.history.store import History
 from harness.report.outcome import ExitCode, Outcome, Result
 from harness.report.summary import patch_subjects
+from harness.target import Target
 from tests import history_runs
 from tests.mutants.mutant import ROOT
 
@@ -252,7 +253,7 @@ class Fake:
         self, words: tuple[str, ...], listener: live.Listener, *, history: bool = True
     ) -> suiterun.SuiteRun:
         self.calls.append(tuple(words))
-        side = words[words.index("--revision") + 1]
+        side = words[words.index("--interface") + 1]
         times = int(words[words.index("--repeat") + 1]) if "--repeat" in words else 1
         done = suiterun.SuiteRun(code=0)
         for _ in range(times):
@@ -262,7 +263,7 @@ class Fake:
         return done
 
     def compare(self) -> tuple[diff.Comparison, Side, Side]:
-        a, b = (Target(each, ("--revision", each, "--seed", "7"), ("psc",)) for each in "ab")
+        a, b = (LiveSide(each, Target(interface=each, seed=7), suites=("psc",)) for each in "ab")
         for each in (a, b):
             each.run(lambda result: None)
         live.repeat(a, b, 2, lambda result: None)
@@ -343,7 +344,7 @@ def test_runs_of_the_history_are_compared(
         (("1", "results/no_such_run"), 2, "results/no_such_run does not exist"),
         (("1", "no_such_kernel"), 2, "no kernel is called no_such_kernel"),
         (("1", "2", "--markdown", "/proc/nope/x"), 2, "cannot write /proc/nope/x"),
-        (("12", "13", "--backend", "emulator"), 2, "the emulator has no revision '12'"),
+        (("12", "13", "--backend", "emulator"), 2, "the emulator has no interface '12'"),
     ],
 )
 def test_mistakes_are_one_line_with_a_hint(

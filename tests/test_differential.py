@@ -19,6 +19,7 @@ from harness.errors import UsageError, UserError
 from harness.machine.installed import MachineBuild
 from harness.splats import find_splats
 from harness.tables import Values
+from harness.target import Target
 from tests import machines, test_vng
 from tests.marks import real_test
 from tests.mutants.mutant import all_mutants
@@ -259,10 +260,9 @@ def test_a_breakage_is_found(tmp_path: Path, name: str) -> None:
 @real_test("boots the SNP machine", 600)
 def test_emulator_and_kernel_agree(update: test_vng.Update, snp_machine: MachineBuild) -> None:
     """An unmodified kernel's SNP code does what the emulator does, but for what is documented."""
-    backend = backends.get("vng")
 
     with session.Session(
-        lambda: backend.open(None, 0, kernel=update.kernel.name, machine="snp")
+        lambda: backends.open(Target("vng", kernel=update.kernel.name, machine="snp"))
     ) as pair:
         for seed in range(20):
             difference = pair.check(generate.generate(seed, 40)).difference

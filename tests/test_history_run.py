@@ -34,7 +34,7 @@ SUITE = """
     import time
     import pytest
     @pytest.mark.parametrize("number", range(20))
-    def test_it(number, revision):
+    def test_it(number, interface):
         "It holds."
         assert number != 3, "three"
         if number == 12:
@@ -61,7 +61,7 @@ class Tree:
         environment |= {"SNPTEST_RESULTS": str(self.folder / "results"), "PYTHONPATH": str(ROOT)}
         program = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(self.folder)]
         return subprocess.Popen(
-            [*program, "run", "psc", "--revision", "v12", "-n", "1", *words],
+            [*program, "run", "psc", "--interface", "v12", "-n", "1", *words],
             cwd=self.folder,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -226,8 +226,8 @@ def test_everything_is_run_once_side_by_side(tmp_path: Path) -> None:
     assert hosts["milan"] <= {"milan1", "milan2"}
     [words] = [words for host, words in farm.asked if host == "turin"]
     assert words == [
-        *("launch", "--backend", "ssh", "--label", "farm/new/turin/launch"),
-        *("--kernel", "nightly-new", "--host", "turin", "-k", "start"),
+        *("launch", "--backend", "ssh", "--kernel", "nightly-new", "--host", "turin"),
+        *("--seed", "0", "--label", "farm/new/turin/launch", "-k", "start"),
     ]
     assert night.over
 

@@ -12,7 +12,6 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,8 +32,8 @@ opened = []
 class FakeKernel(Kernel):
     name = "fake"
 
-    def __init__(self, revision):
-        self.revision, self.text, self.down = revision, "", False
+    def __init__(self, interface):
+        self.interface, self.text, self.down = interface, "", False
 
     def start(self, ops, *, thread=0): raise NotImplementedError
     def wait(self, ticket, timeout=30.0): raise NotImplementedError
@@ -50,10 +49,10 @@ class FakeKernel(Kernel):
 
 class FakeBackend(Backend):
     name = "fake"
-    revisions = ("v12", "merged")
+    interfaces = ("v12", "merged")
 
-    def open(self, revision, seed, **options):
-        kernel = FakeKernel(revision)
+    def open(self, target, parameters=None):
+        kernel = FakeKernel(target.interface)
         opened.append(kernel)
         return kernel
 
@@ -136,8 +135,7 @@ def execute(folder: Path, source: str, *arguments: str, workers: int = 0) -> Run
     where = [f"--rootdir={folder}", f"--config-file={folder / 'pytest.ini'}", str(suite)]
     options = ["-p", "no:cacheprovider", "--backend=fake", "--continue-on-collection-errors"]
     run = Run([*where, *options, *spread, *arguments], folder / "out", silence=60)
-    events: list[dict[str, Any]] = []
-    run.execute(events.append)
+    run.execute(lambda event: None)
     return run
 
 
@@ -314,7 +312,7 @@ KERNELS = """
 
     def test_a_uses(shared, kernel):
         assert shared is kernel and not kernel.down
-        assert len([k for k in conftest_fake.opened if k.revision == kernel.revision]) == 1
+        assert len([k for k in conftest_fake.opened if k.interface == kernel.interface]) == 1
 
     def test_b_kills(kernel):
         kernel.text = "[1.0] last words \\x00\\n"
@@ -322,7 +320,7 @@ KERNELS = """
 
     def test_c_has_another(shared, kernel):
         assert shared is kernel and not kernel.down
-        assert len([k for k in conftest_fake.opened if k.revision == kernel.revision]) == 2
+        assert len([k for k in conftest_fake.opened if k.interface == kernel.interface]) == 2
 
     @pytest.fixture
     def dies_late(kernel):
@@ -334,7 +332,7 @@ KERNELS = """
 
     def test_e_has_a_third(kernel):
         assert not kernel.down
-        assert len([k for k in conftest_fake.opened if k.revision == kernel.revision]) == 3
+        assert len([k for k in conftest_fake.opened if k.interface == kernel.interface]) == 3
 
     def test_f_warns(kernel):
         kernel.text += "[    2.000000] WARNING: CPU: 0 PID: 1 at sev.c:1\\n"
@@ -397,7 +395,7 @@ OWN = """
 
 
 def test_a_test_may_have_a_kernel_of_its_own(tmp_path: Path) -> None:
-    run = execute(tmp_path, OWN, "--revision=v12")
+    run = execute(tmp_path, OWN, "--interface=v12")
     assert outcomes(run) == {
         "test_first[v12]": Outcome.PASS,
         "test_second[v12]": Outcome.PASS,
@@ -438,7 +436,7 @@ REPEATED = """
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_test_can_be_repeated(tmp_path: Path, workers: int) -> None:
-    run = execute(tmp_path, REPEATED, "--repeat=5", "--revision=v12", workers=workers)
+    run = execute(tmp_path, REPEATED, "--repeat=5", "--interface=v12", workers=workers)
     seen = [result.outcome for result in run.results if "flaky" in result.id]
     good, bad = Outcome.PASS, Outcome.FAIL
     assert seen == [good, Outcome.CRASH, good, bad, good], [each.details for each in run.results]
@@ -446,8 +444,8 @@ def test_a_test_can_be_repeated(tmp_path: Path, workers: int) -> None:
     assert run.collected == 10
 
 
-def test_one_revision_can_be_chosen(tmp_path: Path) -> None:
-    run = execute(tmp_path, "def test_x(revision): pass\n", "--revision=v12")
+def test_one_interface_can_be_chosen(tmp_path: Path) -> None:
+    run = execute(tmp_path, "def test_x(interface): pass\n", "--interface=v12")
     assert outcomes(run) == {"test_x[v12]": Outcome.PASS}
 
 
@@ -470,7 +468,7 @@ def test_plain_pytest_knows_the_options(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    pytester.makepyfile("def test_x(backend_options): assert backend_options.seed == 7")
+    pytester.makepyfile("def test_x(target): assert target.seed == 7")
     results = pytester.path / "r.jsonl"
     done = pytester.runpytest_subprocess(
         "-p", "harness.plugin", "--seed=7", f"--results={results}", "--strict-markers"

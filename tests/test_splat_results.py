@@ -123,7 +123,7 @@ def test_crash_not_explained(kernel):
     raise TargetError("hung")
 def test_named_fails(): assert False, "a wrong answer"
 def test_named_fails_otherwise(): assert False, "another reason"
-def test_gone(revision): pass
+def test_gone(interface): pass
 def test_sometimes_fails(): assert False
 def test_sometimes_passes(): pass
 """
@@ -164,7 +164,7 @@ def issues(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_case_is_judged(tmp_path: Path, issues: Path, workers: int) -> None:
-    arguments = (f"--known-issues={issues}", "--revision=v12")
+    arguments = (f"--known-issues={issues}", "--interface=v12")
     run = execute(tmp_path, SUITE, *arguments, workers=workers)
     results = {re.split(r"::|\[", each.id)[1]: each for each in run.results}
     assert run.broken == []
@@ -185,8 +185,8 @@ BOOTING = (
     """
     import conftest_fake
     plain = conftest_fake.FakeKernel.__init__
-    def init(self, revision):
-        plain(self, revision)
+    def init(self, interface):
+        plain(self, interface)
         self.text = "[    0.000000] Linux version 6.8.0-snp (x)\\\\n[    1.000000] BUG: x {0}\\\\n"
     conftest_fake.FakeKernel.__init__ = init
 """
@@ -223,13 +223,13 @@ WITHOUT_SNP = (
     log = "[    1.063674] ccp 0000:00:04.0: could not enable MSI-X (-22), trying MSI\\n"
     log += "[    7.546580] ccp 0000:00:04.0: SEV: INIT failed 0x1a, rc -5\\n"
     plain = conftest_fake.FakeKernel.__init__
-    def init(self, revision):
-        plain(self, revision)
+    def init(self, interface):
+        plain(self, interface)
         self.text = log
     conftest_fake.FakeKernel.__init__ = init
     conftest_fake.FakeKernel.environment = frozenset(%r)
     conftest_fake.FakeKernel.call = lambda self, op, **options: Result(0, 0, %r)
-    conftest_fake.FakeBackend.revisions = ()
+    conftest_fake.FakeBackend.interfaces = ()
 """
     """
     def test_first(kernel): pytest.skip("needs SEV-SNP")
@@ -537,7 +537,7 @@ SYMBOLISED = """
 
 
 def test_traces_in_results_are_symbolised(tmp_path: Path) -> None:
-    run = execute(tmp_path, SYMBOLISED, "--revision=v12")
+    run = execute(tmp_path, SYMBOLISED, "--interface=v12")
     assert run.results[0].outcome is Outcome.FAIL
     place = "sev_gmem_prepare+0x11c/0x150 [kvm_amd] (arch/x86/kvm/svm/sev.c:42)"
     assert place in run.results[0].details
@@ -563,7 +563,7 @@ def test_a_log_is_read_once_a_phase(tmp_path: Path) -> None:
         def test_after(kernel):
             assert len([each for each in reads if each is not kernel]) == 1
     """
-    run = execute(tmp_path, source, "--revision=v12")
+    run = execute(tmp_path, source, "--interface=v12")
     assert [each.outcome for each in run.results] == [Outcome.CRASH, Outcome.PASS]
     assert "page fault" in run.results[0].console
 

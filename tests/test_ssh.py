@@ -33,6 +33,7 @@ from harness.ssh import connection, fate, hosts, link, remote
 from harness.ssh import kernel as ssh_kernel
 from harness.ssh.kernel import SshKernel
 from harness.ssh.session import Session
+from harness.target import Target
 from harness.uapi.revisions import MERGED
 from harness.vm.host import Host
 from harness.vng.autopsy import Kind
@@ -596,16 +597,16 @@ def test_what_the_backend_cannot_do(sshd: Sshd) -> None:
     backend = backends.get("ssh")
     assert backend.reusable
     assert backend.side_by_side == 1
-    with backend.open(None, 0, host="box") as kernel:
+    with backend.open(Target("ssh", host="box")) as kernel:
         with pytest.raises(Unconfigurable, match="taken as it runs"):
             backend.configure(Host(kernel, MERGED), {"sev_snp": False})
     with pytest.raises(UsageError, match="is not said to boot kernels"):
-        backend.check(host="box", kernel="mine")
+        backend.check(Target("ssh", host="box", kernel="mine"))
     with pytest.raises(UsageError, match="needs --host"):
-        backend.check()
+        backend.check(Target("ssh"))
     sshd.known_hosts.write_text("")
     with pytest.raises(HostError, match="is not known"):
-        backend.check(host="box")
+        backend.check(Target("ssh", host="box"))
 
 
 SUITE = """

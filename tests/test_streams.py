@@ -24,7 +24,7 @@ from tests.history_runs import result, write
 
 pytestmark = pytest.mark.deadline(600)
 
-RUN = ("run", "launch", "-k", "test_the_default_type", "--revision", "v12", "-n", "0")
+RUN = ("run", "launch", "-k", "test_the_default_type", "--interface", "v12", "-n", "0")
 
 
 class Place:

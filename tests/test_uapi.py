@@ -19,6 +19,7 @@ import pytest
 
 from harness import backends
 from harness.probe import probe
+from harness.target import Target
 from harness.uapi import errors, ghcb, ioctls, kvm, layout, sev, vmsa
 from harness.uapi.revisions import (
     LINUX_7_3,
@@ -367,7 +368,7 @@ def test_certificates_are_asked_for_and_not_told_by_the_release() -> None:
 
 @pytest.mark.parametrize("name", REVISIONS)
 def test_probing_the_emulator_tells_its_revision(name: str) -> None:
-    with backends.get("emulator").open(name, 0) as kernel:
+    with backends.open(Target(interface=name)) as kernel:
         assert probe(kernel) is REVISIONS[name]
 
 

@@ -41,6 +41,7 @@ from harness.kernel import (
 )
 from harness.machine.gmem_pages import MODULE, GmemPages
 from harness.splats import find_splats
+from harness.target import Target
 from harness.uapi import kvm as uapi
 from harness.vng import boot as vng
 from harness.vng.autopsy import Kind
@@ -406,9 +407,9 @@ def test_the_backend_asks_for_a_kernel(ours: kbuild.KernelBuild) -> None:
     backend = backends.get("vng")
     assert backend.unavailable() is None
     with pytest.raises(UsageError, match=f"known: .*{ours.name}"):
-        backend.open(None, 0)
+        backend.open(Target("vng"))
     with pytest.raises(UsageError, match="no kernel is called nobody"):
-        backend.open(None, 0, kernel="nobody")
+        backend.open(Target("vng", kernel="nobody"))
 
 
 def qemu_of(ancestor: int) -> list[int]:

@@ -7,8 +7,10 @@ import importlib
 
 from harness.backends.base import Backend
 from harness.errors import UsageError
+from harness.kernel import Kernel
+from harness.target import Target
 
-__all__ = ["BACKENDS", "Backend", "get"]
+__all__ = ["BACKENDS", "Backend", "get", "open"]
 
 BACKENDS = {
     "emulator": "harness.backends.emulator:EmulatorBackend",
@@ -33,3 +35,8 @@ def get(name: str) -> Backend:
     backend = factory()
     assert isinstance(backend, Backend)
     return backend
+
+
+def open(target: Target) -> Kernel:
+    """Open a kernel of a target: as `Backend.open`, for those who want one and no other."""
+    return get(target.backend).open(target)

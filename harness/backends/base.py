@@ -7,7 +7,9 @@ import abc
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.errors import UsageError
 from harness.kernel import Kernel
+from harness.target import Target
 
 if TYPE_CHECKING:
     from harness.vm.host import Host
@@ -37,8 +39,8 @@ class Backend(abc.ABC):
     name: ClassVar[str]
     """As in --backend."""
 
-    revisions: ClassVar[tuple[str, ...]] = ()
-    """Revisions of the series it can offer at will; empty where the kernel that runs decides."""
+    interfaces: ClassVar[tuple[str, ...]] = ()
+    """Interfaces it can offer at will; empty where the kernel that runs decides."""
 
     reusable: ClassVar[bool] = False
     """Whether one kernel serves many test modules: where opening is dear (a boot), yes."""
@@ -58,14 +60,24 @@ class Backend(abc.ABC):
     open_deadline: ClassVar[float] = 0.0
     """Seconds more that a test may take to be set up where it is the one to open a kernel."""
 
-    @abc.abstractmethod
-    def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:
-        """Return a fresh kernel that runs.
+    def chosen(self, interface: str | None) -> tuple[str | None, ...]:
+        """Return the interfaces to run with: the one asked for, all on offer, or what runs (None).
 
-        Options are those of the command line that were given: `kernel` (a name built by
-        `snptest build`), `host` (ssh).  A backend ignores what does not concern it.  And
-        `parameters`, a dict of what to change about machine and kernel: raises Unconfigurable
-        where that cannot be done.
+        UsageError where the one asked for is not on offer.
+        """
+        if interface and self.interfaces and interface not in self.interfaces:
+            raise UsageError(
+                f"backend {self.name} does not offer interface {interface!r}",
+                f"it offers {', '.join(self.interfaces)}",
+            )
+        return (interface,) if interface else self.interfaces or (None,)
+
+    @abc.abstractmethod
+    def open(self, target: Target, parameters: Mapping[str, Any] | None = None) -> Kernel:
+        """Return a fresh kernel that runs; what of a target does not concern a backend is ignored.
+
+        parameters: what to change about machine and kernel; raises Unconfigurable where that
+        cannot be done.
         Raises UserError where the user can do something about a failure, BuildError where a
         build or boot failed.
         """
@@ -79,8 +91,8 @@ class Backend(abc.ABC):
         """
         raise NotImplementedError
 
-    def check(self, **options: Any) -> None:
-        """Raise UserError where no kernel can be opened with these options: before any test."""
+    def check(self, target: Target) -> None:
+        """Raise UserError where no kernel of a target can be opened: before any test."""
         return
 
     def unavailable(self) -> str | None:

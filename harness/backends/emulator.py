@@ -3,22 +3,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from harness.backends.base import Backend
 from harness.kernel import Kernel
+from harness.target import Target
 from harness.uapi.revisions import REVISIONS
 
 
 class EmulatorBackend(Backend):
-    """Offers every revision that is described as data."""
+    """Offers every interface that is described as data."""
 
     name: ClassVar[str] = "emulator"
-    revisions: ClassVar[tuple[str, ...]] = tuple(REVISIONS)
+    interfaces: ClassVar[tuple[str, ...]] = tuple(REVISIONS)
 
     schedules: ClassVar[bool] = True
 
-    def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:
+    def open(self, target: Target, parameters: Mapping[str, Any] | None = None) -> Kernel:
         """Make a machine and boot nothing: its kernel is there at once.
 
         Seed 0 lets threads take turns in order; any other shuffles them, always the same way.
@@ -27,5 +29,5 @@ class EmulatorBackend(Backend):
         from harness.emulator.emulator import Emulator
         from harness.emulator.machine import MachineConfig
 
-        parameters: dict[str, Any] = {"seed": seed or None} | options.get("parameters", {})
-        return Emulator(revision or "merged", MachineConfig(**parameters))
+        chosen: dict[str, Any] = {"seed": target.seed or None} | dict(parameters or {})
+        return Emulator(target.interface or "merged", MachineConfig(**chosen))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from harness.backends.base import Backend, Unconfigurable
 from harness.errors import UserError
 from harness.hostcpu import why_not_x86_64
 from harness.kernel import Kernel
+from harness.target import Target
 from harness.wire import RemoteKernel
 
 KVM = Path("/dev/kvm")
@@ -97,9 +99,9 @@ class LocalBackend(Backend):
 
     name: ClassVar[str] = "local"
 
-    def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:
-        """Start an agent here; the running kernel decides the revision."""
-        if "parameters" in options:
+    def open(self, target: Target, parameters: Mapping[str, Any] | None = None) -> Kernel:
+        """Start an agent here; the running kernel decides the interface."""
+        if parameters is not None:
             raise Unconfigurable("this machine's own kernel is taken as it runs")
         reason = self.unavailable()
         if reason:

@@ -12,6 +12,7 @@ from harness.errors import UsageError
 from harness.kbuild import KernelBuild
 from harness.kernel import Kernel
 from harness.ssh import hosts
+from harness.target import Target
 
 if TYPE_CHECKING:
     from harness.vm.host import Host
@@ -29,22 +30,22 @@ class SshBackend(Backend):
     def __init__(self) -> None:
         self._session: Any = None
 
-    def check(self, **options: Any) -> None:
+    def check(self, target: Target) -> None:
         """Find host and kernel, log in, let go: what is wrong there is told before any test."""
         from harness.ssh.connection import Connection
 
-        host, _ = _chosen(options)
+        host, _ = _chosen(target)
         Connection(host).close()
 
-    def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:
+    def open(self, target: Target, parameters: Mapping[str, Any] | None = None) -> Kernel:
         """Start an agent on the host that `--host` names, in the kernel that `--kernel` names.
 
-        Without `--kernel`, it is the kernel that runs there.  The code decides the revision.
+        Without `--kernel`, it is the kernel that runs there.  The code decides the interface.
         """
         # The command line asks for names only; it need not load paramiko for that.
         from harness.ssh.session import Session
 
-        host, build = _chosen(options)
+        host, build = _chosen(target)
         if self._session is None:
             self._session = Session(host, build)
         kernel = self._session.open()
@@ -65,17 +66,16 @@ class SshBackend(Backend):
         reload_kvm_amd(host.kernel, self._session.host, installed, words)
 
 
-def _chosen(options: dict[str, Any]) -> tuple[hosts.Host, KernelBuild | None]:
-    host = hosts.get(options.get("host"))
-    name = options.get("kernel")
-    if name is None:
+def _chosen(target: Target) -> tuple[hosts.Host, KernelBuild | None]:
+    host = hosts.get(target.host)
+    if target.kernel is None:
         return host, None
     if host.boot.how == "none":
         raise UsageError(
             f"host {host.name} is not said to boot kernels",
             "see boot in ci/hosts.toml; without --kernel, the one that runs is tested",
         )
-    build = kbuild.get(str(name))
+    build = kbuild.get(target.kernel)
     if not build.build_id:
         raise UsageError(f"kernel {build.name} has no build id to know it by", "build it again")
     return host, build

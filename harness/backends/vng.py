@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from harness import kbuild
@@ -11,6 +12,7 @@ from harness.backends.base import ATTEMPTS, Backend, kvm_amd_parameters
 from harness.errors import UsageError
 from harness.hostcpu import why_not_x86_64
 from harness.kernel import Kernel
+from harness.target import Target
 from harness.vng.boot import BOOT_TIMEOUT, boot
 from harness.vng.kinds import STOCK
 from harness.vng.machine import DEFAULT_MEMORY, virtme_run
@@ -25,23 +27,22 @@ class VngBackend(Backend):
     side_by_side: ClassVar[int | None] = 4  # each has its memory, and boots for some seconds
     open_deadline: ClassVar[float] = ATTEMPTS * (BOOT_TIMEOUT + 30)
 
-    def open(self, revision: str | None, seed: int, **options: Any) -> Kernel:
-        """Boot the kernel that `--kernel` names; its code decides the revision."""
-        chosen = options.get("kernel")
-        if chosen is None:
+    def open(self, target: Target, parameters: Mapping[str, Any] | None = None) -> Kernel:
+        """Boot the kernel that `--kernel` names; its code decides the interface."""
+        if target.kernel is None:
             known = ", ".join(each.name for each in kbuild.list_kernels()) or "none was built yet"
             raise UsageError("--backend vng needs --kernel NAME", f"known: {known}")
-        kernel = kbuild.get(str(chosen))
-        machine = choose(options.get("machine"), kernel)
-        memory = str(options.get("memory", DEFAULT_MEMORY))
-        changes = dict(options.get("parameters", {}))
+        kernel = kbuild.get(target.kernel)
+        machine = choose(target.machine, kernel)
+        memory = target.memory or DEFAULT_MEMORY
+        changes = dict(parameters or {})
         # Stock QEMU has no SNP whose guests could be counted.
         asids = changes.pop("asids", None) if machine.psp else None
         crash_memory = changes.pop("crashkernel", None)
-        parameters = tuple(f"kvm_amd.{each}" for each in kvm_amd_parameters(changes))
+        words = tuple(f"kvm_amd.{each}" for each in kvm_amd_parameters(changes))
         if crash_memory is not None:
-            parameters += (f"crashkernel={crash_memory}",)
-        return boot(kernel, machine=machine, memory=memory, parameters=parameters, asids=asids)
+            words += (f"crashkernel={crash_memory}",)
+        return boot(kernel, machine=machine, memory=memory, parameters=words, asids=asids)
 
     def unavailable(self) -> str | None:
         """Without QEMU or a kernel nothing can be booted."""

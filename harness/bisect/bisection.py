@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness import kbuild, suiterun
 from harness.bisect.ahead import Ahead, Request, build
@@ -15,6 +15,7 @@ from harness.bisect.verdicts import Trial, Verdict, findings, trial_of
 from harness.errors import BuildError, ResourceError, UsageError
 from harness.kbuild.kernel import name_file
 from harness.report.outcome import ExitCode, Result
+from harness.target import Target
 
 HOPELESS = 3
 """Runs in a row that the harness failed, after which it will fail any other, too."""
@@ -32,8 +33,8 @@ class Asked:
     """What decides: the tests, and how they are run."""
 
     tests: tuple[str, ...]
-    options: tuple[str, ...] = ()
-    """Of `snptest run`: backend, machine, seed."""
+    target: Target = field(default_factory=lambda: Target("vng"))
+    """Where they run, but for the kernel."""
     expression: str | None = None
     workers: str = "auto"
     least: int = 1
@@ -41,7 +42,7 @@ class Asked:
 
     def words(self, step: Step, kernel: str) -> list[str]:
         """Return the words of `snptest run` for a step."""
-        words = [*(step.only or self.tests), *self.options, "--kernel", kernel]
+        words = [*(step.only or self.tests), *replace(self.target, kernel=kernel).words()]
         if self.expression and not step.only:
             words += ["-k", self.expression]
         # A few tests are no work for several kernels, and the next one is built meanwhile.

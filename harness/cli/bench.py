@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.output import need_writable, to_stdout, write_text
-from harness.cli.run import make_console
+from harness.console import make_console
 from harness.errors import UsageError
 from harness.places import ROOT
 from harness.report.outcome import ExitCode

@@ -7,7 +7,7 @@ import hashlib
 import json
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ from harness.bisect.state import State
 from harness.bisect.verdicts import Trial, Verdict, findings, trial_of
 from harness.cli.kernels import DEFAULT_BASE
 from harness.cli.output import ResultsBar, need_writable, to_stdout, write_text
-from harness.cli.run import make_console, suite_paths
+from harness.cli.run import suite_paths
+from harness.console import make_console
 from harness.errors import BuildError, UsageError, UserError
 from harness.kbuild.progress import ConsoleProgress, sayer
 from harness.kbuild.toolchain import DEFAULT, Toolchain
 from harness.report.outcome import ExitCode, Result
 from harness.report.words import counted
+from harness.target import Target
 
 SKIPPED = 125
 """What `git bisect run` takes as: cannot be tested."""
@@ -41,37 +43,23 @@ STEP_KERNEL = "bisect-step"
 class BisectOptions:
     """What the command line says."""
 
+    target: Target
     tests: tuple[str, ...]
     good: str | None = None
     bad: str | None = None
     base: str | None = None
     series: tuple[str, ...] = ()
     config: tuple[str, ...] = ()
-    backend: str = "vng"
-    machine: str | None = None
-    memory: str | None = None
-    host: str | None = None
     expression: str | None = None
     workers: str = "auto"
-    seed: int = 0
     runs: int = 1
     restart: bool = False
     json: Path | None = None
 
     @property
-    def words(self) -> tuple[str, ...]:
-        """Return the options of `snptest run` that every run has."""
-        found = ["--backend", self.backend, "--seed", str(self.seed)]
-        for name in ("machine", "memory", "host"):
-            value = getattr(self, name)
-            if value is not None:
-                found += [f"--{name}", value]
-        return tuple(found)
-
-    @property
     def builds(self) -> bool:
         """Whether the backend runs kernels that are built here."""
-        return self.backend not in ("emulator", "local")
+        return self.target.backend not in ("emulator", "local")
 
 
 def bisect(options: BisectOptions) -> int:
@@ -80,16 +68,16 @@ def bisect(options: BisectOptions) -> int:
         raise UsageError("which tests tell good from bad?", "name suites or tests")
     suite_paths(options.tests)
     need_writable(options.json)
-    backends.get(options.backend)
+    backends.get(options.target.backend)
     if not options.builds:
         raise UsageError(
-            f"backend {options.backend} boots no kernel that was built here",
+            f"backend {options.target.backend} boots no kernel that was built here",
             "--backend vng; or let `git bisect run snptest bisect-step` bisect something else",
         )
     console = make_console(stderr=to_stdout(options.json))
     with ConsoleProgress(console) as progress:
         searched = _range(options, progress, sayer(console))
-    asked = Asked(options.tests, options.words, options.expression, options.workers, options.runs)
+    asked = Asked(options.tests, options.target, options.expression, options.workers, options.runs)
     with State(_question(options, searched), restart=options.restart) as state:
         _greet(console, searched, asked, state)
         with _Display(console, searched) as display:
@@ -128,7 +116,7 @@ def _question(options: BisectOptions, searched: Range) -> dict[str, Any]:
         "commits": hashlib.sha256(" ".join(commits).encode()).hexdigest(),
         "tests": list(options.tests),
         "expression": options.expression,
-        "options": list(options.words),
+        "options": options.target.words(),
         "config": [*options.config, *(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)],
     }
 
@@ -238,9 +226,10 @@ def step(options: BisectOptions) -> int:
 def _step(options: BisectOptions) -> int:
     if not options.tests:
         raise UsageError("which tests tell good from bad?", "name suites or tests")
-    backends.get(options.backend)
+    backends.get(options.target.backend)
     console = make_console()
-    words = [*options.tests, *options.words, "-n", options.workers, "--repeat", str(options.runs)]
+    target = options.target
+    words = ["-n", options.workers, "--repeat", str(options.runs)]
     if options.expression:
         words += ["-k", options.expression]
     kernel = ""
@@ -257,13 +246,13 @@ def _step(options: BisectOptions) -> int:
             hint = f" ({error.hint})" if error.hint else ""
             console.print(Text(f"skip: no build: {error.headline}{hint}"), soft_wrap=True)
             return SKIPPED
-        words += ["--kernel", kernel]
-    done = suiterun.run(words)
+        target = replace(target, kernel=kernel)
+    done = suiterun.run([*options.tests, *target.words(), *words])
     if done.code == ExitCode.USAGE:
         raise UsageError(suiterun.last_line(done.said))
     trial = trial_of(1, (), done, kernel)
     verdict = findings([trial]).verdict(1)
-    revision = Revision(kernel or options.backend, "")
+    revision = Revision(kernel or options.target.backend, "")
     console.print(render.line_of(revision, trial, verdict), soft_wrap=True)
     if trial.folder:
         console.print(Text(f"results: {trial.folder}", style="dim"), soft_wrap=True)

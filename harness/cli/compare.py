@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""`snptest compare`: two kernels, revisions or stored runs; exit code 1 where B broke something."""
+"""`snptest compare`: kernels, interfaces or stored runs; exit code 1 where B broke something."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,15 +12,17 @@ from rich.text import Text
 from harness import backends
 from harness.cli.kernels import DEFAULT_BASE
 from harness.cli.output import ResultsBar, need_writable, to_stdout, write_text
-from harness.cli.run import make_console, suite_paths
+from harness.cli.run import suite_paths
 from harness.compare import diff, render, stored
 from harness.compare.diff import Side
-from harness.compare.live import Target, assure, repeat
+from harness.compare.live import LiveSide, assure, repeat
+from harness.console import make_console
 from harness.errors import UsageError
 from harness.history import runs
 from harness.report.live import animated
 from harness.report.outcome import Result
 from harness.report.summary import patch_subjects
+from harness.target import Target, usual_backend
 
 REPEATS = 2
 
@@ -29,6 +31,8 @@ REPEATS = 2
 class CompareOptions:
     """What the command line says."""
 
+    target: Target
+    """Without backend and kernel: A and B decide."""
     a: str
     b: str
     suites: tuple[str, ...] = ()
@@ -37,12 +41,8 @@ class CompareOptions:
     series_a: tuple[str, ...] = ()
     series_b: tuple[str, ...] = ()
     config: tuple[str, ...] = ()
-    machine: str | None = None
-    memory: str | None = None
-    host: str | None = None
     expression: str | None = None
     workers: str = "auto"
-    seed: int = 0
     repeat: int = REPEATS
     markdown: Path | None = None
 
@@ -61,14 +61,14 @@ def compare(options: CompareOptions) -> int:
         _build(options, console)
     a, b = _side(options, options.a), _side(options, options.b)
     with _Display(console) as display:
-        for target in (a, b):
-            if isinstance(target, Target):
-                display.begin(target.label)
-                target.run(display.result)
+        for live in (a, b):
+            if isinstance(live, LiveSide):
+                display.begin(live.label)
+                live.run(display.result)
         repeat(a, b, options.repeat, display.result, display.begin)
         if options.repeat:
             assure(a, b, display.result, display.begin)
-    sides = [each.side if isinstance(each, Target) else each for each in (a, b)]
+    sides = [each.side if isinstance(each, LiveSide) else each for each in (a, b)]
     if not any(side.results for side in sides):
         raise UsageError("neither side has a result", "; ".join(sides[0].broken + sides[1].broken))
     found = diff.compare(sides[0], sides[1])
@@ -109,23 +109,21 @@ def _build(options: CompareOptions, console: Console) -> None:
         console.print(Text(f"built {name}: Linux {kernel.release}", style="dim"), soft_wrap=True)
 
 
-def _side(options: CompareOptions, word: str) -> Target | Side:
-    """Find out what A or B is: a stored run, a revision on the emulator, or a built kernel."""
+def _side(options: CompareOptions, word: str) -> LiveSide | Side:
+    """Find out what A or B is: a stored run, an interface of the emulator, or a built kernel."""
     if (path := stored.find(word)) is not None:
         _no_expression(options, word)
         return stored.load(path, options.suites)
     if options.backend is None and not options.builds and runs.is_name(word):
         return _of_history(options, word)
-    words = [*options.suites]
-    if options.expression:
-        words += ["-k", options.expression]
-    common = ("-n", options.workers, "--seed", str(options.seed))
     emulator = backends.get("emulator")
-    if options.backend in (None, emulator.name) and word in emulator.revisions:
-        return Target(word, ("--revision", word, *common), tuple(words))
+    if options.backend in (None, emulator.name) and word in emulator.interfaces:
+        # Machine, memory and host are the other side's.
+        target = Target(emulator.name, interface=word, seed=options.target.seed)
+        return _live(options, word, target)
     if options.backend == emulator.name:
         raise UsageError(
-            f"the emulator has no revision {word!r}", f"it has {', '.join(emulator.revisions)}"
+            f"the emulator has no interface {word!r}", f"it has {', '.join(emulator.interfaces)}"
         )
     from harness import kbuild
 
@@ -135,13 +133,16 @@ def _side(options: CompareOptions, word: str) -> Target | Side:
             "a stored run is results/TIME, or what `run --json FILE` wrote",
         )
     kernel = kbuild.get(word)
-    chosen = ["--backend", options.backend or "vng", "--kernel", word]
-    for name in ("machine", "memory", "host"):
-        value = getattr(options, name)
-        if value is not None:
-            chosen += [f"--{name}", value]
-    label = f"{word} {kernel.release}"
-    return Target(label, (*chosen, *common), tuple(words))
+    backend = options.backend or usual_backend(host=bool(options.target.host), boots=True)
+    target = replace(options.target, backend=backend, kernel=word)
+    return _live(options, f"{word} {kernel.release}", target)
+
+
+def _live(options: CompareOptions, label: str, target: Target) -> LiveSide:
+    words = [*options.suites]
+    if options.expression:
+        words += ["-k", options.expression]
+    return LiveSide(label, target, ("-n", options.workers), tuple(words))
 
 
 def _of_history(options: CompareOptions, word: str) -> Side:

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from harness import backends
-from harness.cli.run import make_console
+from harness.console import make_console
 from harness.differential.compare import Difference, documented
 from harness.differential.generate import generate
 from harness.differential.operations import Script, load
@@ -21,17 +21,17 @@ from harness.kernel import Kernel
 from harness.report import sanitize
 from harness.report.live import animated
 from harness.splats import find_splats
+from harness.target import Target
 
 
 @dataclass(frozen=True)
 class DifferOptions:
     """What the command line says."""
 
+    target: Target
     seed: int = 0
     count: int = 50
     length: int = 50
-    kernel: str | None = None
-    machine: str | None = None
     shrink: bool = False
     replay: Path | None = None
     save: Path | None = None
@@ -96,8 +96,8 @@ def _scripts(options: DifferOptions) -> list[Script]:
 
 
 def _open(options: DifferOptions) -> Kernel:
-    backend = backends.get("vng")
-    kernel = backend.open(None, 0, kernel=options.kernel, machine=options.machine or "snp")
+    target = options.target
+    kernel = backends.open(replace(target, machine=target.machine or "snp"))
     if kernel.inspector is None:
         kernel.shutdown()
         raise UsageError("the RMP of this kernel can't be looked at", "it needs --machine snp")

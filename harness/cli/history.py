@@ -60,7 +60,7 @@ def list_runs(
     db: Db = None,
 ) -> None:
     """List runs, the newest first."""
-    from harness.cli.run import make_console
+    from harness.console import make_console
     from harness.history import render, runs
 
     wanted = runs.Filter(label=label, backend=backend, host=host, kernel=kernel)
@@ -91,7 +91,7 @@ def show(
 
     Exit code 1 where something fails newly or still, 3 where the run is not whole.
     """
-    from harness.cli.run import make_console
+    from harness.console import make_console
     from harness.history import judge, render, runs
 
     with opened(db or context.obj) as history, history.reading():
@@ -117,7 +117,7 @@ def show_test(
     db: Db = None,
 ) -> None:
     """Show a test over time: every result, how often it flakes, how long it takes."""
-    from harness.cli.run import make_console
+    from harness.console import make_console
     from harness.history import render, trend
 
     console = make_console()
@@ -148,7 +148,7 @@ def import_runs(
     """
     from rich.progress import track
 
-    from harness.cli.run import make_console
+    from harness.console import make_console
     from harness.history import record
 
     console = make_console(stderr=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from harness.cli.run import make_console
+from harness.console import make_console
 from harness.report.outcome import ExitCode
 from harness.splats import known
 from harness.splats.known import KnownIssue

@@ -6,33 +6,26 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from harness.errors import UsageError
 from harness.report.outcome import ExitCode
-
-if TYPE_CHECKING:
-    from harness.cli.run import RunOptions
+from harness.target import Target
 
 SUITE = "kselftest"
 NODE = "suites/kselftest/test_kselftest.py::test_kselftest[{backend}-{name}]"
 
 
-def kselftest(options: RunOptions, tests: tuple[str, ...], *, again: bool) -> int:
-    """Run the default selftests, or those named (a pattern may name several)."""
-    from harness.cli.run import run_suites
-
-    prepare(options.backend, options.kernel, again=again)
-    suites: tuple[str, ...] = (SUITE,)
-    if tests:
-        names = choose(_listing(options.kernel), tests)
-        suites = tuple(NODE.format(backend=options.backend, name=name) for name in names)
-    return run_suites(replace(options, suites=suites))
+def suites(target: Target, tests: tuple[str, ...], *, again: bool) -> tuple[str, ...]:
+    """Build the selftests; return what `run` is to run: the default ones, or those named."""
+    prepare(target.backend, target.kernel, again=again)
+    if not tests:
+        return (SUITE,)
+    names = choose(_listing(target.kernel), tests)  # a pattern may name several
+    return tuple(NODE.format(backend=target.backend, name=name) for name in names)
 
 
 def prepare(backend: str, kernel: str | None, *, again: bool = False) -> None:
@@ -71,7 +64,7 @@ def prepare(backend: str, kernel: str | None, *, again: bool = False) -> None:
 
 def show_list(kernel: str | None) -> int:
     """List what a kernel's tree has, what runs by default first."""
-    from harness.cli.run import make_console
+    from harness.console import make_console
     from harness.kselftest import catalogue
 
     known = catalogue.load()

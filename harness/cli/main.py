@@ -41,7 +41,7 @@ app = typer.Typer(
 \b
 Examples:
   snptest run                         all suites on the emulated SNP host, no hardware needed
-  snptest run psc gmem --revision v12
+  snptest run psc gmem --interface v12
   snptest run launch -k id_block      the tests of a suite that match
   snptest build mine --base linux-source-6.12 --series ~/patches
   snptest run gmem --backend vng --kernel mine

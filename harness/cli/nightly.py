@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from harness.cli.output import need_writable, to_stdout, write_text
-from harness.cli.run import make_console
+from harness.console import make_console
 from harness.errors import UsageError
 from harness.history.store import History
 from harness.nightly import render
@@ -84,7 +84,7 @@ def _only(schedule: Schedule, words: tuple[str, ...]) -> Schedule:
 
 
 def _digest(schedule: Schedule) -> str:
-    content = json.dumps(dataclasses.asdict(schedule), sort_keys=True)
+    content = json.dumps(dataclasses.asdict(schedule), sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -132,7 +132,7 @@ def _pages(history: History, chosen: Sequence[StoredRun], output: Path) -> None:
     """Write HTML, showing how far it is."""
     from rich.progress import Progress
 
-    from harness.cli.run import make_console
+    from harness.console import make_console
     from harness.report.html import site
 
     console = make_console(stderr=True)

@@ -7,7 +7,7 @@ import fcntl
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from _pytest.mark.expression import Expression
@@ -20,6 +20,7 @@ from harness.cli import faults, guest_parts, kselftest
 from harness.cli.kernels import DEFAULT_BASE, build_kernel
 from harness.cli.machine import need_machine, suggest_machine
 from harness.cli.output import need_writable, to_stdout, write_text
+from harness.console import make_console
 from harness.errors import UsageError, UserError
 from harness.history import identity, store
 from harness.history.record import Recorder
@@ -30,6 +31,7 @@ from harness.report.outcome import BOOT, exit_code
 from harness.report.words import counted
 from harness.runner import SILENCE, Event, Run
 from harness.splats import known
+from harness.target import Target
 from harness.vng.accel import slowness
 from harness.vng.kinds import STOCK
 from harness.vng.machine import check_memory
@@ -49,22 +51,13 @@ NAMED = ("kselftest", guest_parts.SUITE, "host")
 class RunOptions:
     """What the command line says."""
 
+    target: Target = field(default_factory=Target)
     suites: tuple[str, ...] = ()
-    backend: str = "emulator"
-    revision: str | None = None
-    kernel: str | None = None
     base: str | None = None
     series: tuple[str, ...] = ()
     config: tuple[str, ...] = ()
-    machine: str | None = None
-    memory: str | None = None
-    host: str | None = None
-    firmware: str | None = None
-    guest_kernel: str | None = None
-    guest_qemu: Path | None = None
     expression: str | None = None
     workers: str = "auto"
-    seed: int = 0
     repeat: int = 1
     maxfail: int | None = None
     junit: Path | None = None
@@ -76,32 +69,15 @@ class RunOptions:
 
 def run_suites(options: RunOptions) -> int:
     """Run, report, and judge."""
-    backend = backends.get(options.backend)
-    if options.machine is not None:
-        need_machine(options.machine)
-    if options.memory is not None:
-        check_memory(options.memory)
-    if options.revision and backend.revisions and options.revision not in backend.revisions:
-        raise UsageError(
-            f"backend {backend.name} does not offer revision {options.revision!r}",
-            f"it offers {', '.join(backend.revisions)}",
-        )
-    _check_expression(options.expression)
-    known.load()  # a mistake in it is the user's, and told at once
+    backend = backends.get(options.target.backend)
     paths = suite_paths(options.suites)
-    runs_guests = any(path.startswith(f"suites/{guest_parts.SUITE}") for path in paths)
-    guest_parts.check(options, runs_guests)
-    need_writable(options.junit, options.ktap, options.json)
-    options = _built(options)
-    if options.machine is None and options.kernel is not None and options.backend == "vng":
-        options = replace(options, machine=suggest_machine(options.kernel))
-    guest = None
-    if runs_guests:
-        options, guest = guest_parts.prepared(options)
+    _check(options, backend, paths)
+    target, guest = _readied(options, _have(paths, guest_parts.SUITE))
+    options = replace(options, target=target)
     workers = _workers(options.workers, backend)
-    backend.check(kernel=options.kernel, host=options.host)
-    if any(path.startswith(f"suites/{kselftest.SUITE}") for path in paths):
-        kselftest.prepare(options.backend, options.kernel)
+    backend.check(target)
+    if _have(paths, kselftest.SUITE):
+        kselftest.prepare(target.backend, target.kernel)
     console = make_console(stderr=to_stdout(options.ktap, options.junit, options.json))
     folder = _results_folder()
     run = Run(
@@ -109,25 +85,19 @@ def run_suites(options: RunOptions) -> int:
         folder=folder,
         silence=backend.deadline + backend.open_deadline + SILENCE,
     )
-    header = {
-        "backend": options.backend,
-        "revision": options.revision or ", ".join(backend.revisions),
-        "kernel": options.kernel,
-        "machine": options.machine,
-        "host": options.host,
+    header = target.header(backend.interfaces) | {
         "guest": ", ".join(guest.values()) if guest else None,
         "workers": workers,
-        "seed": options.seed,
     }
     files = [JsonLines(folder / "results.jsonl")]
     fcntl.flock(files[0].file, fcntl.LOCK_EX)  # free again: nobody writes it any more
     if options.json:
         files.append(JsonLines(options.json))
     live.header(console, header)
-    tell_slowness(options.machine, console)
+    tell_slowness(target.machine, console)
     header |= {"folder": str(folder), "guest": guest} | identity.describe(
-        backend=options.backend,
-        kernel=options.kernel,
+        backend=target.backend,
+        kernel=target.kernel,
         label=options.label,
         command=sys.argv[1:],
     )
@@ -151,28 +121,55 @@ def tell_slowness(machine: str | None, console: Console) -> None:
         console.print(Text(slow, style="yellow"), soft_wrap=True)
 
 
-def _built(options: RunOptions) -> RunOptions:
+def _check(options: RunOptions, backend: Backend, paths: list[str]) -> None:
+    """Raise UsageError for what is wrong with the options, before anything is built."""
+    target = options.target
+    if target.machine is not None:
+        need_machine(target.machine)
+    if target.memory is not None:
+        check_memory(target.memory)
+    backend.chosen(target.interface)
+    _check_expression(options.expression)
+    known.load()  # a mistake in it is the user's, and told at once
+    guest_parts.check(target, _have(paths, guest_parts.SUITE))
+    need_writable(options.junit, options.ktap, options.json)
+
+
+def _have(paths: list[str], suite: str) -> bool:
+    return any(path.startswith(f"suites/{suite}") for path in paths)
+
+
+def _readied(options: RunOptions, runs_guests: bool) -> tuple[Target, dict[str, str] | None]:
+    """Build and fetch what the target is to be made of; return it, and what its guests are."""
+    target = _built(options)
+    if target.machine is None and target.kernel is not None and target.backend == "vng":
+        target = replace(target, machine=suggest_machine(target.kernel))
+    return guest_parts.prepared(target) if runs_guests else (target, None)
+
+
+def _built(options: RunOptions) -> Target:
     """Build the kernel that is asked for by its sources; it is known by a name afterwards.
 
     Where a kernel is to be booted and none is asked for, that is the distribution's, unmodified.
     """
+    target = options.target
     asked = options.base or options.series or options.config
-    if not asked and (options.backend != "vng" or options.kernel is not None):
-        return options
-    if options.backend not in ("vng", "ssh"):
+    if not asked and (target.backend != "vng" or target.kernel is not None):
+        return target
+    if target.backend not in ("vng", "ssh"):
         raise UsageError(
-            f"backend {options.backend} boots no kernel that was built here", "--backend vng"
+            f"backend {target.backend} boots no kernel that was built here", "--backend vng"
         )
     from harness.kbuild.cli import BuildOptions  # what only those need who build
 
     build = BuildOptions(
-        name=options.kernel or BUILT,
+        name=target.kernel or BUILT,
         base=options.base or DEFAULT_BASE,
         series=options.series,
         config=options.config,
     )
     build_kernel(build)
-    return replace(options, kernel=build.name)
+    return replace(target, kernel=build.name)
 
 
 def _recorder(options: RunOptions, folder: Path, console: Console) -> Recorder | None:
@@ -217,9 +214,10 @@ def _report(options: RunOptions, run: Run, console: Console) -> int:
         raise UsageError(
             "no test matches", f"-k {options.expression}" if options.expression else ""
         )
-    properties = {"backend": options.backend, "seed": str(options.seed)}
-    if options.kernel:
-        properties["kernel"] = options.kernel
+    target = options.target
+    properties = {"backend": target.backend, "seed": str(target.seed)}
+    if target.kernel:
+        properties["kernel"] = target.kernel
     try:
         if options.junit:
             write_text(options.junit, junit.render(run.results, properties))
@@ -227,7 +225,7 @@ def _report(options: RunOptions, run: Run, console: Console) -> int:
             write_text(options.ktap, ktap.render(run.results))
     except UserError as error:
         run.broken.append(f"a report is missing: {error.message}")
-    summary.show(console, run.results, run.seconds, _rerun(options))
+    summary.show(console, run.results, run.seconds, target.words(short=True))
     for reason in run.broken:
         console.print(Text(f"snptest: {reason}", style="bold yellow"), soft_wrap=True)
     if run.broken and not run.results:
@@ -298,10 +296,8 @@ def _workers(text: str, backend: Backend) -> int:
 def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]:
     arguments = [
         *paths,
-        "-p",
-        "no:cacheprovider",
-        f"--backend={options.backend}",
-        f"--seed={options.seed}",
+        *("-p", "no:cacheprovider"),
+        *options.target.words(),
         f"--repeat={options.repeat}",
         "--continue-on-collection-errors",
         "--tb=short",
@@ -310,36 +306,12 @@ def _arguments(options: RunOptions, paths: list[str], workers: int) -> list[str]
     # One worker is still a process of its own: what dies there is told by the one that lives.
     if workers:
         arguments += [f"--numprocesses={workers}", "--dist=loadscope", "--max-worker-restart=100"]
-    given = {
-        "--revision": options.revision,
-        "--kernel": options.kernel,
-        "--machine": options.machine,
-        "--memory": options.memory,
-        "--host": options.host,
-        **guest_parts.given(options),
-        "--maxfail": options.maxfail,
-        "-k": options.expression,
-    }
-    for name, value in given.items():
-        if value is not None:
-            # In one word, or an expression that begins with a hyphen would be an option.
-            arguments.append(f"-k{value}" if name == "-k" else f"{name}={value}")
+    if options.maxfail is not None:
+        arguments.append(f"--maxfail={options.maxfail}")
+    if options.expression is not None:
+        # In one word, or an expression that begins with a hyphen would be an option.
+        arguments.append(f"-k{options.expression}")
     return arguments
-
-
-def _rerun(options: RunOptions) -> list[str]:
-    words = []
-    if options.backend != "emulator":
-        words += ["--backend", options.backend]
-    for name in ("kernel", "machine", "memory", "host"):
-        value = getattr(options, name)
-        if value:
-            words += [f"--{name}", value]
-    for option, value in guest_parts.given(options).items():
-        words += [option, str(value)]
-    if options.seed:
-        words += ["--seed", str(options.seed)]
-    return words
 
 
 def _results_folder() -> Path:
@@ -362,17 +334,3 @@ def _results_folder() -> Path:
 
 def _shown(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """Make the console of a command: colour on a terminal only, lines whole elsewhere."""
-    stream = sys.stderr if stderr else sys.stdout
-    terminal = stream.isatty()
-    return Console(
-        file=stream,
-        width=None if terminal else 120,
-        force_terminal=terminal,  # FORCE_COLOR of a CI system would make its log a terminal
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )

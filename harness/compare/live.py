@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A side that is run now: a built kernel, or a revision of the interfaces on the emulator."""
+"""A side that is run now: a built kernel, or an interface of the emulator."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from harness.compare.diff import Kind, Side, compare, grouped, to_repeat
 from harness.compare.stored import describe
 from harness.report.outcome import BOOT, Outcome, Result
 from harness.report.words import counted
+from harness.target import Target
 
 Listener = Callable[[Result], None]
 MOST_NAMED = 400
@@ -19,12 +20,13 @@ MOST_NAMED = 400
 
 
 @dataclass
-class Target:
+class LiveSide:
     """What is run for a side, and what has come of it so far."""
 
     label: str
-    options: tuple[str, ...]
-    """Options of `snptest run` that make it this side."""
+    target: Target
+    options: tuple[str, ...] = ()
+    """Other options of `snptest run`."""
     suites: tuple[str, ...] = ()
     """Suites or tests, and -k EXPR: what is asked for at first."""
     side: Side = field(init=False)
@@ -32,9 +34,13 @@ class Target:
     def __post_init__(self) -> None:
         self.side = Side(self.label)
 
+    @property
+    def _options(self) -> tuple[str, ...]:
+        return (*self.target.words(), *self.options)
+
     def run(self, listener: Listener) -> None:
         """Run everything that was asked for."""
-        done = suiterun.run((*self.suites, *self.options), listener)
+        done = suiterun.run((*self.suites, *self._options), listener)
         describe(self.side, done.header)
         self._take(done)
 
@@ -44,7 +50,7 @@ class Target:
         if not wanted:
             return
         words = wanted if len(wanted) <= MOST_NAMED else list(self.suites)
-        options = (*self.options, "--repeat", str(times))
+        options = (*self._options, "--repeat", str(times))
         self._take(suiterun.run((*words, *options), listener, history=False))
 
     def _take(self, done: suiterun.SuiteRun) -> None:
@@ -55,8 +61,8 @@ class Target:
 
 
 def repeat(
-    a: Target | Side,
-    b: Target | Side,
+    a: LiveSide | Side,
+    b: LiveSide | Side,
     times: int,
     listener: Listener,
     begin: Callable[[str], None] = lambda what: None,
@@ -66,7 +72,7 @@ def repeat(
     A stored side stays as it is.  Ends early where nothing differs, or a side broke.  `begin` is
     told what runs.
     """
-    sides = [each.side if isinstance(each, Target) else each for each in (a, b)]
+    sides = [each.side if isinstance(each, LiveSide) else each for each in (a, b)]
     keys: list[str] = []
     for done in range(times):
         if sides[0].broken or sides[1].broken:
@@ -75,18 +81,18 @@ def repeat(
         keys = keys or to_repeat(sides[0], sides[1])
         if not keys:
             return done
-        for target, tests in zip((a, b), grouped(sides), strict=True):
+        for live, tests in zip((a, b), grouped(sides), strict=True):
             ids = [each.id for key in keys for each in tests.get(key, ())[:1]]
             ids = [each for each in ids if each != BOOT]
-            if isinstance(target, Target) and ids:
-                begin(f"{_tests(ids)} again, {done + 1} of {times}: {target.label}")
-                target.again(ids, listener)
+            if isinstance(live, LiveSide) and ids:
+                begin(f"{_tests(ids)} again, {done + 1} of {times}: {live.label}")
+                live.again(ids, listener)
     return times
 
 
 def assure(
-    a: Target | Side,
-    b: Target | Side,
+    a: LiveSide | Side,
+    b: LiveSide | Side,
     listener: Listener,
     begin: Callable[[str], None] = lambda what: None,
 ) -> None:
@@ -94,8 +100,8 @@ def assure(
 
     That is, that a test as flaky as on B would pass them all once in a hundred times.
     """
-    sides = [each.side if isinstance(each, Target) else each for each in (a, b)]
-    if not isinstance(a, Target) or sides[0].broken or sides[1].broken:
+    sides = [each.side if isinstance(each, LiveSide) else each for each in (a, b)]
+    if not isinstance(a, LiveSide) or sides[0].broken or sides[1].broken:
         return
     found = [each for each in compare(*sides).of(Kind.NEWLY_FLAKY) if each.before]
     missing = {each.before[0].id: _missing(each.before, each.after) for each in found}

@@ -95,8 +95,9 @@ def result_of(record: dict[str, Any]) -> Result:
 
 def describe(side: Side, header: dict[str, Any]) -> None:
     """Take what a run's header says of a side: what ran where, and which compiler built it."""
-    names = ("backend", "revision", "kernel", "machine", "host")
-    found = [f"{name} {header[name]}" for name in names if header.get(name)]
+    names = ("backend", "interface", "kernel", "machine", "host")
+    said = {"interface": header.get("revision")} | header  # as it was called once
+    found = [f"{name} {said[name]}" for name in names if said.get(name)]
     built = header.get("built")
     if isinstance(built, dict) and built.get("compiler"):
         side.compiler = brief(sanitize.line(str(built["compiler"])))

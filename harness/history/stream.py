@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.report import sanitize
+from harness.target import Target
 
 FILE = "results.jsonl"
 _LONGEST_LINE = 1 << 20
@@ -47,14 +48,11 @@ class Header:
 
     key: str
     started: float
-    backend: str
-    revision: str
-    machine: str
-    host: str
+    target: Target
+    """Its interface may be several; the host of backend local is this machine's name."""
     firmware: str
     harness: str
     label: str
-    seed: int
     workers: int | None
     command: tuple[str, ...]
     kernel: Kernel
@@ -138,18 +136,20 @@ def header(path: Path) -> Header:
         # Files of an older snptest have no key; they are whole, and their content is one.
         key=own if re.fullmatch(r"[0-9a-f]{32}", own) else _digest(path),
         started=_number(event.get("started")) or _began(path),
-        backend=_text(event.get("backend")),
-        revision=_text(event.get("revision")),
-        machine=_text(event.get("machine")),
-        host=_text(event.get("host") or here),
+        target=Target.of_header(_said(event | {"host": event.get("host") or here})),
         firmware=_text(event.get("firmware")),
         harness=_text(event.get("harness")),
         label=_text(event.get("label")),
-        seed=int(_number(event.get("seed")) or 0),
         workers=int(workers) if (workers := _number(event.get("workers"))) is not None else None,
         command=_texts(event.get("command")),
         kernel=_kernel(_text(event.get("kernel")), built if isinstance(built, dict) else {}),
     )
+
+
+def _said(event: dict[str, Any]) -> dict[str, Any]:
+    """Return an event's fields as those of a target can be."""
+    texts = {name: _text(value) for name, value in event.items()}
+    return texts | {"seed": int(_number(event.get("seed")) or 0)}
 
 
 def _kernel(name: str, built: dict[str, Any]) -> Kernel:

@@ -81,7 +81,7 @@ class Taker:
                 head.started,
                 setting,
                 head.label,
-                head.seed,
+                head.target.seed,
                 head.workers,
                 json.dumps(head.command),
                 str(self.path),
@@ -260,7 +260,9 @@ def _setting(history: History, head: stream.Header) -> int:
         f"INSERT OR IGNORE INTO kernel (digest, {names}) VALUES ({marks})", (digest, *values)
     )
     found = history.one("SELECT id FROM kernel WHERE digest = ?", (digest,))
-    where = (head.backend, head.revision, head.machine, head.host, head.firmware, head.harness)
+    at = head.target
+    texts = [each or "" for each in (at.backend, at.interface, at.machine, at.host)]
+    where = (*texts, head.firmware, head.harness)
     place = (*where, found[0])
     history.db.execute(
         "INSERT OR IGNORE INTO setting (backend, revision, machine, host, firmware, harness,"

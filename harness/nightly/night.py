@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from harness import kbuild, suiterun
@@ -250,20 +250,17 @@ class Operation:
         """Return the words of `snptest run` for a job, or for some tests of it that run again."""
         place, revision = self._place(job), self.schedule.revisions[job.revision]
         label = self.schedule.label(job)
-        words = [*(only or (job.suite,)), "--backend", place.backend]
+        target = replace(
+            place.target,
+            kernel=self._kernels.get(job.revision, revision.kernel),
+            interface=revision.interface,
+            host=worker if worker != HERE else None,
+        )
+        words = [*(only or (job.suite,)), *target.words()]
         if only:
             words += ["--repeat", str(self.schedule.confirm), "--label", label + AGAIN]
         else:
             words += ["--label", label]
-        kernel = self._kernels.get(job.revision, revision.kernel)
-        for option, value in (
-            ("--kernel", kernel),
-            ("--revision", revision.interface),
-            ("--host", worker if worker != HERE else None),
-            ("--machine", place.machine),
-            ("--memory", place.memory),
-        ):
-            words += [] if value is None else [option, value]
         return [*words, *place.options]
 
     def _note(self, job: Job, worker: str, record: Record, run: SuiteRun | None) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness import backends
 from harness.errors import UsageError
 from harness.tables import Values, close_to, read, shown
+from harness.target import OPTIONS, Target
 
 SUITES = ("launch", "psc", "ap_creation", "guest_req", "gmem")
 HERE = "here"
@@ -62,11 +64,10 @@ class Place:
     """Where it is tested: a backend, and hosts that are equal to each other."""
 
     name: str
-    backend: str
+    target: Target
+    """Without the kernel or interface, and the host, which are the job's."""
     hosts: tuple[str, ...] = ()
     """Hosts of ci/hosts.toml, for ssh; a job goes to whichever is free."""
-    machine: str | None = None
-    memory: str | None = None
     coordinator: str | None = None
     """Address of a labgrid coordinator: then the hosts are places there, acquired for a job."""
     suites: tuple[str, ...] = ()
@@ -134,7 +135,7 @@ def load(path: Path) -> Schedule:
         for suite in place.suites or suites
     ]
     if not jobs:
-        places_are = ", ".join(f"{each.name} ({each.backend})" for each in places.values())
+        places_are = ", ".join(f"{each.name} ({each.target.backend})" for each in places.values())
         revisions_are = ", ".join(f"{each.name} ({each.kind})" for each in revisions.values())
         raise UsageError(
             f"{path}: no place can test any of the revisions: "
@@ -187,11 +188,11 @@ def _revision(path: Path, name: str, table: Any) -> Revision:
     return Revision(name, base, series, config, kernel, interface, running)
 
 
+_TARGET = {name: option for name, option in OPTIONS.items() if option.place}
 _PLACE = (
     "backend",
     "hosts",
-    "machine",
-    "memory",
+    *(option.dashed for name, option in _TARGET.items() if name != "backend"),
     "coordinator",
     "suites",
     "revisions",
@@ -212,15 +213,23 @@ def _place(path: Path, name: str, table: Any) -> Place:
         raise values.wrong("hosts", f"other names: {HERE!r} is this machine")
     return Place(
         name,
-        backend,
+        Target.of(partial(_said, values)),
         hosts,
-        values.text("machine"),
-        values.text("memory"),
         values.text("coordinator"),
         tuple(values.words("suites")),
         tuple(values.words("revisions")),
         tuple(values.texts("options")),
     )
+
+
+def _said(values: Values, name: str) -> object:
+    """Return what a place says of a field of its target."""
+    option = _TARGET.get(name)
+    if option is None:
+        return None
+    if option.type is int:
+        return values.whole(option.dashed, 0, 2**63 - 1)
+    return values.text(option.dashed)
 
 
 def _check_uses(path: Path, revisions: dict[str, Revision], places: dict[str, Place]) -> None:
@@ -234,7 +243,7 @@ def _check_uses(path: Path, revisions: dict[str, Revision], places: dict[str, Pl
                 )
             if not _fits(revisions[name], place):
                 raise UsageError(
-                    f"{path}: backend {place.backend} of places.{place.name} cannot test "
+                    f"{path}: backend {place.target.backend} of places.{place.name} cannot test "
                     f"revisions.{name}, which is {revisions[name].kind}"
                 )
 
@@ -243,4 +252,4 @@ def _fits(revision: Revision, place: Place) -> bool:
     """Whether a place tests a revision."""
     if place.revisions and revision.name not in place.revisions:
         return False
-    return place.backend in revision.backends
+    return place.target.backend in revision.backends

@@ -21,6 +21,7 @@ from harness import standstill
 from harness.report import sanitize, verdict
 from harness.report.jsonl import JsonLines
 from harness.report.outcome import Outcome, Result
+from harness.target import Target
 
 
 class ResultStream:
@@ -33,7 +34,8 @@ class ResultStream:
         self.lines = JsonLines(
             path, needed=True
         )  # a pipe: without its reader, nobody wants a result
-        self.backend: str = config.getoption("--backend")
+        target = Target.of(config.getoption)
+        self.backend = target.backend
         self.stacks: str | None = config.getoption("--stacks")
         self.phases: dict[str, verdict.Phases] = {}
         self.counts: Counter[str] = Counter()
@@ -48,7 +50,7 @@ class ResultStream:
         self.began = time.monotonic()
         self.stood: dict[str, float] = {}
         """How long this process had stood still when a test began."""
-        self.lines.write("start", {"backend": self.backend, "seed": config.getoption("--seed")})
+        self.lines.write("start", target.header())
 
     # Collection -------------------------------------------------------------------------
 

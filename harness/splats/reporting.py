@@ -60,9 +60,11 @@ def _boot_result(boot: Boot, known: KnownIssues, backend: str) -> Result:
         complete=False,
     )
     return Result(
-        id=f"{BOOT}::{boot.kernel}[{boot.revision}]" if boot.revision else f"{BOOT}::{boot.kernel}",
+        id=f"{BOOT}::{boot.kernel}[{boot.interface}]"
+        if boot.interface
+        else f"{BOOT}::{boot.kernel}",
         suite=BOOT,
-        revision=boot.revision,
+        revision=boot.interface,
         outcome=judgement.outcome,
         seconds=0.0,
         description="The kernel boots without a warning, and has SNP where its machine does.",

@@ -13,7 +13,7 @@ from harness.kernel import Kernel
 from harness.kselftest import build
 from harness.kselftest.build import Selftests
 from harness.kselftest.catalogue import Catalogue
-from harness.plugin import BackendOptions
+from harness.target import Target
 
 MARGIN = 60.0
 """Seconds between a selftest's time-out and the deadline of the test that waits for it."""
@@ -22,10 +22,10 @@ _NAMED = re.compile(r"test_kselftest\.py::test_kselftest\[[^\]-]*-(.+)\]$")
 
 def selected(config: pytest.Config, known: Catalogue) -> list[str]:
     """Name the selftests to run: those whose node ids are given, else the default of the tree."""
-    kernel = config.getoption("--kernel")
-    if kernel is None or config.getoption("--backend") == "emulator":
+    target = Target.of(config.getoption)
+    if target.kernel is None or target.backend == "emulator":
         return []
-    tests = built(str(kernel)).tests
+    tests = built(target.kernel).tests
     named = {match[1] for each in config.args if (match := _NAMED.search(each))}
     return [name for name in tests if name in named or (not named and known.rule(name).default)]
 
@@ -39,12 +39,12 @@ def built(kernel: str) -> Selftests:
 
 
 @pytest.fixture(scope="module")
-def selftests(kernel: Kernel, backend_options: BackendOptions) -> Selftests:
+def selftests(kernel: Kernel, target: Target) -> Selftests:
     """The programs, and a kernel that can run them."""
     if not kernel.runs_programs:
         pytest.skip("selftests are programs, this backend runs none: --backend vng --kernel NAME")
-    if backend_options.kernel is None:
+    if target.kernel is None:
         raise UsageError("--kernel NAME says which tree's selftests to run")
-    if backend_options.backend == "vng":
+    if target.backend == "vng":
         build.check_visible()
-    return built(backend_options.kernel)
+    return built(target.kernel)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from harness.linuxguest import host as hosts
 from harness.linuxguest.host import Starter
 from harness.linuxguest.parts import Parts, parts
 from harness.linuxguest.running import RunningGuest
-from harness.plugin import BackendOptions
+from harness.target import Target
 from harness.vm.host import Host
 from suites.guest_req.messaging import known_chip
 from suites.linux.attesting import has_driver
@@ -25,27 +24,22 @@ BOOT_DEADLINE = 1300.0
 
 
 @pytest.fixture(scope="session")
-def linux_parts(backend_options: BackendOptions) -> Parts:
+def linux_parts(target: Target) -> Parts:
     """Firmware, kernel and initrd as --firmware and --guest-kernel have it, or the defaults.
 
     What is not kept yet is fetched now: `snptest` has done so before, with progress to look at;
     plain pytest has not.
     """
-    wanted = backend_options.firmware, backend_options.guest_kernel
+    wanted = target.firmware, target.guest_kernel
     return parts(*wanted, say=lambda _: None)
 
 
-def guest_qemu(options: BackendOptions) -> Path | None:
-    """Return the QEMU that --guest-qemu names, a path on the host."""
-    return Path(options.guest_qemu) if options.guest_qemu else None
-
-
 @pytest.fixture
-def starter(kernel: Kernel, linux_parts: Parts, backend_options: BackendOptions) -> Starter:
+def starter(kernel: Kernel, linux_parts: Parts, target: Target) -> Starter:
     """What starts guests on the host under test."""
     if not kernel.runs_programs:
         pytest.skip("guests of Linux are run by QEMU, this backend runs no programs: --kernel NAME")
-    return Starter(kernel, hosts.qemu(kernel, guest_qemu(backend_options)), linux_parts)
+    return Starter(kernel, hosts.qemu(kernel, target.guest_qemu), linux_parts)
 
 
 @pytest.fixture

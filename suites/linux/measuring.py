@@ -10,7 +10,7 @@ from sevsnpmeasure.vcpu_types import CPU_SIGS
 
 from harness.linuxguest.definition import LinuxGuest
 from harness.linuxguest.parts import Parts, parts
-from harness.plugin import BackendOptions
+from harness.target import Target
 
 FEATURES = 1
 """SEV_FEATURES of a guest's vCPUs: SNP and nothing else."""
@@ -20,12 +20,12 @@ MORE_FILES = {"share/more": b"One file more makes another initrd.\n"}
 
 
 def small_parts(
-    options: BackendOptions, firmware: str = "", files: Mapping[str, bytes] | None = None
+    target: Target, firmware: str = "", files: Mapping[str, bytes] | None = None
 ) -> Parts:
     """Return parts of a guest that only gives reports; the run's firmware unless it is named."""
     return parts(
-        firmware or options.firmware,
-        options.guest_kernel,
+        firmware or target.firmware,
+        target.guest_kernel,
         modules=MODULES,
         files=files,
         say=lambda _: None,

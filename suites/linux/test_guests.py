@@ -13,10 +13,10 @@ from harness.linuxguest import host as hosts
 from harness.linuxguest.host import Starter
 from harness.linuxguest.parts import Parts
 from harness.linuxguest.running import How, RunningGuest
-from harness.plugin import BackendOptions
+from harness.target import Target
 from harness.vm.host import Host
 from suites.linux.attesting import report_of
-from suites.linux.conftest import BOOT_DEADLINE, guest_qemu
+from suites.linux.conftest import BOOT_DEADLINE
 
 pytestmark = [
     pytest.mark.patches(7, 8, 12, 21, 22),
@@ -46,12 +46,10 @@ def test_beside_each_other(start: Start, count: int) -> None:
 
 
 @pytest.mark.deadline(BOOT_DEADLINE)
-def test_in_turn(
-    boot: Callable[..., Host], linux_parts: Parts, backend_options: BackendOptions
-) -> None:
+def test_in_turn(boot: Callable[..., Host], linux_parts: Parts, target: Target) -> None:
     """More guests than there are ASIDs run one after the other, the last to its end."""
     kernel = boot(asids=ASIDS).kernel
-    starter = Starter(kernel, hosts.qemu(kernel, guest_qemu(backend_options)), linux_parts)
+    starter = Starter(kernel, hosts.qemu(kernel, target.guest_qemu), linux_parts)
     for number in range(2 * ASIDS + 1):
         with starter.start(starter.guest()) as guest:
             assert guest.ask("query-status", LAUNCH_TIMEOUT)["running"], f"guest {number}"

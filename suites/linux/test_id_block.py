@@ -12,7 +12,7 @@ import pytest
 from harness.linuxguest.definition import LinuxGuest
 from harness.linuxguest.host import Starter
 from harness.linuxguest.running import How, RunningGuest
-from harness.plugin import BackendOptions
+from harness.target import Target
 from harness.uapi.errors import SevFwError
 from harness.vm.id_block import id_auth, id_block, owner_key
 from harness.vm.vm import DEFAULT_POLICY
@@ -44,10 +44,10 @@ def identity(
 @pytest.mark.usefixtures("attests")
 @pytest.mark.parametrize("author", [False, True], ids=["owner", "author"])
 def test_the_right_guest_starts(
-    backend_options: BackendOptions, starter: Starter, start: Start, author: bool
+    target: Target, starter: Starter, start: Start, author: bool
 ) -> None:
     """A block for the digest that sev-snp-measure computes is accepted, and is in the report."""
-    made = small_parts(backend_options)
+    made = small_parts(target)
     plain = replace(starter, parts=made).guest()
     digest = expected(made, plain)
     report = report_of(start(parts=made, **identity(digest, author=author)).userspace())
@@ -69,10 +69,10 @@ def refused(guest: RunningGuest, error: SevFwError) -> None:
 
 @pytest.mark.parametrize("changed", ["command line", "initrd", "vCPUs", "firmware"])
 def test_another_guest_does_not(
-    backend_options: BackendOptions, starter: Starter, start: Start, changed: str
+    target: Target, starter: Starter, start: Start, changed: str
 ) -> None:
     """A block that was made for other parts, or other vCPUs, is refused at the launch's end."""
-    made = small_parts(backend_options)
+    made = small_parts(target)
     if changed in ("command line", "initrd") and not made.firmware.kernel_hashes:
         pytest.skip(f"firmware {made.firmware.name} has no place for kernel hashes")
     plain = replace(starter, parts=made).guest()
@@ -82,12 +82,12 @@ def test_another_guest_does_not(
         case "command line":
             words = "init=/bin/sh"
         case "initrd":
-            settings["parts"] = small_parts(backend_options, files=MORE_FILES)
+            settings["parts"] = small_parts(target, files=MORE_FILES)
         case "vCPUs":
             settings["vcpus"] = plain.vcpus + 1
         case "firmware":
             other = "trixie" if made.firmware.name != "trixie" else "sid-generic"
-            settings |= {"parts": small_parts(backend_options, other), "kernel_hashes": False}
+            settings |= {"parts": small_parts(target, other), "kernel_hashes": False}
     guest = start(words, **settings, **identity(expected(made, plain)))
     refused(guest, SevFwError.BAD_MEASUREMENT)
 
@@ -102,13 +102,13 @@ def test_another_guest_does_not(
     ids=["policy", "signature", "signature-with-author"],
 )
 def test_what_is_wrong_with_a_block(
-    backend_options: BackendOptions,
+    target: Target,
     starter: Starter,
     start: Start,
     wrong: dict[str, Any],
     error: SevFwError,
 ) -> None:
     """A block for another policy, or signed by another key, is refused: QEMU says why."""
-    made = small_parts(backend_options)
+    made = small_parts(target)
     plain: LinuxGuest = replace(starter, parts=made).guest()
     refused(start(parts=made, **identity(expected(made, plain), **wrong)), error)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from harness.linuxguest.running import RunningGuest
-from harness.plugin import BackendOptions
+from harness.target import Target
 from suites.linux.attesting import report_of
 from suites.linux.conftest import BOOT_DEADLINE
 from suites.linux.measuring import MORE_FILES, expected, small_parts
@@ -67,12 +67,10 @@ COMBINATIONS = (
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=str)
-def test_equals_what_others_compute(
-    backend_options: BackendOptions, start: Start, combination: Combination
-) -> None:
+def test_equals_what_others_compute(target: Target, start: Start, combination: Combination) -> None:
     """The report of a guest has the digest that sev-snp-measure gives for the same files."""
     files = MORE_FILES if combination.more_files else None
-    made = small_parts(backend_options, combination.firmware, files)
+    made = small_parts(target, combination.firmware, files)
     guest = start(
         combination.words,
         parts=made,

@@ -13,7 +13,7 @@ import pytest
 from harness.kernel import Kernel
 from harness.linuxguest.parts import Parts
 from harness.linuxguest.running import RunningGuest
-from harness.plugin import BackendOptions
+from harness.target import Target
 from suites.linux.conftest import BOOT_DEADLINE
 from suites.linux.measuring import small_parts
 
@@ -59,9 +59,9 @@ def old_and_new(made: Parts, part: str) -> tuple[bytes, bytes]:
 
 
 @pytest.fixture
-def hashing_parts(backend_options: BackendOptions) -> Parts:
+def hashing_parts(target: Target) -> Parts:
     """Parts whose firmware checks kernel hashes, as far as that is known."""
-    made = small_parts(backend_options)
+    made = small_parts(target)
     if not made.firmware.kernel_hashes or made.firmware.checks_hashes is False:
         pytest.skip(f"firmware {made.firmware.name} does not check kernel hashes")
     return made
@@ -97,8 +97,8 @@ def test_what_changes_after_its_hash_is_not_booted(
     assert not attacked.ended, f"the guest {attacked.end()}"
 
 
-def test_nothing_is_booted_without_hashes(backend_options: BackendOptions, start: Start) -> None:
+def test_nothing_is_booted_without_hashes(target: Target, start: Start) -> None:
     """OVMF's AmdSev build does not boot a kernel that nobody has measured, and says so."""
-    guest = start(parts=small_parts(backend_options, "sid"), kernel_hashes=False)
+    guest = start(parts=small_parts(target, "sid"), kernel_hashes=False)
     guest.see(r"BdsDxe: No bootable option", BOOT_DEADLINE)
     assert "Linux version" not in guest.console.text

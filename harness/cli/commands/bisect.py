@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from harness.cli import options
-from harness.cli.kernels import complete_base, complete_config
+from harness.cli.kernels import complete_base
+from harness.target import Target
 
 HELP = """Find the patch of a series, or the commit of a range, that broke a test.
 
@@ -37,10 +38,14 @@ Killed or interrupted, the same command goes on where it was; --restart begins a
 Exit codes: 0 found, 2 usage, 3 not found: nothing fails at the bad end that passes at the good
             one, only revisions that cannot be judged are left, or nothing could be run
 """
+PLACE = ("backend", "machine", "memory", "host", "seed")
+STEP_BACKEND = "vng (ssh where a host is named); emulator and local build nothing"
 RUNS_HELP = "clean runs that make a revision good, as long as no bad one has passed"
 
 
+@options.with_target(*PLACE, boots=True, backend="vng (ssh where a host is named)")
 def bisect(
+    target: Target,
     tests: Annotated[list[str], typer.Argument(metavar="TEST")],
     good: Annotated[
         str | None, typer.Option(metavar="A", help="revision, or number of a patch (0)")
@@ -56,20 +61,10 @@ def bisect(
             autocompletion=complete_base,
         ),
     ] = None,
-    series: Annotated[
-        list[str] | None, typer.Option(metavar="SERIES", help="the patches; again: more on top")
-    ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="of all builds", autocompletion=complete_config),
-    ] = None,
-    backend: Annotated[str, typer.Option(metavar="NAME", help="vng or ssh")] = "vng",
-    machine: options.MachineAsRun = None,
-    memory: options.MemoryAsRun = None,
-    host: options.Host = None,
+    series: options.Series = None,
+    config: options.Config = None,
     expression: options.Expression = None,
     workers: options.Workers = "auto",
-    seed: options.Seed = 0,
     runs: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help=RUNS_HELP)] = 1,
     restart: Annotated[
         bool, typer.Option("--restart", help="forget what was found for this question before")
@@ -82,19 +77,15 @@ def bisect(
     from harness.cli import bisect as command
 
     wanted = command.BisectOptions(
+        target=target,
         tests=tuple(tests),
         good=good,
         bad=bad,
         base=base,
         series=tuple(series or ()),
         config=tuple(config or ()),
-        backend=backend,
-        machine=machine,
-        memory=memory,
-        host=host,
         expression=expression,
         workers=workers,
-        seed=seed,
         runs=runs,
         restart=restart,
         json=json,
@@ -119,27 +110,17 @@ Exit codes: 0 good, 1 bad, 125 it does not build or boot, or the harness failed,
 """
 
 
+@options.with_target(*PLACE, boots=True, backend=STEP_BACKEND)
 def bisect_step(
+    target: Target,
     tests: Annotated[list[str], typer.Argument(metavar="TEST")],
     base: Annotated[
         str | None, typer.Option(metavar="DIR", help="another work tree than this directory")
     ] = None,
-    series: Annotated[
-        list[str] | None, typer.Option(metavar="SERIES", help="patches on top of each revision")
-    ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="of the build", autocompletion=complete_config),
-    ] = None,
-    backend: Annotated[
-        str, typer.Option(metavar="NAME", help="vng, ssh; emulator and local build nothing")
-    ] = "vng",
-    machine: options.MachineAsRun = None,
-    memory: options.MemoryAsRun = None,
-    host: options.Host = None,
+    series: options.Series = None,
+    config: options.Config = None,
     expression: options.Expression = None,
     workers: options.Workers = "auto",
-    seed: options.Seed = 0,
     runs: Annotated[
         int, typer.Option(metavar="N", min=1, max=1000, help="runs of each test, in one boot")
     ] = 1,
@@ -148,17 +129,13 @@ def bisect_step(
     from harness.cli import bisect as command
 
     wanted = command.BisectOptions(
+        target=target,
         tests=tuple(tests),
         base=base,
         series=tuple(series or ()),
         config=tuple(config or ()),
-        backend=backend,
-        machine=machine,
-        memory=memory,
-        host=host,
         expression=expression,
         workers=workers,
-        seed=seed,
         runs=runs,
     )
     raise typer.Exit(command.step(wanted))

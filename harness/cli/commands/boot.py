@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from harness.cli import options
 from harness.cli.kernels import complete_kernel
-from harness.cli.machine import complete_machine
 
 HELP = """Boot a kernel that `snptest build` made, for one command or for a look around.
 
@@ -33,14 +33,7 @@ Exit codes: the command's or the shell's; 2 usage, 3 where the kernel died, or d
 def boot(
     name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_kernel)],
     command: Annotated[list[str] | None, typer.Argument(metavar="[-- CMD...]")] = None,
-    machine: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="stock, or snp: the default where it was built and the kernel has SNP",
-            autocompletion=complete_machine,
-        ),
-    ] = None,
+    machine: options.Machine = None,
     memory: Annotated[str, typer.Option(metavar="SIZE", help="of the machine: 2G, say")] = "1G",
     cpus: Annotated[int, typer.Option(metavar="N", help="of the machine", min=1, max=64)] = 2,
     parameter: Annotated[

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from harness.cli import options
-from harness.cli.kernels import complete_base, complete_config, complete_kernel
+from harness.cli.kernels import complete_base, complete_kernel
+from harness.target import Target
 
 HELP = """Compare two revisions: what is broken, fixed, flaky, skipped, slower.
 
@@ -23,7 +24,7 @@ told from changed ones; what is flaky in B alone runs in A until that can be no 
 Examples:
   snptest compare old new                       all suites in both kernels
   snptest compare old new gmem -k hole          some tests
-  snptest compare v12 merged psc                two revisions of the interfaces
+  snptest compare v12 merged psc                two interfaces of the emulator
   snptest compare last-1 last                   the two newest runs of the history
   snptest compare results/20261123-081337 new   a run of the past against a kernel
   snptest compare v1 v2 --base ~/linux@v6.16 --series-a v1.mbox --series-b v2.mbox
@@ -37,14 +38,16 @@ Exit codes: 0 nothing broken, 1 B fails what A does not, newly flaky included, 2
 """
 
 
+BACKEND = "of kernels: vng (ssh where a host is named); emulator for v12, merged, 7.3"
+
+
+@options.with_target("machine", "memory", "host", "seed")
 def compare(
+    target: Target,
     a: Annotated[str, typer.Argument(metavar="A", autocompletion=complete_kernel)],
     b: Annotated[str, typer.Argument(metavar="B", autocompletion=complete_kernel)],
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE")] = None,
-    backend: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="of kernels: vng; emulator for v12, merged, 7.3"),
-    ] = None,
+    backend: Annotated[str | None, options.of_target("backend", BACKEND)] = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -57,16 +60,9 @@ def compare(
     series_b: Annotated[
         list[str] | None, typer.Option(metavar="SERIES", help="B has the patches of these")
     ] = None,
-    config: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="of both builds", autocompletion=complete_config),
-    ] = None,
-    machine: options.MachineAsRun = None,
-    memory: options.MemoryAsRun = None,
-    host: options.Host = None,
+    config: options.Config = None,
     expression: options.Expression = None,
     workers: options.Workers = "auto",
-    seed: options.Seed = 0,
     repeat: Annotated[
         int, typer.Option(metavar="N", min=0, max=50, help="runs more of what differs")
     ] = 2,
@@ -78,6 +74,7 @@ def compare(
     from harness.cli import compare as command
 
     wanted = command.CompareOptions(
+        target=target,
         a=a,
         b=b,
         suites=tuple(suites or ()),
@@ -86,12 +83,8 @@ def compare(
         series_a=tuple(series_a or ()),
         series_b=tuple(series_b or ()),
         config=tuple(config or ()),
-        machine=machine,
-        memory=memory,
-        host=host,
         expression=expression,
         workers=workers,
-        seed=seed,
         repeat=repeat,
         markdown=markdown,
     )

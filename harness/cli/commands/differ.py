@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from harness.cli import options
-from harness.cli.kernels import complete_kernel
+from harness.target import Target
 
 HELP = """Compare the emulator with a real kernel on the SNP machine, operation by operation.
 
@@ -31,14 +31,9 @@ Exit codes: 0 nothing differs that is not documented, 1 something does, or the k
 """
 
 
+@options.with_target("kernel", "machine", boots=True)
 def differ(
-    kernel: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="made by `snptest build`", autocompletion=complete_kernel
-        ),
-    ] = None,
-    machine: options.MachineAsRun = None,
+    target: Target,
     seed: Annotated[int, typer.Option(metavar="N", help="seed of the first script")] = 0,
     count: Annotated[int, typer.Option(metavar="N", help="scripts")] = 50,
     length: Annotated[int, typer.Option(metavar="N", help="operations of each")] = 50,
@@ -55,5 +50,5 @@ def differ(
     """Compare the emulator with a real kernel."""
     from harness.cli import differ as command
 
-    wanted = command.DifferOptions(seed, count, length, kernel, machine, shrink, replay, save)
+    wanted = command.DifferOptions(target, seed, count, length, shrink, replay, save)
     raise typer.Exit(command.differ(wanted))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli import options
+from harness.target import Target
 
 HELP = """Run upstream's KVM selftests, of the tree that a kernel was built from, in it.
 
@@ -23,17 +24,11 @@ Examples:
 """
 
 
+@options.with_target("kernel", "backend", "machine", "memory", boots=True, backend="vng or local")
 def kselftest(
+    target: Target,
     tests: Annotated[
         list[str] | None, typer.Argument(metavar="TEST", help="name, or pattern with * and ?")
-    ] = None,
-    kernel: Annotated[
-        str | None, typer.Option(metavar="NAME", help="kernel made by `snptest build`")
-    ] = None,
-    backend: Annotated[str, typer.Option(metavar="NAME", help="vng or local")] = "vng",
-    machine: options.MachineAsRun = None,
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="of the machine: 1G, the default (vng)")
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="list the tree's selftests")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="compile them again")] = False,
@@ -43,17 +38,10 @@ def kselftest(
 ) -> None:
     """Run upstream's selftests."""
     from harness.cli import kselftest as command
-    from harness.cli.run import RunOptions
+    from harness.cli.run import RunOptions, run_suites
 
     if show:
-        raise typer.Exit(command.show_list(kernel))
-    wanted = RunOptions(
-        backend=backend,
-        kernel=kernel,
-        machine=machine,
-        memory=memory,
-        junit=junit,
-        ktap=ktap,
-        json=json,
-    )
-    raise typer.Exit(command.kselftest(wanted, tuple(tests or ()), again=rebuild))
+        raise typer.Exit(command.show_list(target.kernel))
+    suites = command.suites(target, tuple(tests or ()), again=rebuild)
+    wanted = RunOptions(target=target, suites=suites, junit=junit, ktap=ktap, json=json)
+    raise typer.Exit(run_suites(wanted))
