@@ -28,6 +28,7 @@ from harness.kernel import Kernel, TargetTimeoutError
 from harness.orphan import die_with
 from harness.pool import KernelPool
 from harness.report import sanitize, verdict
+from harness.report.facts import Facts, Subject
 from harness.report.outcome import Outcome
 from harness.report.stream import ResultStream
 from harness.splats import known, reporting
@@ -245,53 +246,52 @@ class Session:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Add what the reports need to pytest's report; it travels from worker to controller."""
         report = yield
-        facts: dict[str, Any] = _facts(item) if report.when == "setup" else {}
+        facts = Facts(test=_test(item) if report.when == "setup" else None)
         if call.excinfo is not None and report.failed:
             error = call.excinfo.value
             outcome = verdict.of_exception(error, call.when)
             self.crashed = self.crashed or outcome is Outcome.CRASH
-            facts |= {"verdict": outcome.value, "reason": verdict.reason_of(error)}
+            facts.verdict, facts.reason = outcome, verdict.reason_of(error)
             if outcome is Outcome.CRASH and self._pool is not None:
                 death = self._pool.autopsy()
                 if death is not None:
-                    facts["reason"] = f"{death.kind}: {death.summary}"
+                    facts.reason = f"{death.kind}: {death.summary}"
                     if death.blameless:
-                        facts["verdict"] = Outcome.ERROR.value
+                        facts.verdict = Outcome.ERROR
             stood = standstill.watch().total() - self._stood
             if stood and isinstance(error, TargetTimeoutError):
-                facts |= {"verdict": Outcome.ERROR.value, "reason": verdict.stood_still(stood)}
+                facts.verdict, facts.reason = Outcome.ERROR, verdict.stood_still(stood)
             if isinstance(error, UserError):
                 report.longrepr = str(error)
             if isinstance(error, BootError):
                 # No other test would fare better.
-                facts["gave_up"] = facts["reason"]
-                item.session.shouldstop = facts["reason"]
+                facts.gave_up = item.session.shouldstop = facts.reason
         elif call.excinfo is not None and report.skipped and not hasattr(report, "wasxfail"):
-            facts["reason"] = verdict.reason_of(call.excinfo.value)
+            facts.reason = verdict.reason_of(call.excinfo.value)
         self._judge(item, report, facts)
-        report.snptest = facts  # type: ignore[attr-defined]
+        facts.attach(report)
         return report
 
-    def _judge(self, item: pytest.Item, report: pytest.TestReport, facts: dict[str, Any]) -> None:
+    def _judge(self, item: pytest.Item, report: pytest.TestReport, facts: Facts) -> None:
         interface = _interface(item)
         where = known.Where(item.nodeid, interface, frozenset({self.target.backend}))
         if self._pool is not None:
-            facts["troubles"] = self._pool.troubles()
-            facts["abouts"] = self._pool.new_abouts()
-            facts["boots"] = reporting.boots_of(self._pool, self.known, self.target.backend)
+            facts.troubles = self._pool.troubles()
+            facts.abouts = self._pool.new_abouts()
+            facts.boots = reporting.boots_of(self._pool, self.known, self.target.backend)
             where = self._pool.where(item.nodeid, interface)
         reporting.apply(item, report, facts, self._pool, self.known, where)
 
 
-def _facts(item: pytest.Item) -> dict[str, Any]:
-    """Collect what a result says about its test, in types that xdist can send."""
-    return {
-        "suite": verdict.suite_of(item.nodeid),
-        "revision": _interface(item),
-        "description": _first_sentence(getattr(item, "obj", None)),
-        "patches": sorted({n for mark in item.iter_markers("patches") for n in mark.args}),
-        "areas": sorted({name for mark in item.iter_markers("areas") for name in mark.args}),
-    }
+def _test(item: pytest.Item) -> Subject:
+    """Collect what a result says about its test."""
+    return Subject(
+        suite=verdict.suite_of(item.nodeid),
+        revision=_interface(item),
+        description=_first_sentence(getattr(item, "obj", None)),
+        patches=tuple(sorted({n for mark in item.iter_markers("patches") for n in mark.args})),
+        areas=tuple(sorted({name for mark in item.iter_markers("areas") for name in mark.args})),
+    )
 
 
 def _interface(item: pytest.Item) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from harness import standstill
 from harness.interrupts import Interrupts
 from harness.places import ROOT
 from harness.report import sanitize
+from harness.report.events import Event
 from harness.report.outcome import Result
+from harness.report.pipe import ResultPipe
 
 SILENCE = 300.0
 """Seconds beyond a test's deadline in which nothing at all happens before the run is given up."""
@@ -26,8 +25,6 @@ SILENCE = 300.0
 _SOURCES = str(ROOT)
 _PYTHONS_OWN = frozenset({"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONHASHSEED"})
 """What may be told to Python (as in the script snptest): it changes no result."""
-
-Event = dict[str, Any]
 
 
 @dataclass
@@ -52,16 +49,17 @@ class Run:
         return self.folder / "pytest.log"
 
     def execute(self, listener: Callable[[Event], None]) -> None:
-        """Run to the end; the listener gets every event as it happens, results as Result.
+        """Run to the end; the listener gets every event as it happens.
 
         A signal that asks for the end reaches neither the listener nor what it writes.
         """
-        with Interrupts() as interrupts:
-            self._execute(listener, interrupts)
+        with Interrupts() as interrupts, ResultPipe() as pipe:
+            self._execute(listener, interrupts, pipe)
 
-    def _execute(self, listener: Callable[[Event], None], interrupts: Interrupts) -> None:
+    def _execute(
+        self, listener: Callable[[Event], None], interrupts: Interrupts, pipe: ResultPipe
+    ) -> None:
         began = time.monotonic()
-        reading, writing = os.pipe()
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [
             sys.executable,
@@ -69,7 +67,7 @@ class Run:
             "pytest",
             *("-p", "xdist.plugin"),  # the one that is needed
             *self.arguments,
-            f"--results=/dev/fd/{writing}",
+            f"--results={pipe.name}",
             f"--stacks={self.folder}",
             f"--parent={os.getpid()}",
         ]
@@ -85,57 +83,55 @@ class Run:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=[writing],
+                pass_fds=[pipe.fd],
                 process_group=0 if deaf else None,
             )
-        os.close(writing)
+        pipe.started()
         self._pid = process.pid
         finished = False
         try:
-            for event in self._events(reading, process, interrupts):
-                finished = finished or event["event"] == "finish"
+            for event in self._events(pipe, process, interrupts):
+                finished = finished or event.kind == "finish"
                 self._take(event, listener)
             status = process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             status = _kill(process)
             self.broken.append("pytest did not end after its last test")
         finally:
-            os.close(reading)
             if process.poll() is None:
                 _kill(process)
             self.seconds = time.monotonic() - began
         # pytest's statuses: 0 and 1 are results, 2 interrupted, 3 internal error, 4 usage, 5 none.
         if not self.interrupted and (not finished or status not in (0, 1, 2, 5)):
             self.broken.append(f"pytest ended early with status {status}; see {self.log}")
+        if pipe.lines.complaint:
+            self.broken.append(pipe.lines.complaint)
 
     def _take(self, event: Event, listener: Callable[[Event], None]) -> None:
-        match event["event"]:
-            case "result":
-                result = Result.from_dict(event)
-                self.results.append(result)
-                event = {"event": "result", "result": result}
+        if event.result is not None:
+            self.results.append(event.result)
+        match event.kind:
             case "collected":
-                self.collected = event["count"]
+                self.collected = event.count("count")
             case "trouble":
-                self.broken.append(sanitize.line(str(event["reason"])))
+                self.broken.append(event.text("reason"))
             case "gave up":
                 # No other test can be run: pytest ends by itself and tells what is done.
-                self.broken.append(f"the run was ended: {sanitize.line(str(event['reason']))}")
+                self.broken.append(f"the run was ended: {event.text('reason')}")
                 self.silence = 15.0
                 os.kill(self._pid, signal.SIGINT)
             case "broken":
-                reason = str(event["reason"]).strip().splitlines() or ["unknown"]
+                reason = str(event.fields.get("reason")).strip().splitlines() or ["unknown"]
                 self.broken.append(f"pytest failed itself: {sanitize.line(reason[-1])}")
         listener(event)
 
     def _events(
-        self, reading: int, process: subprocess.Popen[bytes], interrupts: Interrupts
+        self, pipe: ResultPipe, process: subprocess.Popen[bytes], interrupts: Interrupts
     ) -> Iterator[Event]:
-        pending = b""
-        while True:
+        while not pipe.ended:
             try:
                 with interrupts.waiting():
-                    ready = standstill.readable(reading, self.silence)
+                    ready = pipe.wait(self.silence)
             except KeyboardInterrupt:
                 if self.interrupted:
                     _kill(process)
@@ -149,14 +145,7 @@ class Run:
                 self.broken.append(f"nothing happened for {self.silence:.0f} s; the run was ended")
                 _kill(process)
                 return
-            chunk = os.read(reading, 1 << 16)
-            if not chunk:
-                return
-            *lines, pending = (pending + chunk).split(b"\n")
-            for line in lines:
-                event = json.loads(line)
-                assert isinstance(event, dict)
-                yield event
+            yield from pipe.events()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> int:

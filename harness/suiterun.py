@@ -6,7 +6,6 @@ What runs there dies with whoever asked for it, however that one ends (harness/l
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness import leash, standstill
+from harness import leash
 from harness.report import sanitize
 from harness.report.outcome import ExitCode, Result
+from harness.report.pipe import ResultPipe
 from harness.runner import python_environment
 
 SILENCE = 3600.0
@@ -67,27 +67,23 @@ def run(
     within: seconds after which it is ended, with the results that it has.
     """
     done = SuiteRun()
-    reading, writing = os.pipe()
     command = [sys.executable, leash.__file__, "", sys.executable, "-P", "-m", "harness", "run"]
-    command += [*words, "--json", f"/dev/fd/{writing}"]
-    if not history:
-        command.append("--no-history")
-    with tempfile.TemporaryFile() as said:
+    command += words if history else (*words, "--no-history")
+    with tempfile.TemporaryFile() as said, ResultPipe() as pipe:
         process = subprocess.Popen(
-            command,
+            [*command, "--json", pipe.name],
             env=python_environment(),
             stdin=subprocess.PIPE,  # the leash
             stdout=said,
             stderr=subprocess.STDOUT,
-            pass_fds=[writing],
+            pass_fds=[pipe.fd],
         )
-        os.close(writing)
+        pipe.started()
         finished = True
         try:
-            finished = _listen(reading, done, listener, silence, within)
+            finished = _listen(pipe, done, listener, silence, within)
             done.code = _status(process, done)
         finally:
-            os.close(reading)
             assert process.stdin is not None
             process.stdin.close()  # whatever still runs is killed
             process.wait(END)
@@ -107,7 +103,7 @@ def last_line(said: str) -> str:
 
 
 def _listen(
-    reading: int,
+    pipe: ResultPipe,
     done: SuiteRun,
     listener: Callable[[Result], None],
     silence: float,
@@ -115,33 +111,27 @@ def _listen(
 ) -> bool:
     """Take in events until the run closes them; tell whether it came to its end."""
     end = None if within is None else time.monotonic() + within
-    pending = b""
     finished = False
-    while True:
+    while not pipe.ended:
         left = silence if end is None else max(0.0, min(silence, end - time.monotonic()))
-        ready = standstill.readable(reading, left)
+        ready = pipe.wait(left)
         if end is not None and time.monotonic() >= end:
             done.broken.append(f"it was not done after {within:.0f} s; the run was ended")
             return False
         if not ready:
             done.broken.append(f"nothing happened for {silence:.0f} s; the run was ended")
             return False
-        chunk = os.read(reading, 1 << 16)
-        if not chunk:
-            break
-        *lines, pending = (pending + chunk).split(b"\n")
-        for line in lines:
-            event = json.loads(line)
-            match event.pop("event"):
-                case "start":
-                    done.header = event
-                case "result":
-                    result = Result.from_dict(event)
-                    done.results.append(result)
-                    listener(result)
-                case "finish":
-                    finished = True
-                    done.broken += [sanitize.line(str(each)) for each in event.get("broken", ())]
+        for event in pipe.events():
+            if event.result is not None:
+                done.results.append(event.result)
+                listener(event.result)
+            elif event.kind == "start":
+                done.header = event.fields
+            elif event.kind == "finish":
+                finished = True
+                done.broken += event.broken
+    if pipe.lines.complaint:
+        done.broken.append(pipe.lines.complaint)
     return finished
 
 

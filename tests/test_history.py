@@ -155,6 +155,15 @@ def test_a_line_that_cannot_be_read_is_told_and_the_rest_taken(
     assert not run.good
 
 
+def test_a_line_that_never_ends_is_no_file_of_results(tmp_path: Path, history: History) -> None:
+    file = write(tmp_path / "r", [result()]) / "results.jsonl"
+    with file.open("ab") as more:
+        more.write(b"x" * (3 << 20))
+    with pytest.raises(UserError, match="is no file of results: line 4 is huge"):
+        record.take(history, file.parent)
+    assert runs.runs(history) == []
+
+
 # Runs that go on, or were cut -------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from harness.cli.output import ResultsBar
 from harness.kbuild.progress import ConsoleProgress
 from harness.report import junit, ktap, summary
+from harness.report.events import result_of
 from harness.report.jsonl import JsonLines
 from harness.report.live import LiveDisplay, PlainDisplay, display
 from harness.report.outcome import ExitCode, Outcome, Result, exit_code
@@ -29,7 +30,7 @@ def result(name: str, outcome: Outcome, *, suite: str = "psc", **more: object) -
     fields = {"seconds": 0.5, "reason": "", **more}
     test_id = f"suites/{suite}/test_x.py::{name}[{revision}]"
     record = {"id": test_id, "suite": suite, "revision": revision, "outcome": outcome, **fields}
-    return Result.from_dict(record)
+    return result_of(record)
 
 
 RESULTS = [
@@ -106,7 +107,7 @@ def test_json_lines_are_on_disk_at_once_and_read_back(tmp_path: Path) -> None:
     lines = JsonLines(path)
     for each in RESULTS:
         lines.result(each)
-        assert Result.from_dict(json.loads(path.read_text().splitlines()[-1])) == each
+        assert result_of(json.loads(path.read_text().splitlines()[-1])) == each
     lines.finish({})
     assert path.read_bytes().isascii()
 

@@ -26,10 +26,11 @@ from harness.history import identity, store
 from harness.history.record import Recorder
 from harness.places import ROOT
 from harness.report import junit, ktap, live, sanitize, summary
+from harness.report.events import Event
 from harness.report.jsonl import JsonLines
 from harness.report.outcome import BOOT, exit_code
 from harness.report.words import counted
-from harness.runner import SILENCE, Event, Run
+from harness.runner import SILENCE, Run
 from harness.splats import known
 from harness.target import Target
 from harness.vng.accel import slowness
@@ -188,20 +189,20 @@ def _execute(run: Run, files: list[JsonLines], console: Console, recorder: Recor
     display = live.display(console)
 
     def listen(event: Event) -> None:
-        if recorder is not None and event["event"] not in ("start", "finish"):
+        if recorder is not None and event.kind not in ("start", "finish"):
             recorder.tick()  # the first time when there is something to run
-        match event["event"]:
+        if event.result is not None:
+            for file in files:
+                file.result(event.result)
+            display.result(event.result)
+        match event.kind:
             case "about":
                 for file in files:
-                    file.write("about", {name: event[name] for name in event if name != "event"})
-            case "result":
-                for file in files:
-                    file.result(event["result"])
-                display.result(event["result"])
+                    file.write("about", event.fields)
             case "collected":
-                display.collected(event["count"])
+                display.collected(event.count("count"))
             case "begin":
-                display.begin(event["id"])
+                display.begin(event.text("id"))
 
     try:
         run.execute(listen)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ from harness.compare.diff import Side
 from harness.errors import UsageError
 from harness.kbuild.toolchain import brief
 from harness.report import sanitize
+from harness.report.events import Lines
 from harness.report.outcome import Result
-
-_LINES = ("id", "suite", "revision", "description", "reason", "backend")
-_TEXTS = ("details", "console", "output")
 
 
 def find(text: str) -> Path | None:
@@ -33,26 +30,23 @@ def load(path: Path, suites: Sequence[str] = ()) -> Side:
     """
     side = Side(str(path.parent if path.name == "results.jsonl" else path))
     finished = False
-    lines = path.read_bytes().split(b"\n")
-    cut = lines.pop()
-    for number, line in enumerate(lines, 1):
-        try:
-            event = json.loads(line)
-            kind = event.pop("event")
-            if kind == "result":
-                side.results.append(result_of(event))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+    lines = Lines()
+    for line in lines.feed(path.read_bytes()):
+        event = line.event
+        if event is None:
             raise UsageError(
-                f"{path}:{number} is no line of results: {sanitize.line(str(error), 100)}",
+                f"{path}:{line.number} is no line of results: {line.wrong}",
                 "a stored run is results/TIME, or what `run --json FILE` wrote",
-            ) from None
-        if kind == "start":
-            describe(side, event)
-        elif kind == "finish":
+            )
+        if event.result is not None:
+            side.results.append(event.result)
+        elif event.kind == "start":
+            describe(side, event.fields)
+        elif event.kind == "finish":
             finished = True
-            side.broken += [sanitize.line(str(each)) for each in event.get("broken") or ()]
+            side.broken += event.broken
     if not finished:
-        side.broken.append(f"{side.label} was cut short" + (": half a line" if cut else ""))
+        side.broken.append(f"{side.label} was cut short" + (": half a line" if lines.cut else ""))
     return of_suites(side, suites)
 
 
@@ -72,25 +66,6 @@ def _is_wanted(result: Result, wanted: set[str]) -> bool:
     file, _, test = result.id.partition("::")
     names = (result.suite, f"suites/{result.suite}", file, f"{file}::{test.partition('[')[0]}")
     return result.id in wanted or not wanted.isdisjoint(names)
-
-
-def result_of(record: dict[str, Any]) -> Result:
-    """Make a result of what a file says; whoever wrote the file is not trusted.
-
-    ValueError, KeyError, TypeError: it is none.
-    """
-    for name in _LINES:
-        if name in record:
-            record[name] = sanitize.line(str(record[name]))
-    for name in _TEXTS:
-        if name in record:
-            record[name] = sanitize.text(str(record[name]))
-    record["seconds"] = float(record["seconds"])
-    if not 0 <= record["seconds"] < 2**31:
-        raise ValueError(f"a test does not take {record['seconds']} s")
-    record["patches"] = [int(each) for each in record.get("patches", ())]
-    record["areas"] = [sanitize.line(str(each)) for each in record.get("areas", ())]
-    return Result.from_dict(record)
 
 
 def describe(side: Side, header: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -16,11 +15,10 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.report import sanitize
+from harness.report.events import LONGEST_LINE, Line, Lines, decode
 from harness.target import Target
 
 FILE = "results.jsonl"
-_LONGEST_LINE = 1 << 20
-"""Bytes; a result with all its texts has a third of that."""
 _STAMP = re.compile(r"\d{8}-\d{6}")
 
 
@@ -58,42 +56,26 @@ class Header:
     kernel: Kernel
 
 
-class Lines:
-    """The lines of a results.jsonl that are whole, as events; more may come."""
+class Followed:
+    """A results.jsonl that may still be written, read as far as it is."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.read = 0
-        """Lines so far."""
-        self.unreadable = 0
         self._file = path.open("rb")
-        self._pending = b""
+        self._lines = Lines()
 
-    def new(self) -> Iterator[dict[str, Any]]:
-        """Yield what has come since the last time; what cannot be read is counted and skipped."""
+    def new(self) -> Iterator[Line]:
+        """Yield the lines that have come since the last time."""
         while chunk := self._file.read(1 << 20):
-            *lines, self._pending = (self._pending + chunk).split(b"\n")
-            for line in lines:
-                self.read += 1
-                event = _event(line)
-                if event is None:
-                    self.unreadable += 1
-                else:
-                    yield event
-            if len(self._pending) > _LONGEST_LINE:
-                raise UserError(f"{self.path} is no file of results: line {self.read + 1} is huge")
+            for line in self._lines.feed(chunk):
+                if self._lines.endless:
+                    found = f"line {line.number} is huge"
+                    raise UserError(f"{self.path} is no file of results: {found}")
+                yield line
 
     def close(self) -> None:
         """Give the file back."""
         self._file.close()
-
-
-def _event(line: bytes) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
 def find(path: Path) -> Path:
@@ -122,11 +104,11 @@ def header(path: Path) -> Header:
     """Read the first line; UserError where the file is none of results."""
     try:
         with path.open("rb") as file:
-            line = file.readline(_LONGEST_LINE)
+            line = file.readline(LONGEST_LINE)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    event = _event(line) if line.endswith(b"\n") else None
-    if event is None or event["event"] != "start":
+    event = _start(line)
+    if event is None:
         raise UserError(f"{path} is no file of results: its first line does not say what ran")
     own = str(event.get("run", ""))
     # The host of the local backend is the machine that snptest itself runs on.
@@ -144,6 +126,14 @@ def header(path: Path) -> Header:
         command=_texts(event.get("command")),
         kernel=_kernel(_text(event.get("kernel")), built if isinstance(built, dict) else {}),
     )
+
+
+def _start(line: bytes) -> dict[str, Any] | None:
+    """Return what a first line says; None where it is none."""
+    with contextlib.suppress(ValueError):
+        event = decode(line) if line.endswith(b"\n") else None
+        return event.fields if event is not None and event.kind == "start" else None
+    return None
 
 
 def _said(event: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
-from harness.compare.stored import result_of
 from harness.history import schema, stream
 from harness.history.store import History, Locked
 from harness.report import sanitize
+from harness.report.events import Event
 from harness.report.outcome import Outcome, Result
 
 _NUMBER = {outcome: number for number, outcome in enumerate(schema.OUTCOMES)}
@@ -34,7 +34,7 @@ class Taker:
         self.history = history
         self.path = path.resolve()
         self.header = stream.header(path)
-        self._lines = stream.Lines(self.path)
+        self._lines = stream.Followed(self.path)
         self._tests: dict[str, int] = {}
         self._reasons: dict[str, int] = {}
 
@@ -45,7 +45,7 @@ class Taker:
     def _forget(self) -> None:
         """Begin the file anew, as after a transaction that was taken back."""
         self._lines.close()
-        self._lines = stream.Lines(self.path)
+        self._lines = stream.Followed(self.path)
         self._tests = {}
         self._reasons = {}
 
@@ -98,25 +98,24 @@ class Taker:
             return
         batch = _Batch(run, sum(row[3:]))
         changes: dict[str, Any] = {}
-        for event in self._lines.new():
-            if self._lines.read <= taken:
+        lines, unreadable = taken, 0
+        for line in self._lines.new():
+            lines = max(lines, line.number)
+            if line.number <= taken:
                 continue
-            match event.pop("event"):
-                case "result":
-                    try:
-                        result = result_of(event)
-                    except (ValueError, KeyError, TypeError, AttributeError):
-                        self._lines.unreadable += 1
-                        continue
-                    batch.add(result, self._test(result), self._reason(result.reason))
-                case "about":
-                    changes["setting"] = self._learn(run, event)
-                case "finish":
-                    broken += _broken(event)
-                    changes |= {"state": schema.FINISHED, **_end(event)}
-        if self._lines.unreadable:
-            broken.append(f"{self._lines.unreadable} lines of its results cannot be read")
-            self._lines.unreadable = 0
+            event = line.event
+            if event is None:
+                unreadable += 1
+            elif event.result is not None:
+                result = event.result
+                batch.add(result, self._test(result), self._reason(result.reason))
+            elif event.kind == "about":
+                changes["setting"] = self._learn(run, event)
+            elif event.kind == "finish":
+                broken += event.broken
+                changes |= {"state": schema.FINISHED, **_end(event.fields)}
+        if unreadable:
+            broken.append(f"{unreadable} lines of its results cannot be read")
         if over and changes.get("state") != schema.FINISHED:
             changes |= {"state": schema.CUT, "seconds": self._lasted()}
             if state != schema.CUT:
@@ -124,8 +123,8 @@ class Taker:
         elif not over and state == schema.CUT:
             changes.setdefault("state", schema.RUNNING)  # it was thought to be dead
             broken = [each for each in broken if each != schema.CUT_SHORT]
-        if self._lines.read > taken:
-            changes["lines"] = self._lines.read
+        if lines > taken:
+            changes["lines"] = lines
         batch.write(self.history)
         changes["broken"] = json.dumps(broken)
         names = ", ".join(f"{name} = ?" for name in changes)
@@ -135,12 +134,12 @@ class Taker:
     def _lasted(self) -> float:
         return max(0.0, round(self.path.stat().st_mtime - self.header.started, 3))
 
-    def _learn(self, run: int, event: dict[str, Any]) -> int:
+    def _learn(self, run: int, event: Event) -> int:
         """Take in what the running kernel said about itself; return the run's setting."""
         head = self.header
 
         def said(name: str, before: str) -> str:
-            return sanitize.line(str(event.get(name) or ""), 300) or before
+            return event.text(name) or before
 
         kernel = replace(
             head.kernel,
@@ -275,11 +274,6 @@ def _setting(history: History, head: stream.Header) -> int:
         place,
     )
     return int(row[0])
-
-
-def _broken(event: dict[str, Any]) -> list[str]:
-    said = event.get("broken")
-    return [sanitize.line(str(each), 300) for each in said] if isinstance(said, list) else []
 
 
 def _end(event: dict[str, Any]) -> dict[str, Any]:

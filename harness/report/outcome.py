@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
 
 class Outcome(enum.StrEnum):
@@ -76,15 +76,6 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> Self:
-        """Read what `as_dict` gave; fields left out are empty, unknown ones are ignored."""
-        known = {name: record[name] for name in cls.__dataclass_fields__ if name in record}
-        known["outcome"] = Outcome(known["outcome"])
-        for name in ("patches", "areas"):
-            known[name] = tuple(known.get(name, ()))
-        return cls(**{"revision": "", **known})
 
 
 def exit_code(results: Iterable[Result], *, broken: bool = False) -> ExitCode:

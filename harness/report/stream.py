@@ -19,6 +19,7 @@ import pytest
 
 from harness import standstill
 from harness.report import sanitize, verdict
+from harness.report.facts import Facts
 from harness.report.jsonl import JsonLines
 from harness.report.outcome import Outcome, Result
 from harness.target import Target
@@ -98,20 +99,19 @@ class ResultStream:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect the phases of a test; the teardown is the last."""
-        facts = getattr(report, "snptest", {})
-        for said in facts.get("abouts", ()):
+        facts = Facts.of(report)
+        for said in facts.abouts:
             self._about(said)
-        for record in facts.get("boots", ()):
-            self._booted(Result.from_dict(record))
-        for trouble in facts.get("troubles", ()):
+        for boot in facts.boots:
+            self._booted(boot)
+        for trouble in facts.troubles:
             self._trouble(trouble)
-        if "gave_up" in facts:
-            self.gave_up = facts["gave_up"]
+        self.gave_up = facts.gave_up or self.gave_up
         if report.when not in ("setup", "call", "teardown"):
             self._emit(self._died(report))
             return
         phases = self.phases.setdefault(report.nodeid, verdict.Phases(report.nodeid))
-        phases.add(report)
+        phases.add(report, facts)
         if report.when == "teardown":
             del self.phases[report.nodeid]
             self._emit(phases.result(self.backend))

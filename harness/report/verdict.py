@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from harness.errors import UserError
 from harness.kernel import OperationError, TargetError
 from harness.report import sanitize
+from harness.report.facts import Facts, Subject
 from harness.report.outcome import Outcome, Result
 
 REASON_WIDTH = 300
@@ -61,13 +61,11 @@ class Phases:
     details: str = ""
     console: str = ""
     output: str = ""
-    facts: dict[str, Any] | None = None
+    test: Subject | None = None
 
-    def add(self, report: pytest.TestReport) -> None:
+    def add(self, report: pytest.TestReport, facts: Facts) -> None:
         """Take in a phase; the first bad one decides, later ones add to the details."""
-        facts: dict[str, Any] = getattr(report, "snptest", {})
-        if "suite" in facts:
-            self.facts = facts
+        self.test = facts.test or self.test
         self.seconds += report.duration
         outcome, reason = _judge(report, facts)
         if outcome is Outcome.PASS:
@@ -75,49 +73,49 @@ class Phases:
             self.output = sanitize.tail("\n".join(said)) or self.output
             return
         details = sanitize.tail(report.longreprtext) if outcome.bad else ""
-        if facts.get("splats") and facts["splats"] not in details:
-            details = f"{details}\n\nthe kernel printed:\n{facts['splats']}".lstrip()
+        if facts.splats and facts.splats not in details:
+            details = f"{details}\n\nthe kernel printed:\n{facts.splats}".lstrip()
         if self.outcome.bad:
             self.details += f"\n\nthen, in {report.when}:\n{details}"
             return
         self.outcome, self.reason, self.details = outcome, reason, details
-        self.console = sanitize.tail(facts.get("console", ""))
+        self.console = sanitize.tail(facts.console)
         self.output = sanitize.tail(report.capstdout + report.capstderr) if outcome.bad else ""
 
     def result(self, backend: str) -> Result:
         """The result, once the last phase is in."""
-        facts = self.facts or {}
+        test = self.test or Subject(suite_of(self.id), "", "", (), ())
         return Result(
             id=sanitize.line(self.id),
-            suite=facts.get("suite") or suite_of(self.id),
-            revision=facts.get("revision", ""),
+            suite=test.suite,
+            revision=test.revision,
             outcome=self.outcome,
             seconds=round(self.seconds, 6),
-            description=facts.get("description", ""),
+            description=test.description,
             reason=self.reason,
             details=self.details,
             console=self.console,
             output=self.output,
-            patches=tuple(facts.get("patches", ())),
-            areas=tuple(facts.get("areas", ())),
+            patches=test.patches,
+            areas=test.areas,
             backend=backend,
         )
 
 
-def _judge(report: pytest.TestReport, facts: dict[str, Any]) -> tuple[Outcome, str]:
+def _judge(report: pytest.TestReport, facts: Facts) -> tuple[Outcome, str]:
     if hasattr(report, "wasxfail"):
         reason = sanitize.line(str(report.wasxfail).removeprefix("reason: "))
         if report.skipped:
             return Outcome.XFAIL, reason
         return Outcome.FAIL, f"passed, but is listed as a known issue: {reason}"
     if report.skipped:
-        reason = facts.get("reason", "")
+        reason = facts.reason
         if not reason and isinstance(report.longrepr, tuple):
             reason = sanitize.line(str(report.longrepr[2]).removeprefix("Skipped: "))
         return Outcome.SKIP, reason
     if report.failed:
-        if "verdict" in facts:
-            return Outcome(facts["verdict"]), facts["reason"]
+        if facts.verdict is not None:
+            return facts.verdict, facts.reason
         text = sanitize.line(report.longreprtext, REASON_WIDTH)
         return Outcome.FAIL, text.replace(
             "[XPASS(strict)]", "passed, but is listed as a known issue:"

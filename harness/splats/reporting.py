@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
 from harness.errors import UserError
 from harness.pool import Boot, KernelPool, Sighting
 from harness.report import sanitize
+from harness.report.facts import Facts
 from harness.report.outcome import BOOT, Outcome, Result
 from harness.splats import symbols
 from harness.splats.extract import Splat
@@ -41,11 +41,9 @@ def allowed(item: pytest.Item) -> list[re.Pattern[str]]:
     return patterns
 
 
-def boots_of(pool: KernelPool, known: KnownIssues, backend: str) -> list[dict[str, Any]]:
-    """Return the results of boots that were not silent, in types that xdist can send."""
-    results = (_boot_result(boot, known, backend) for boot in pool.new_boots())
-    # xdist knows plain types only, no subclass of str.
-    return [result.as_dict() | {"outcome": result.outcome.value} for result in results]
+def boots_of(pool: KernelPool, known: KnownIssues, backend: str) -> list[Result]:
+    """Return the results of boots that were not silent."""
+    return [_boot_result(boot, known, backend) for boot in pool.new_boots()]
 
 
 def _boot_result(boot: Boot, known: KnownIssues, backend: str) -> Result:
@@ -78,7 +76,7 @@ def _boot_result(boot: Boot, known: KnownIssues, backend: str) -> Result:
 def apply(
     item: pytest.Item,
     report: pytest.TestReport,
-    facts: dict[str, Any],
+    facts: Facts,
     pool: KernelPool | None,
     known: KnownIssues,
     where: Where,
@@ -86,7 +84,7 @@ def apply(
     """Judge a phase again by the kernel's log and the known issues; changes report and facts."""
     if report.when == "setup" and report.passed:
         return  # judged with the call, which is to run whatever the setup made the kernel print
-    if report.failed and "verdict" not in facts:
+    if report.failed and facts.verdict is None:
         return  # XPASS of pytest's own marker
     try:
         patterns = allowed(item)
@@ -105,44 +103,42 @@ def apply(
         complete=report.when == "call",
     )
     if judgement.splats:
-        facts["splats"] = blocks(sightings, judgement.splats)
+        facts.splats = blocks(sightings, judgement.splats)
     if pool is not None and (judgement.splats or before.bad):
-        facts["console"] = sanitize.tail(pool.console())
+        facts.console = sanitize.tail(pool.console())
     if judgement != Judgement(before, reason):
         _write(report, facts, before, judgement)
 
 
-def _state(report: pytest.TestReport, facts: dict[str, Any]) -> tuple[Outcome, str]:
+def _state(report: pytest.TestReport, facts: Facts) -> tuple[Outcome, str]:
     if hasattr(report, "wasxfail"):
         return Outcome.XFAIL, str(report.wasxfail)
-    if report.failed:
-        return Outcome(facts["verdict"]), facts["reason"]
+    if report.failed and facts.verdict is not None:
+        return facts.verdict, facts.reason
     if report.skipped:
-        return Outcome.SKIP, facts.get("reason", "")
+        return Outcome.SKIP, facts.reason
     return Outcome.PASS, ""
 
 
-def _write(
-    report: pytest.TestReport, facts: dict[str, Any], before: Outcome, judgement: Judgement
-) -> None:
+def _write(report: pytest.TestReport, facts: Facts, before: Outcome, judgement: Judgement) -> None:
     match judgement.outcome:
         case Outcome.XFAIL:
             report.outcome = "skipped"
             report.wasxfail = judgement.reason
             return
         case Outcome.SKIP:
-            facts["reason"] = judgement.reason
+            facts.reason = judgement.reason
             return
         case Outcome.PASS:
             return
-    facts |= {"verdict": judgement.outcome.value, "reason": judgement.reason}
+    facts.verdict, facts.reason = judgement.outcome, judgement.reason
     if not before.bad:
         report.outcome = "failed"
         if hasattr(report, "wasxfail"):
             del report.wasxfail
-        report.longrepr = f"{judgement.reason}\n\n{facts.get('splats', '')}".strip()
-    elif "splats" in facts:
-        report.sections.append(("what the kernel printed", facts["splats"]))
+        report.longrepr = f"{judgement.reason}\n\n{facts.splats}".strip()
+    elif facts.splats:
+        report.sections.append(("what the kernel printed", facts.splats))
 
 
 def blocks(sightings: Sequence[Sighting], told: Sequence[Splat]) -> str:
