@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.emulator.emulator import Emulator
 from harness.uapi import ghcb
-from harness.uapi.revisions import MERGED
+from harness.uapi.interfaces import MERGED
 from harness.vm.guest import Guest
 from harness.vm.host import Host
 from harness.vm.mailbox import Command, Op

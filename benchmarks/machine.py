@@ -17,7 +17,7 @@ from harness import kbuild
 from harness.errors import UserError
 from harness.machine import build
 from harness.machine.installed import MachineBuild
-from harness.uapi.revisions import MERGED
+from harness.uapi.interfaces import MERGED
 from harness.vm import layout
 from harness.vm.guest import Guest
 from harness.vm.host import Host

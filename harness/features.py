@@ -72,16 +72,16 @@ FEATURES: dict[str, Callable[[Host], str | None]] = {
 
 
 def lacks(name: str, host: Host) -> str | None:
-    """Say in one line why a host, or its revision, lacks a feature; None where it has it.
+    """Say in one line why a host, or its interface, lacks a feature; None where it has it.
 
-    Names that are not in FEATURES are fields of harness.uapi.revisions.Revision.
+    Names that are not in FEATURES are fields of harness.uapi.interfaces.Interface.
     """
     if name in FEATURES:
         return FEATURES[name](host)
-    value = getattr(host.revision, name, None)
-    if value is None and not hasattr(host.revision, name):
+    value = getattr(host.interface, name, None)
+    if value is None and not hasattr(host.interface, name):
         raise LookupError(f"no feature is called {name!r}; there are {', '.join(FEATURES)}")
-    return None if value else f"revision {host.revision.name} has no {name}"
+    return None if value else f"interface {host.interface.name} has no {name}"
 
 
 def lacking(names: Iterable[str], host: Host) -> str | None:

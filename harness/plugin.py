@@ -287,7 +287,7 @@ def _test(item: pytest.Item) -> Subject:
     """Collect what a result says about its test."""
     return Subject(
         suite=verdict.suite_of(item.nodeid),
-        revision=_interface(item),
+        interface=_interface(item),
         description=_first_sentence(getattr(item, "obj", None)),
         patches=tuple(sorted({n for mark in item.iter_markers("patches") for n in mark.args})),
         areas=tuple(sorted({name for mark in item.iter_markers("areas") for name in mark.args})),
@@ -314,9 +314,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
     if config.getoption("dist") != "loadscope":
         return None
-    from harness.report.schedule import ModuleRevisionScheduling
+    from harness.report.schedule import ModuleInterfaceScheduling
 
-    return ModuleRevisionScheduling(config, log)
+    return ModuleInterfaceScheduling(config, log)
 
 
 # Fixtures -------------------------------------------------------------------------------
@@ -357,10 +357,10 @@ def kernel(request: pytest.FixtureRequest, interface: str | None) -> Iterator[Ke
 def host(kernel: Kernel, interface: str | None) -> Iterator[Host]:
     """The host under test: /dev/kvm of the kernel, speaking the interface's ABI."""
     from harness.probe import probe
-    from harness.uapi.revisions import REVISIONS
+    from harness.uapi.interfaces import INTERFACES
     from harness.vm.host import Host
 
-    opened = Host(kernel, REVISIONS[interface] if interface else probe(kernel))
+    opened = Host(kernel, INTERFACES[interface] if interface else probe(kernel))
     yield opened
     opened.close()
 
@@ -374,7 +374,7 @@ def boot(request: pytest.FixtureRequest, interface: str | None) -> Iterator[Call
     and boot(own=True, ...) is nobody else's whatever its parameters.
     """
     from harness.probe import probe
-    from harness.uapi.revisions import REVISIONS
+    from harness.uapi.interfaces import INTERFACES
     from harness.vm.host import Host
 
     session = _session(request)
@@ -393,7 +393,7 @@ def boot(request: pytest.FixtureRequest, interface: str | None) -> Iterator[Call
             session.backend.configure(host, parameters)
         except Unconfigurable as error:
             pytest.skip(str(error))
-        changed.append(Host(host.kernel, host.revision))
+        changed.append(Host(host.kernel, host.interface))
         return changed[-1]
 
     def boot_host(shared: str = "", own: bool = False, **parameters: Any) -> Host:
@@ -407,7 +407,7 @@ def boot(request: pytest.FixtureRequest, interface: str | None) -> Iterator[Call
             kernel = session.pool.get(interface, parameters, owner)
         except Unconfigurable as error:
             pytest.skip(str(error))
-        return Host(kernel, REVISIONS[interface] if interface else probe(kernel))
+        return Host(kernel, INTERFACES[interface] if interface else probe(kernel))
 
     yield boot_host
     for host in changed:

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Finds out which revision of the SNP interfaces a running kernel speaks."""
+"""Finds out which of the SNP interfaces a running kernel speaks."""
 
 from __future__ import annotations
 
 from harness.kernel import Kernel
 from harness.uapi import kvm, sev
-from harness.uapi.revisions import MERGED, PROBE_COMMANDS, Revision, identify, of_release
+from harness.uapi.interfaces import MERGED, PROBE_COMMANDS, Interface, identify, of_release
 
 RELEASE = "/proc/sys/kernel/osrelease"
 
 
-def probe(kernel: Kernel) -> Revision:
+def probe(kernel: Kernel) -> Interface:
     """Ask a fresh VM of the default type; `merged` where the kernel has no SNP to speak of.
 
-    What needs SNP is skipped on such a kernel; what does not is the same in every revision.  What
+    What needs SNP is skipped on such a kernel; what does not is the same in every interface.  What
     came after Linux 6.11 is told by an attribute of /dev/kvm and by the release.
     """
     device = kernel.open("/dev/kvm")
@@ -29,7 +29,7 @@ def probe(kernel: Kernel) -> Revision:
     has_certificates = kernel.ioctl(device, kvm.KVM_HAS_DEVICE_ATTR, bytes(attribute)).ok
     kernel.close(created.value)
     kernel.close(device)
-    revision = identify(answers) or MERGED
-    if revision is not MERGED:
-        return revision
+    interface = identify(answers) or MERGED
+    if interface is not MERGED:
+        return interface
     return of_release(kernel.read_file(RELEASE) or "", has_certificates)

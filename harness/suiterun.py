@@ -35,7 +35,7 @@ class SuiteRun:
 
     results: list[Result] = field(default_factory=list)
     header: dict[str, Any] = field(default_factory=dict)
-    """The first line of its results: backend, revision, kernel, machine, seed."""
+    """The first line of its results: backend, interface, kernel, machine, seed."""
     code: int = ExitCode.BROKEN
     broken: list[str] = field(default_factory=list)
     """Why the results are not the whole truth."""

@@ -28,7 +28,7 @@ def result(
     known = {
         "id": f"suites/{suite}/test_{suite}.py::test_{name}[v12]",
         "suite": suite,
-        "revision": "v12",
+        "interface": "v12",
         "outcome": Outcome(outcome),
         "seconds": seconds,
         "description": f"It holds for {name}.",
@@ -48,7 +48,7 @@ def header(number: int = 0, **more: Any) -> dict[str, Any]:
         "started": START + 3600 * number,
         "label": "nightly",
         "backend": "vng",
-        "revision": "",
+        "interface": "",
         "kernel": "mine",
         "machine": "snp",
         "host": None,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What the SNP machine cannot run, of the tests that the emulator runs: `python -m tests.skips`.
 
-Runs all suites on both, on revision merged and the distribution's kernel, and writes
+Runs all suites on both, on interface merged and the distribution's kernel, and writes
 docs/skips.md: every test that passes on the emulator and is skipped on the machine, by reason.
 1 where fewer than 95% run, or one does neither pass nor skip there.
 """
@@ -26,20 +26,22 @@ from harness.report.outcome import Outcome
 PAGE = ROOT / "docs/skips.md"
 BAR = 0.95
 TIMEOUT = 3600.0
-REVISION = "merged"
-SIDES = {"emulator": ["--interface", REVISION], "machine": ["--machine", "snp"]}
+INTERFACE = "merged"
+SIDES = {"emulator": ["--interface", INTERFACE], "machine": ["--machine", "snp"]}
 HEAD = """<!-- SPDX-License-Identifier: GPL-2.0-only -->
 # What the SNP machine cannot run
 
-Of the tests that pass on the emulator (revision `{revision}`), these are skipped on the SNP machine
-with the distribution's kernel, {release}: {skipped} of {all}, so that {share:.1%} run. This page is
-made by `python -m tests.skips`.
+Of the tests that pass on the emulator (interface `{interface}`), these are skipped on the SNP
+machine with the distribution's kernel, {release}: {skipped} of {all}, so that {share:.1%} run. This
+page is made by `python -m tests.skips`.
 """
 
 
 def plain(test: str) -> str:
     """Name a test without what it ran on: `a.py::test_b[vng-0]` is `a.py::test_b[0]`."""
-    return re.sub(rf"\[(?:vng|{REVISION})(?:-([^]]*))?\]$", lambda found: _brackets(found[1]), test)
+    return re.sub(
+        rf"\[(?:vng|{INTERFACE})(?:-([^]]*))?\]$", lambda found: _brackets(found[1]), test
+    )
 
 
 def _brackets(parameters: str | None) -> str:
@@ -63,7 +65,7 @@ def render(reasons: Mapping[str, list[str]], passed: int, release: str) -> str:
     count = sum(map(len, reasons.values()))
     share = 1 - count / passed
     lines = [
-        HEAD.format(revision=REVISION, release=release, skipped=count, all=passed, share=share)
+        HEAD.format(interface=INTERFACE, release=release, skipped=count, all=passed, share=share)
     ]
     for reason, names in reasons.items():
         families: dict[str, int] = defaultdict(int)

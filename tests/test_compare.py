@@ -34,12 +34,12 @@ P, F, C, S, X, E = (
 
 
 def result(
-    outcome: Outcome, name: str = "x", seconds: float = 0.1, revision: str = "v12"
+    outcome: Outcome, name: str = "x", seconds: float = 0.1, interface: str = "v12"
 ) -> Result:
     return Result(
-        id=f"suites/psc/test_psc.py::test_{name}[{revision}]",
+        id=f"suites/psc/test_psc.py::test_{name}[{interface}]",
         suite="psc",
-        revision=revision,
+        interface=interface,
         outcome=outcome,
         seconds=seconds,
         reason="" if outcome is P else f"because of {name}",
@@ -83,7 +83,7 @@ def test_what_became_of_a_test(
     before: list[Outcome], after: list[Outcome], kind: Kind | None
 ) -> None:
     a = Side("a", [result(each) for each in before])
-    b = Side("b", [result(each, revision="merged") for each in after])
+    b = Side("b", [result(each, interface="merged") for each in after])
     found = diff.compare(a, b)
     assert [change.kind for change in found.changes] == ([] if kind is None else [kind])
     expected = {
@@ -177,7 +177,9 @@ def test_a_mail_has_72_columns_and_names_tests_and_patches() -> None:
 
 
 def stored(path: Path, *results: Result) -> Path:
-    events: list[dict[str, object]] = [{"event": "start", "backend": "emulator", "revision": "v12"}]
+    events: list[dict[str, object]] = [
+        {"event": "start", "backend": "emulator", "interface": "v12"}
+    ]
     events += [{"event": "result", **each.as_dict()} for each in results]
     events.append({"event": "finish", "exit": 0, "seconds": 1.0, "broken": []})
     path.write_text("".join(f"{json.dumps(each)}\n" for each in events))
@@ -212,7 +214,7 @@ def test_a_file_that_is_no_run_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_revisions_on_the_emulator_are_run_and_compared() -> None:
+def test_interfaces_on_the_emulator_are_run_and_compared() -> None:
     done = compare("merged", "merged", "suites/psc/test_smash.py", "-n", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no difference" in done.stdout
@@ -259,7 +261,7 @@ class Fake:
         for _ in range(times):
             fails = self.fails[side] and self.runs[side] % self.fails[side] == 0
             self.runs[side] += 1
-            done.results.append(result(F if fails else P, revision=side))
+            done.results.append(result(F if fails else P, interface=side))
         return done
 
     def compare(self) -> tuple[diff.Comparison, Side, Side]:

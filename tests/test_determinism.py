@@ -13,7 +13,7 @@ import pytest
 
 from harness.emulator.emulator import Emulator
 from harness.emulator.machine import MachineConfig
-from harness.uapi.revisions import REVISIONS
+from harness.uapi.interfaces import INTERFACES
 from harness.vm import layout
 from harness.vm.guest import Guest
 from harness.vm.host import Host
@@ -25,7 +25,7 @@ COUNTER = layout.SHARED_FREE_GPA
 def _race(seed: int | None) -> tuple[str, dict[str, int]]:
     """Two vCPUs convert and count at once: a hash of what they left, and the event counters."""
     with Emulator("merged", MachineConfig(seed=seed)) as kernel:
-        host = Host(kernel, REVISIONS["merged"])
+        host = Host(kernel, INTERFACES["merged"])
         with Guest.launch(host, vcpus=2) as guest:
             for cpu in guest.cpus:
                 cpu.boot()

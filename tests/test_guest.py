@@ -20,7 +20,7 @@ from harness.uapi.ghcb import (
     VMGEXIT_PSC_ERROR_INVALID_ENTRY,
     VMGEXIT_PSC_ERROR_INVALID_HDR,
 )
-from harness.uapi.revisions import REVISIONS
+from harness.uapi.interfaces import INTERFACES
 from harness.vm import exits, layout, mailbox
 from harness.vm.guest import Guest, GuestCpu
 from harness.vm.guest_result import GuestError, GuestFault, GuestStopped, GuestTimeoutError
@@ -113,7 +113,7 @@ class Stage:
         host: Any = SimpleNamespace(
             kernel=self.kernel,
             vms=[],
-            revision=REVISIONS["merged"],
+            interface=INTERFACES["merged"],
             fd=3,
             supported_cpuid=[],
             exits_on_map_gpa_range=False,

@@ -81,7 +81,7 @@ def test_a_run_of_an_older_snptest_has_a_key_and_a_time(tmp_path: Path, history:
     file.write_text("\n".join([json.dumps(old), *lines[1:]]) + "\n")
     run = runs.get(history, record.take(history, folder).run)
     assert time.strftime("%Y%m%d-%H%M%S", time.localtime(run.started)) == folder.name
-    assert (run.backend, run.revision, run.seed) == ("emulator", "v12", 5)
+    assert (run.backend, run.interface, run.seed) == ("emulator", "v12", 5)
     assert not record.take(history, folder).new
 
 
@@ -466,6 +466,31 @@ def test_kernels_of_an_older_history_have_no_public_base(
         assert old == ("mine", "", "", "")
         record.take(history, write(tmp_path / "r", [result()]))
         assert len(runs.runs(history)) == 1
+
+
+def test_a_history_that_calls_interfaces_revisions_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:2])
+    with History.open(tmp_path / "h.db") as history:
+        for statement in (
+            "INSERT INTO kernel (id, digest, name, release, base, tree, git_commit, series, config,"
+            " compiler, build_id) VALUES (1, x'00', '', '', '', '', '', '[]', '[]', '', '')",
+            "INSERT INTO setting (id, backend, revision, machine, host, firmware, harness, kernel)"
+            " VALUES (1, 'emulator', 'v12', '', '', '', '', 1)",
+            "INSERT INTO run (id, key, state, started, setting, label, seed, command, file)"
+            " VALUES (1, 'k', 1, 0, 1, '', 0, '[]', '/nowhere')",
+            "INSERT INTO test VALUES (1, 'a', 'psc', 'v12', 'emulator', 'It holds.', '[]', '[]')",
+            "INSERT INTO result VALUES (1, 0, 1, 0, 5, NULL)",
+        ):
+            history.db.execute(statement)
+    monkeypatch.undo()
+    with History.open(tmp_path / "h.db") as history:
+        (run,) = runs.runs(history, 5)
+        assert (run.interface, run.what) == ("v12", "v12")
+        (found,) = runs.results(history, run)
+        assert (found.id, found.interface) == ("a", "v12")
+        assert runs.runs(history, 5, runs.Filter(interface="v12")) == [run]
 
 
 def test_a_history_that_cannot_be_made_is_told(tmp_path: Path) -> None:

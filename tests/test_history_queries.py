@@ -165,7 +165,7 @@ def test_repetitions_tell_flaky_from_broken(story: Story) -> None:
 
 
 def test_a_boot_that_is_silent_is_not_gone(story: Story) -> None:
-    boot = result("boot", X, suite=BOOT, id="boot::mine", revision="")
+    boot = result("boot", X, suite=BOOT, id="boot::mine", interface="")
     story.add([result("one"), boot])
     assert statuses(story, story.add({"one": P})) == {}
 

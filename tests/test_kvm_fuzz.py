@@ -33,7 +33,7 @@ from harness.kernel import (
 )
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
-from harness.uapi.revisions import REVISIONS
+from harness.uapi.interfaces import INTERFACES
 
 REQUEST_NAMES = """
 KVM_GET_API_VERSION KVM_CREATE_VM KVM_CHECK_EXTENSION KVM_GET_VCPU_MMAP_SIZE
@@ -145,13 +145,13 @@ class Fuzzer:
 
     def _sev_command(self) -> Op:
         rng = self.rng
-        revision = self.kernel.revision
-        commands = (revision.launch_start, revision.launch_update, revision.launch_finish)
+        interface = self.kernel.interface
+        commands = (interface.launch_start, interface.launch_update, interface.launch_finish)
         command = rng.choice(commands)
         number, data = command.id, bytearray(ctypes.sizeof(command.struct))
-        if command is revision.launch_start:
+        if command is interface.launch_start:
             data[0:8] = rng.choice((0x30000, 0x30000, 0x10000, 0, 0x3FFFF)).to_bytes(8, "little")
-        elif command is revision.launch_update:
+        elif command is interface.launch_update:
             update = command.struct(
                 gfn_start=rng.choice((0, 1, 0x200, 0x400)),
                 uaddr=rng.choice((self.memory, self.memory, self.memory + 5, 0)),
@@ -195,7 +195,7 @@ class Fuzzer:
         return Close(file if file not in (self.kvm, self.sev) else 78)
 
 
-@pytest.mark.parametrize("name", REVISIONS)
+@pytest.mark.parametrize("name", INTERFACES)
 @settings(
     max_examples=60,
     deadline=None,

@@ -10,7 +10,7 @@ import pytest
 from harness.emulator.emulator import Emulator
 from harness.emulator.machine import MachineConfig
 from harness.emulator.rmp import RmpCode
-from harness.uapi.revisions import REVISIONS
+from harness.uapi.interfaces import INTERFACES
 from harness.vm.guest import Guest
 from harness.vm.host import Host
 
@@ -37,7 +37,7 @@ def _refuse(kernel: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("order", [0, 9], ids=["4K", "2M"])
 @pytest.mark.parametrize("hole", [0, PAGE, HUGE], ids=["close", "small hole", "large hole"])
-@pytest.mark.parametrize("name", REVISIONS)
+@pytest.mark.parametrize("name", INTERFACES)
 def test_refused_pages_are_leaked(
     name: str, hole: int, order: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +45,7 @@ def test_refused_pages_are_leaked(
     with Emulator(name, MachineConfig(gmem_max_order=order, memory=4 << 30)) as kernel:
         inspector = kernel.inspector
         assert inspector is not None
-        host = Host(kernel, REVISIONS[name])
+        host = Host(kernel, INTERFACES[name])
         guest = Guest.launch(host)
         cpu = guest.cpu()
         cpu.boot()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""KVM_MEMORY_ENCRYPT_OP, the ccp driver and /dev/sev of the emulator, revision by revision."""
+"""KVM_MEMORY_ENCRYPT_OP, the ccp driver and /dev/sev of the emulator, interface by interface."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.kernel import Inspector, Ioctl
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as abi
 from harness.uapi.errors import SevFwError
-from harness.uapi.revisions import REVISIONS, Revision, VmsaOrder
+from harness.uapi.interfaces import INTERFACES, Interface, VmsaOrder
 from harness.uapi.vmsa import sev_es_save_area
 from harness.vm import boot, launch_digest
 
@@ -39,7 +39,7 @@ class Guest:
     def __init__(self, host: Host, type: int = uapi.KVM_X86_SNP_VM) -> None:
         self.host = host
         self.kernel = host.kernel
-        self.revision = host.kernel.revision
+        self.interface = host.kernel.interface
         self.fd = self.kernel.ioctl(host.kvm, uapi.KVM_CREATE_VM, type).value
         self.params = self.kernel.mmap(PAGE_SIZE)
         self.vcpus: list[int] = []
@@ -68,7 +68,7 @@ class Guest:
         return self.command(abi.KVM_SEV_INIT2, abi.kvm_sev_init(**fields))[0]
 
     def start(self, policy: int = POLICY, sev_fd: int | None = None, **fields: Any) -> int:
-        kind = self.revision.launch_start
+        kind = self.interface.launch_start
         return self.command(kind.id, kind.struct(policy=policy, **fields), sev_fd)[0]
 
     def memory(self, npages: int = SLOT_PAGES, *, private: bool = True) -> int:
@@ -99,7 +99,7 @@ class Guest:
     def update(
         self, npages: int = 1, type: int = NORMAL, *, gfn: int = BASE_GFN, **fields: Any
     ) -> tuple[int, int]:
-        kind = self.revision.launch_update
+        kind = self.interface.launch_update
         fields.setdefault("len", npages * PAGE_SIZE)
         if "uaddr" not in fields:
             fields["uaddr"] = self.kernel.mmap(max(npages, 1) * PAGE_SIZE)
@@ -109,11 +109,11 @@ class Guest:
 
     def returned(self) -> Any:
         """The update structure as it came back."""
-        kind = self.revision.launch_update.struct
+        kind = self.interface.launch_update.struct
         return kind.from_buffer_copy(self.kernel.read(self.params, ctypes.sizeof(kind)))
 
     def finish(self, **fields: Any) -> int:
-        kind = self.revision.launch_finish
+        kind = self.interface.launch_finish
         return self.command(kind.id, kind.struct(**fields))[0]
 
     def vcpu(self, id: int = 0) -> int:
@@ -141,9 +141,9 @@ class Guest:
 class Host:
     """An emulated host with both devices open."""
 
-    def __init__(self, revision: Revision, **config: Any) -> None:
+    def __init__(self, interface: Interface, **config: Any) -> None:
         config.setdefault("memory", 2 << 30)
-        self.kernel = Emulator(revision, MachineConfig(**config))
+        self.kernel = Emulator(interface, MachineConfig(**config))
         self.kvm = self.kernel.open("/dev/kvm")
         self.sev = self.kernel.open("/dev/sev")
 
@@ -193,16 +193,16 @@ class Host:
         return result.errno, error, self.kernel.read(address, len(raw)) if raw else b""
 
 
-@pytest.fixture(params=sorted(REVISIONS))
+@pytest.fixture(params=sorted(INTERFACES))
 def host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    made = Host(REVISIONS[request.param])
+    made = Host(INTERFACES[request.param])
     yield made
     made.kernel.shutdown()
 
 
 @pytest.fixture
 def merged() -> Iterator[Host]:
-    made = Host(REVISIONS["merged"])
+    made = Host(INTERFACES["merged"])
     yield made
     made.kernel.shutdown()
 
@@ -230,13 +230,13 @@ def test_init2_refuses_unknown_bits(guest: Guest, fields: dict[str, int]) -> Non
 
 
 def test_init2_ghcb_version(guest: Guest) -> None:
-    """A version KVM does not know is refused where the revision has the field at all."""
-    expected = errno.EINVAL if guest.revision.init2_ghcb_version else 0
+    """A version KVM does not know is refused where the interface has the field at all."""
+    expected = errno.EINVAL if guest.interface.init2_ghcb_version else 0
     assert guest.init2(ghcb_version=3) == expected
     if expected:
-        if not guest.revision.ghcb_version_1:
+        if not guest.interface.ghcb_version_1:
             assert guest.init2(ghcb_version=1) == errno.EINVAL
-        lowest = 1 if guest.revision.ghcb_version_1 else 2
+        lowest = 1 if guest.interface.ghcb_version_1 else 2
         assert guest.init2(ghcb_version=lowest) == 0
         assert guest.vm.sev.ghcb_version == lowest
 
@@ -255,7 +255,7 @@ def test_init2_after_a_vcpu_exists(guest: Guest) -> None:
 
 def test_init2_twice(guest: Guest) -> None:
     assert guest.init2() == 0
-    assert guest.init2() == (guest.revision.legacy_command_errno or errno.EINVAL)
+    assert guest.init2() == (guest.interface.legacy_command_errno or errno.EINVAL)
 
 
 def test_init2_on_a_vm_without_a_type(host: Host) -> None:
@@ -272,7 +272,9 @@ def test_init_is_for_vms_without_a_type(host: Host) -> None:
 def test_plain_sev_guests_have_asids_of_their_own(host: Host) -> None:
     plain = Guest(host, uapi.KVM_X86_SEV_VM)
     assert plain.init2(vmsa_features=1 << 5) == errno.EINVAL
-    assert plain.init2(ghcb_version=2) == (errno.EINVAL if plain.revision.init2_ghcb_version else 0)
+    assert plain.init2(ghcb_version=2) == (
+        errno.EINVAL if plain.interface.init2_ghcb_version else 0
+    )
     plain = Guest(host, uapi.KVM_X86_SEV_VM)
     assert plain.init2() == 0
     assert plain.vm.asid > host.kernel.config.asids
@@ -283,8 +285,8 @@ def test_no_argument_is_a_probe(guest: Guest) -> None:
     assert guest.kernel.ioctl(guest.fd, uapi.KVM_MEMORY_ENCRYPT_OP, 0x1000).errno == errno.EFAULT
 
 
-def test_probe_tells_the_revision(guest: Guest) -> None:
-    for command, expected in guest.revision.probe:
+def test_probe_tells_the_interface(guest: Guest) -> None:
+    for command, expected in guest.interface.probe:
         assert guest.command(command)[0] == expected
 
 
@@ -292,12 +294,12 @@ def test_legacy_commands_on_an_snp_guest(guest: Guest) -> None:
     assert guest.init2() == 0
     start = abi.kvm_sev_launch_start()
     code = guest.command(abi.KVM_SEV_LAUNCH_START, start, sev_fd=-1)[0]
-    assert code == (guest.revision.legacy_command_errno or errno.EBADF)
+    assert code == (guest.interface.legacy_command_errno or errno.EBADF)
 
 
 def test_supported_features(host: Host) -> None:
     address = host.kernel.mmap(PAGE_SIZE)
-    group, attr = host.kernel.revision.vmsa_features_attribute
+    group, attr = host.kernel.interface.vmsa_features_attribute
     attribute = uapi.kvm_device_attr(group=group, attr=attr, addr=address)
     assert host.kernel.ioctl(host.kvm, uapi.KVM_HAS_DEVICE_ATTR, bytes(attribute)).ok
     assert host.kernel.ioctl(host.kvm, uapi.KVM_GET_DEVICE_ATTR, bytes(attribute)).ok
@@ -350,7 +352,7 @@ def test_parameters_of_kvm_amd(config: dict[str, bool], es_init: int) -> None:
 
 def test_asids_run_out_and_come_back() -> None:
     """A freed ASID is used again only after WBINVD and a DF_FLUSH, done when there is none left."""
-    host = Host(REVISIONS["merged"], asids=2)
+    host = Host(INTERFACES["merged"], asids=2)
     guests = [Guest(host) for _ in range(3)]
     assert [guest.init2() for guest in guests] == [0, 0, errno.EBUSY]
     flushes = host.counters["wbinvd"]
@@ -380,21 +382,21 @@ def test_start_before_init2(guest: Guest) -> None:
 def test_refused_policy(guest: Guest, policy: int) -> None:
     """It is refused by KVM; only where that comes first can the start be tried again."""
     assert guest.init2() == 0
-    if not guest.revision.policy_refused:
+    if not guest.interface.policy_refused:
         kept_by_one_socket = policy & abi.SNP_POLICY_MASK_SINGLE_SOCKET
         assert guest.start(policy) == (0 if kept_by_one_socket else errno.EIO)
         return
     assert guest.start(policy) == errno.EINVAL
-    assert guest.start() == (0 if guest.revision.policy_checked_first else errno.EINVAL)
+    assert guest.start() == (0 if guest.interface.policy_checked_first else errno.EINVAL)
     guest.close()
     guest.host.assert_clean()
 
 
-def test_policy_bits_that_only_some_revisions_check(guest: Guest) -> None:
-    revision = guest.revision
+def test_policy_bits_that_only_some_interfaces_check(guest: Guest) -> None:
+    interface = guest.interface
     assert guest.init2() == 0
     code = guest.start(POLICY | abi.SNP_POLICY_MASK_MIGRATE_MA)
-    assert (code == errno.EINVAL) == (revision.policy_valid is not None)
+    assert (code == errno.EINVAL) == (interface.policy_valid is not None)
 
 
 def test_start_with_flags(merged: Host) -> None:
@@ -423,7 +425,7 @@ def test_start_without_the_device(guest: Guest) -> None:
 def test_start_refused_by_the_firmware(guest: Guest) -> None:
     """The context goes, so that a start with another policy works."""
     assert guest.init2() == 0
-    kind = guest.revision.launch_start
+    kind = guest.interface.launch_start
     too_new = kind.struct(policy=POLICY | 0xFF00)
     assert guest.command(kind.id, too_new) == (errno.EIO, SevFwError.POLICY_FAILURE)
     assert guest.vm.sev.snp_context is None
@@ -475,7 +477,7 @@ def test_update_assigns_validates_and_reports_progress(started: Guest) -> None:
         entry = started.host.inspector.gmem_rmp(started.gmem, page * PAGE_SIZE)
         assert entry == (True, started.vm.asid, (BASE_GFN + page) * PAGE_SIZE, True, 0)
     after, sent = started.returned(), started.sent
-    done = 3 if started.revision.update_writes_progress else 0
+    done = 3 if started.interface.update_writes_progress else 0
     assert after.gfn_start == sent.gfn_start + done
     assert after.uaddr == sent.uaddr + done * PAGE_SIZE
     assert after.len == sent.len - done * PAGE_SIZE
@@ -497,14 +499,14 @@ def test_zero_pages_need_no_source(started: Guest) -> None:
 
 
 def test_update_without_a_source(started: Guest) -> None:
-    revision = started.revision
-    expected = revision.update_errno if revision.update_any_source else None
+    interface = started.interface
+    expected = interface.update_errno if interface.update_any_source else None
     assert started.update(uaddr=0)[0] == (expected or errno.EINVAL)
 
 
 def test_update_from_memory_that_is_not_there(started: Guest) -> None:
     code = started.update(uaddr=0x1000)[0]
-    assert code == (started.revision.update_errno or errno.EFAULT)
+    assert code == (started.interface.update_errno or errno.EFAULT)
     assert started.kernel.machine.rmp.assigned_pages() == 0
 
 
@@ -512,7 +514,7 @@ def test_update_of_shared_frames(guest: Guest) -> None:
     assert guest.init2() == 0
     guest.memory(private=False)
     assert guest.start() == 0
-    assert guest.update()[0] == guest.revision.update_not_private_errno
+    assert guest.update()[0] == guest.interface.update_not_private_errno
     assert guest.kernel.machine.rmp.assigned_pages() == 0
 
 
@@ -531,17 +533,17 @@ def test_update_ends_where_private_memory_does(merged: Host) -> None:
 def test_update_of_an_assigned_page(started: Guest) -> None:
     assert started.update() == (0, 0)
     before = started.host.inspector.gmem_bytes(started.gmem, 0, PAGE_SIZE)
-    assert started.update(type=ZERO)[0] == started.revision.update_assigned_errno
+    assert started.update(type=ZERO)[0] == started.interface.update_assigned_errno
     assert started.host.inspector.gmem_bytes(started.gmem, 0, PAGE_SIZE) == before
 
 
 def test_update_with_another_descriptor(started: Guest) -> None:
     """The page was the guest's already when it turns out that there is no firmware to ask."""
-    kind = started.revision.launch_update
+    kind = started.interface.launch_update
     source = started.kernel.mmap(PAGE_SIZE)
     params = kind.struct(gfn_start=BASE_GFN, uaddr=source, len=PAGE_SIZE, type=NORMAL)
     code = started.command(kind.id, params, sev_fd=-1)[0]
-    assert code == (started.revision.update_errno or errno.EBADF)
+    assert code == (started.interface.update_errno or errno.EBADF)
     assert started.kernel.machine.rmp.assigned_pages() == 0
     assert started.update() == (0, 0)
 
@@ -549,7 +551,7 @@ def test_update_with_another_descriptor(started: Guest) -> None:
 def test_update_refused_by_the_firmware(started: Guest) -> None:
     started.host.refuse(abi.SEV_CMD_SNP_LAUNCH_UPDATE, SevFwError.INVALID_PARAM)
     assert started.update() == (
-        started.revision.update_firmware_errno,
+        started.interface.update_firmware_errno,
         SevFwError.INVALID_PARAM,
     )
     assert started.kernel.machine.rmp.assigned_pages() == 0
@@ -563,7 +565,7 @@ def test_signal_ends_an_update_early(merged: Host) -> None:
     assert guest.init2() == 0
     guest.memory(512)
     assert guest.start() == 0
-    kind = guest.revision.launch_update
+    kind = guest.interface.launch_update
     source = guest.kernel.mmap(512 * PAGE_SIZE)
     params = kind.struct(gfn_start=BASE_GFN, uaddr=source, len=512 * PAGE_SIZE, type=NORMAL)
     ticket = guest.kernel.start([guest.request(kind.id, params)], thread=1)
@@ -583,12 +585,12 @@ def test_signal_ends_an_update_early(merged: Host) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_two_updates_of_one_range(seed: int) -> None:
     """One loads the range, the other finds it taken; each page is measured once."""
-    host = Host(REVISIONS["merged"], seed=seed)
+    host = Host(INTERFACES["merged"], seed=seed)
     guest = Guest(host)
     assert guest.init2() == 0
     guest.memory()
     assert guest.start() == 0
-    kind = guest.revision.launch_update
+    kind = guest.interface.launch_update
     params = kind.struct(gfn_start=BASE_GFN, len=8 * PAGE_SIZE, type=ZERO)
     tickets = []
     for thread in (1, 2):
@@ -617,7 +619,7 @@ def test_cpuid_page_comes_back_corrected(started: Guest) -> None:
     started.kernel.write(source, bytes(page))
     kind = abi.KVM_SEV_SNP_PAGE_TYPE_CPUID
     code, error = started.update(type=kind, uaddr=source)
-    assert (code, error) == (started.revision.update_firmware_errno, SevFwError.INVALID_PARAM)
+    assert (code, error) == (started.interface.update_firmware_errno, SevFwError.INVALID_PARAM)
     corrected = started.kernel.read(source, PAGE_SIZE)
     assert corrected != bytes(page)
     assert started.kernel.machine.rmp.assigned_pages() == 0
@@ -662,13 +664,13 @@ def test_finish_twice(guest: Guest) -> None:
 def test_finish_twice_without_vcpus(guest: Guest) -> None:
     """Then it is for the firmware to refuse."""
     guest.launched(vcpus=0)
-    kind = guest.revision.launch_finish
+    kind = guest.interface.launch_finish
     assert guest.command(kind.id, kind.struct()) == (errno.EIO, SevFwError.INVALID_GUEST_STATE)
 
 
 def test_finish_with_another_descriptor(started: Guest) -> None:
     started.vcpu()
-    kind = started.revision.launch_finish
+    kind = started.interface.launch_finish
     assert started.command(kind.id, kind.struct(), sev_fd=-1)[0] == errno.EBADF
     assert started.kernel.machine.rmp.assigned_pages() == 0
     assert started.finish() == 0
@@ -695,7 +697,7 @@ def test_finish_refused_for_a_vcpu(started: Guest) -> None:
     started.host.assert_clean()
 
 
-def test_vcpus_are_measured_in_the_order_of_the_revision(started: Guest) -> None:
+def test_vcpus_are_measured_in_the_order_of_the_interface(started: Guest) -> None:
     for id in (2, 0, 1):
         started.vcpu(id)
     seen: list[int] = []
@@ -712,7 +714,7 @@ def test_vcpus_are_measured_in_the_order_of_the_revision(started: Guest) -> None
     psp.command = watching
     assert started.finish() == 0
     by_page = {vcpu.state.vmsa_pa: vcpu.id for vcpu in started.vm.vcpus}
-    boot_first = started.revision.vmsa_order is VmsaOrder.BOOT_FIRST
+    boot_first = started.interface.vmsa_order is VmsaOrder.BOOT_FIRST
     assert [by_page[pa] for pa in seen] == ([0, 2, 1] if boot_first else [2, 0, 1])
 
 
@@ -737,7 +739,7 @@ def test_launch_digest(started: Guest) -> None:
         gpa = (BASE_GFN + number) * PAGE_SIZE
         pages.append(boot.LaunchPages(gpa, b"\x5a" * PAGE_SIZE, type))
     assert started.finish() == 0
-    boot_first = started.revision.vmsa_order is VmsaOrder.BOOT_FIRST
+    boot_first = started.interface.vmsa_order is VmsaOrder.BOOT_FIRST
     order = (0, 1) if boot_first else (1, 0)
     expected = launch_digest.launch_digest(pages, [vmsas[id] for id in order])
     context = started.vm.sev.snp_context
@@ -767,14 +769,14 @@ def test_vmsa_holds_the_whole_of_the_fpu(started: Guest) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_finish_against_vcpu_ioctls(seed: int) -> None:
     """Whichever wins, every call ends as a success or EINVAL, and the VM can be torn down."""
-    host = Host(REVISIONS["merged"], seed=seed)
+    host = Host(INTERFACES["merged"], seed=seed)
     guest = Guest(host)
     assert guest.init2() == 0
     guest.memory()
     fds = [guest.vcpu(id) for id in range(3)]
     assert guest.start() == 0
     assert guest.update(4) == (0, 0)
-    kind = guest.revision.launch_finish
+    kind = guest.interface.launch_finish
     finish = host.kernel.start([guest.request(kind.id, kind.struct())], thread=1)
     set_regs = bytes(uapi.kvm_regs(rip=0x1234, rflags=2))
     others = [
@@ -827,7 +829,7 @@ def test_page_that_cannot_be_reclaimed(started: Guest) -> None:
     """It is leaked, and no ioctl goes through to that VM any more."""
     started.host.refuse(abi.SEV_CMD_SNP_LAUNCH_UPDATE, SevFwError.INVALID_PARAM)
     started.host.refuse(abi.SEV_CMD_SNP_PAGE_RECLAIM, SevFwError.INVALID_PAGE_STATE)
-    assert started.update()[0] == started.revision.update_firmware_errno
+    assert started.update()[0] == started.interface.update_firmware_errno
     assert started.host.counters["leaked_pages"] == 1
     assert started.init2() == errno.EIO
     started.host.obey()
@@ -917,7 +919,7 @@ def test_pause_and_resume_attestation(host: Host) -> None:
         code, _, data = host.issue(cmd, abi.sev_user_data_snp_pause_attestation())
         return code, abi.sev_user_data_snp_pause_attestation.from_bytes(data).id
 
-    if not host.kernel.revision.pause_attestation:
+    if not host.kernel.interface.pause_attestation:
         assert step(abi.SNP_PAUSE_ATTESTATION)[0] == errno.EINVAL
         return
     attestation = host.kernel.kvm.ccp.attestation

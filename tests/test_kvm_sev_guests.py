@@ -16,7 +16,7 @@ from harness.emulator.memory import PAGE_SIZE
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as abi
 from harness.uapi.errors import SevFwError
-from harness.uapi.revisions import REVISIONS
+from harness.uapi.interfaces import INTERFACES
 from tests.test_kvm_sev import Guest, Host
 
 ES = 1 << 2
@@ -77,7 +77,7 @@ class SevGuest(Guest):
 
 @pytest.fixture(params=[True, False], ids=["snp", "sev"])
 def host(request: pytest.FixtureRequest) -> Iterator[Host]:
-    made = Host(REVISIONS["merged"], sev_snp=request.param, asids=3)
+    made = Host(INTERFACES["merged"], sev_snp=request.param, asids=3)
     yield made
     made.kernel.shutdown()
 

@@ -117,6 +117,12 @@ def test_text_is_safe_whoever_wrote_it() -> None:
     assert decode(line("trouble", reason=evil)).text("reason") == "a\\x00\\u202eb c"
 
 
+def test_what_called_an_interface_a_revision_is_read() -> None:
+    old = GOOD | {"revision": "v12"}
+    assert result_of(old).interface == "v12"
+    assert result_of(old | {"interface": "merged"}).interface == "merged"
+
+
 def test_counts_are_numbers_of_things() -> None:
     event = decode(line("collected", count=3, more=-1, much=2**40, text="3", flag=True))
     counts = [event.count(name) for name in ("count", "more", "much", "text", "flag", "none")]

@@ -26,10 +26,10 @@ from harness.report.schedule import scope
 
 
 def result(name: str, outcome: Outcome, *, suite: str = "psc", **more: object) -> Result:
-    revision = str(more.pop("revision", "v12"))
+    interface = str(more.pop("interface", "v12"))
     fields = {"seconds": 0.5, "reason": "", **more}
-    test_id = f"suites/{suite}/test_x.py::{name}[{revision}]"
-    record = {"id": test_id, "suite": suite, "revision": revision, "outcome": outcome, **fields}
+    test_id = f"suites/{suite}/test_x.py::{name}[{interface}]"
+    record = {"id": test_id, "suite": suite, "interface": interface, "outcome": outcome, **fields}
     return result_of(record)
 
 
@@ -38,7 +38,7 @@ RESULTS = [
     result("test_fail", Outcome.FAIL, reason="EIO, not EINVAL", details="line 1\nline 2 <&>"),
     result("test_crash", Outcome.CRASH, reason="hung # hard", console="BUG: \\x00", patches=(11,)),
     result("test_error", Outcome.ERROR, reason="", suite="gmem"),
-    result("test_skip", Outcome.SKIP, reason="no SNP", suite="gmem", revision="merged"),
+    result("test_skip", Outcome.SKIP, reason="no SNP", suite="gmem", interface="merged"),
     result("test_known", Outcome.XFAIL, reason="lost wake-up", suite="launch"),
 ]
 
@@ -183,7 +183,7 @@ def test_exit_codes() -> None:
     assert exit_code([], broken=True) == ExitCode.BROKEN
 
 
-def test_tests_of_a_module_and_revision_stay_together() -> None:
+def test_tests_of_a_module_and_interface_stay_together() -> None:
     assert scope("suites/a/test_x.py::test_y[v12-4K]") == scope("suites/a/test_x.py::test_z[v12]")
     assert scope("suites/a/test_x.py::test_y[v12]") != scope("suites/a/test_x.py::test_y[merged]")
     assert scope("suites/a/test_x.py::test_y") == "suites/a/test_x.py[]"

@@ -71,20 +71,20 @@ def results_of(ids: Sequence[str], repeat: int) -> list[Result]:
     outcomes = itertools.cycle([*OUTCOMES, *OUTCOMES[1:]])
     made = []
     for test in ids:
-        revision = re.search(r"\[(v12|merged|7\.3)\b", test)
+        interface = re.search(r"\[(v12|merged|7\.3)\b", test)
         for _ in range(repeat):
             outcome = next(outcomes)
             made.append(
                 result(
                     id=test,
                     suite=suite_of(test),
-                    revision=revision[1] if revision else "",
+                    interface=interface[1] if interface else "",
                     outcome=outcome,
                     reason="" if outcome is Outcome.PASS else "why # not",
                     details="ok 1 forged\n  ok 2 forged\n1..9" if outcome.bad else "",
                 )
             )
-    boots = [result(id="boot", suite=BOOT, revision="", outcome="fail", reason=x) for x in "ab"]
+    boots = [result(id="boot", suite=BOOT, interface="", outcome="fail", reason=x) for x in "ab"]
     return made + boots
 
 
@@ -121,8 +121,8 @@ def test_every_format_has_a_name_for_each_result(ids: list[str], tmp_path: Path)
     assert len({name for name, _ in lava}) == len(lava) == len(made)
     assert Counter(outcome for _, outcome in lava) == told(expected, LAVA)
     assert not [name for name, _ in lava if re.search(r"[^A-Za-z0-9._:-]", name)]
-    # Verdict by verdict: both keep the order within a suite and revision.
-    ordered = sorted(made, key=lambda each: (each.suite, each.revision))
+    # Verdict by verdict: both keep the order within a suite and interface.
+    ordered = sorted(made, key=lambda each: (each.suite, each.interface))
     assert [outcome for _, outcome in lava] == [LAVA[each.outcome] for each in ordered]
 
     with History.open(tmp_path / "h.db") as history:

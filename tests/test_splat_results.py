@@ -30,7 +30,7 @@ ISSUES = f"""
 [[issue]]
 id = "known-warning"
 pattern = 'kvm/known\\.c'
-revisions = "*"
+interfaces = "*"
 environment = "fake"
 reason = "it always did"
 link = "{LINK}"
@@ -264,7 +264,7 @@ def test_snp_that_is_off_fails_the_boot(
 
 def test_a_boots_result_reads_well() -> None:
     result = Result(
-        id="boot::mine", suite=BOOT, revision="", outcome=Outcome.FAIL, seconds=0, reason="warned"
+        id="boot::mine", suite=BOOT, interface="", outcome=Outcome.FAIL, seconds=0, reason="warned"
     )
     assert 'name="mine"' in junit.render([result], {})
     console = Console(record=True, width=100, file=io.StringIO(), markup=False)
@@ -393,7 +393,7 @@ def entry(**fields: str | None) -> str:
         (entry(strict="false"), "strict is given, and test is not; want it only with test"),
         (entry(pattern=None, test='"t"', strict='"no"'), 'strict is "no"; want true or false'),
         (entry(pattern="3"), "pattern is 3; want a text"),
-        (entry(revisions="[3]"), "revisions is [3]; want a text, or a list of texts"),
+        (entry(interfaces="[3]"), "interfaces is [3]; want a text, or a list of texts"),
         (entry(kernels='"6.8"'), 'kernels is "6.8"; want bounds as in'),
         (entry(kernels='">=6.8 or so"'), 'kernels is ">=6.8 or so"; want bounds'),
         (entry(patern='"x"'), "patern is no key that is known; want one of"),
@@ -440,7 +440,7 @@ def test_an_issue_counts_only_where_it_is_at_home(tmp_path: Path) -> None:
     text = entry(
         pattern=None,
         test='"suites/a/*[v12-?]"',
-        revisions='["v12"]',
+        interfaces='["v12"]',
         environment='["vng", "tcg"]',
         kernels='">=6.12"',
     )
@@ -449,11 +449,11 @@ def test_an_issue_counts_only_where_it_is_at_home(tmp_path: Path) -> None:
     assert issues.of_failure(home, "anything")
     assert issues.gone(home)
     for other in (
-        Where("suites/a/t.py::x[v12-34]", home.revision, home.environment, home.release),
+        Where("suites/a/t.py::x[v12-34]", home.interface, home.environment, home.release),
         Where(home.test, "merged", home.environment, home.release),
-        Where(home.test, home.revision, frozenset({"vng", "stock"}), home.release),
-        Where(home.test, home.revision, home.environment, "6.11.0"),
-        Where(home.test, home.revision, home.environment, ""),
+        Where(home.test, home.interface, frozenset({"vng", "stock"}), home.release),
+        Where(home.test, home.interface, home.environment, "6.11.0"),
+        Where(home.test, home.interface, home.environment, ""),
     ):
         assert issues.of_failure(other, "anything") is None, other
 

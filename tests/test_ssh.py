@@ -34,7 +34,7 @@ from harness.ssh import kernel as ssh_kernel
 from harness.ssh.kernel import SshKernel
 from harness.ssh.session import Session
 from harness.target import Target
-from harness.uapi.revisions import MERGED
+from harness.uapi.interfaces import MERGED
 from harness.vm.host import Host
 from harness.vng.autopsy import Kind
 from tests.sshd import Sshd, descendants, kill_below, sshd

@@ -87,6 +87,10 @@ backend = "ssh"
 hosts = ["milan1"]
 machine = "snp"
 memory = "1G"
+seed = 3
+firmware = "trixie"
+guest-kernel = "7.x"
+guest-qemu = "/opt/qemu"
 coordinator = "labgrid.example.org"
 suites = ["psc"]
 revisions = ["new"]
@@ -105,7 +109,7 @@ pattern = "WARNING"
 reason = "it warns"
 link = "https://example.org/1"
 kernels = ">=6.8"
-revisions = ["v12"]
+interfaces = ["v12"]
 environment = "vng"
 [[issue]]
 id = "two"

@@ -21,11 +21,11 @@ from harness import backends
 from harness.probe import probe
 from harness.target import Target
 from harness.uapi import errors, ghcb, ioctls, kvm, layout, sev, vmsa
-from harness.uapi.revisions import (
+from harness.uapi.interfaces import (
+    INTERFACES,
     LINUX_7_3,
     MERGED,
     PROBE_COMMANDS,
-    REVISIONS,
     SINCE,
     V12,
     PscExit,
@@ -319,14 +319,14 @@ def test_flexible_arrays_come_and_go() -> None:
     assert [e.data for e in layout.entries(raw, kvm.kvm_msrs, kvm.kvm_msr_entry, 3)] == [0, 2, 4]
 
 
-def test_revisions_differ_where_the_series_changed() -> None:
+def test_interfaces_differ_where_the_series_changed() -> None:
     assert [r.launch_start.id for r in (V12, MERGED)] == [23, 100]
     assert [r.psc_exit for r in (V12, MERGED)] == [PscExit.VMGEXIT, PscExit.HYPERCALL]
     assert (V12.finish_has_vlek_required, MERGED.finish_has_vcek_disabled) == (True, True)
-    for revision in REVISIONS.values():
-        assert hasattr(revision.launch_finish.struct, revision.finish_key_field)
-        assert hasattr(revision.launch_start.struct, "flags") == revision.launch_flags
-        assert revision.policy_required & revision.policy_refused == 0
+    for interface in INTERFACES.values():
+        assert hasattr(interface.launch_finish.struct, interface.finish_key_field)
+        assert hasattr(interface.launch_start.struct, "flags") == interface.launch_flags
+        assert interface.policy_required & interface.policy_refused == 0
 
 
 def test_every_difference_of_the_newest_has_its_release() -> None:
@@ -349,7 +349,7 @@ def test_every_difference_of_the_newest_has_its_release() -> None:
         ("no release", False, "merged"),
     ],
 )
-def test_revision_of_a_release(release: str, certificates: bool, name: str) -> None:
+def test_interface_of_a_release(release: str, certificates: bool, name: str) -> None:
     assert of_release(release, certificates).name == name
 
 
@@ -366,13 +366,13 @@ def test_certificates_are_asked_for_and_not_told_by_the_release() -> None:
     assert not of_release("7.0.0", certificates=False).request_certificates
 
 
-@pytest.mark.parametrize("name", REVISIONS)
-def test_probing_the_emulator_tells_its_revision(name: str) -> None:
+@pytest.mark.parametrize("name", INTERFACES)
+def test_probing_the_emulator_tells_its_interface(name: str) -> None:
     with backends.open(Target(interface=name)) as kernel:
-        assert probe(kernel) is REVISIONS[name]
+        assert probe(kernel) is INTERFACES[name]
 
 
-def test_identify_tells_revisions_apart() -> None:
+def test_identify_tells_interfaces_apart() -> None:
     both = (errno.ENOTTY, errno.EINVAL)
     answers = {
         (a, b): identify(dict(zip(PROBE_COMMANDS, (a, b), strict=True))) for a in both for b in both

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 from harness.backends.base import Backend
 from harness.kernel import Kernel
 from harness.target import Target
-from harness.uapi.revisions import REVISIONS
+from harness.uapi.interfaces import INTERFACES
 
 
 class EmulatorBackend(Backend):
     """Offers every interface that is described as data."""
 
     name: ClassVar[str] = "emulator"
-    interfaces: ClassVar[tuple[str, ...]] = tuple(REVISIONS)
+    interfaces: ClassVar[tuple[str, ...]] = tuple(INTERFACES)
 
     schedules: ClassVar[bool] = True
 

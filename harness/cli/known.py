@@ -36,7 +36,7 @@ def _found_by(issue: KnownIssue) -> str:
 
 def _counts(issue: KnownIssue) -> str:
     parts = {
-        "revisions": ", ".join(each for each in issue.revisions if each != "*"),
+        "interfaces": ", ".join(each for each in issue.interfaces if each != "*"),
         "kernels": issue.kernels.text if issue.kernels else "",
         "on": " and ".join(sorted(issue.environment)),
     }

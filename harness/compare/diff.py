@@ -140,20 +140,20 @@ def state_of(runs: Iterable[Result]) -> State:
     return states.pop() if len(states) == 1 else State.FLAKY
 
 
-def key_of(result: Result, *, revision: bool) -> str:
+def key_of(result: Result, *, interface: bool) -> str:
     """Name a test so that it has the same name on both sides.
 
-    An id's parameters begin with the revision, or with the backend where the kernel decides:
-    `revision` says whether that is part of the name.
+    An id's parameters begin with the interface, or with the backend where the kernel decides:
+    `interface` says whether that is part of the name.
     """
     if result.suite == BOOT:
         return BOOT
     found = _PARAMETERS.search(result.id)
     first, dash, rest = found[1].partition("-") if found else ("", "", "")
-    if not found or not first or first not in (result.revision, result.backend):
+    if not found or not first or first not in (result.interface, result.backend):
         return result.id
     name = result.id[: found.start()]
-    if revision and result.revision:
+    if interface and result.interface:
         return result.id
     return f"{name}[{rest}]" if dash else name
 
@@ -161,14 +161,14 @@ def key_of(result: Result, *, revision: bool) -> str:
 def grouped(sides: Sequence[Side]) -> list[dict[str, list[Result]]]:
     """Group each side's results by test.
 
-    The revision is part of a test's name only where a side has results of several.
+    The interface is part of a test's name only where a side has results of several.
     """
-    several = any(len({each.revision for each in side.results} - {""}) > 1 for side in sides)
+    several = any(len({each.interface for each in side.results} - {""}) > 1 for side in sides)
     found = []
     for side in sides:
         tests: defaultdict[str, list[Result]] = defaultdict(list)
         for result in side.results:
-            tests[key_of(result, revision=several)].append(result)
+            tests[key_of(result, interface=several)].append(result)
         found.append(dict(tests))
     return found
 

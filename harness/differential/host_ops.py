@@ -30,14 +30,14 @@ def _init2(world: World, op: Operation) -> Fields:
 
 
 def _start(world: World, op: Operation) -> Fields:
-    command = world.vm.revision.launch_start
+    command = world.vm.interface.launch_start
     struct = fill(command.struct, policy=op.number("policy"), **_flags(world, op))
     return sev_fields(world.vm.sev_call(command.id, struct))
 
 
 def _update(world: World, op: Operation) -> Fields:
     """LAUNCH_UPDATE from staged memory whose pages are 1, 2, 3, ... repeated."""
-    vm, command = world.vm, world.vm.revision.launch_update
+    vm, command = world.vm, world.vm.interface.launch_update
     source = vm.stage(b"".join(bytes([number + 1]) * 4096 for number in range(STAGED // 4096)))
     source += op.number("offset")
     gpa, length = op.number("gpa"), op.number("len")
@@ -58,7 +58,7 @@ def _update(world: World, op: Operation) -> Fields:
 
 def _part(world: World, op: Operation) -> Fields:
     """LAUNCH_UPDATE of a part of the test guest's image, as its launch has it."""
-    vm, command = world.vm, world.vm.revision.launch_update
+    vm, command = world.vm, world.vm.interface.launch_update
     parts = boot.launch_pages(world.guest.image, cbit=vm.host.cbit, vcpus=2)
     part = parts[op.number("part") % len(parts)]
     struct = vm.update_struct(part.gpa, vm.stage(part.data), len(part.data), part.type)
@@ -67,7 +67,7 @@ def _part(world: World, op: Operation) -> Fields:
 
 
 def _finish(world: World, op: Operation) -> Fields:
-    command = world.vm.revision.launch_finish
+    command = world.vm.interface.launch_finish
     struct = fill(
         command.struct,
         id_block_en=op.number("id_block"),
@@ -83,7 +83,7 @@ def _sev(world: World, op: Operation) -> Fields:
 
 
 def _flags(world: World, op: Operation) -> dict[str, int]:
-    return {"flags": op.number("flags")} if world.vm.revision.launch_flags else {}
+    return {"flags": op.number("flags")} if world.vm.interface.launch_flags else {}
 
 
 def _attributes(world: World, op: Operation) -> Fields:

@@ -14,7 +14,7 @@ from harness.differential.shrink import shrink
 from harness.differential.trace import Trace
 from harness.kernel import TargetError
 from harness.probe import probe
-from harness.uapi.revisions import MERGED, Revision
+from harness.uapi.interfaces import MERGED, Interface
 from harness.vm.host import Host
 
 
@@ -26,18 +26,18 @@ class Lost(Exception):
         self.script = script
 
 
-def emulate(script: Script, revision: Revision = MERGED, gmem_order: int = 0) -> Trace:
+def emulate(script: Script, interface: Interface = MERGED, gmem_order: int = 0) -> Trace:
     """A script's trace on an emulator of its own: the same each time."""
-    return drive(emulated(revision, gmem_order), script)
+    return drive(emulated(interface, gmem_order), script)
 
 
-def emulated(revision: Revision, gmem_order: int) -> Host:
+def emulated(interface: Interface, gmem_order: int) -> Host:
     """An emulated host that is like a target."""
     from harness.emulator.emulator import Emulator
     from harness.emulator.machine import MachineConfig
 
-    kernel = Emulator(revision, MachineConfig(gmem_max_order=gmem_order))
-    return Host(kernel, revision)
+    kernel = Emulator(interface, MachineConfig(gmem_max_order=gmem_order))
+    return Host(kernel, interface)
 
 
 class Session:
@@ -46,22 +46,22 @@ class Session:
     def __init__(self, open_target: Callable[[], Any]) -> None:
         self._open = open_target
         self._target: Host | None = None
-        self.revision: Revision | None = None
+        self.interface: Interface | None = None
 
     @property
     def target(self) -> Host:
         """The host under test, opened at first use and again where it was lost."""
         if self._target is None:
             kernel = self._open()
-            self.revision = probe(kernel)
-            self._target = Host(kernel, self.revision)
+            self.interface = probe(kernel)
+            self._target = Host(kernel, self.interface)
         return self._target
 
     def check(self, script: Script) -> Compared:
         """Run a script on both sides and compare; Lost where the target dies of it."""
         host = self.target
-        assert self.revision is not None
-        emulator = emulate(script, self.revision, host.kernel.gmem_order)
+        assert self.interface is not None
+        emulator = emulate(script, self.interface, host.kernel.gmem_order)
         try:
             target = drive(host, script)
         except TargetError as error:

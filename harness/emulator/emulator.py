@@ -39,7 +39,7 @@ from harness.kernel import (
     WriteFile,
     describe,
 )
-from harness.uapi.revisions import REVISIONS, Revision
+from harness.uapi.interfaces import INTERFACES, Interface
 
 
 class Emulator(Kernel):
@@ -48,14 +48,14 @@ class Emulator(Kernel):
     name = "emulator"
 
     def __init__(
-        self, revision: str | Revision = "merged", config: MachineConfig | None = None
+        self, interface: str | Interface = "merged", config: MachineConfig | None = None
     ) -> None:
-        self.revision = REVISIONS[revision] if isinstance(revision, str) else revision
+        self.interface = INTERFACES[interface] if isinstance(interface, str) else interface
         self.config = config or MachineConfig()
         self.gmem_order = self.config.gmem_max_order
         self.machine = Machine(self.config)
         self.process = Process(self.machine, self.config.seed)
-        self.kvm = Kvm(self.machine, self.revision, self.process)
+        self.kvm = Kvm(self.machine, self.interface, self.process)
         self.inspector = EmulatorInspector(self)
         self._results: dict[int, list[Result]] = {}
         self._pending: dict[int, bool] = {}
@@ -242,7 +242,7 @@ class Emulator(Kernel):
             "sev_snp": self.kvm.sev_snp,
         }
         if path == "/proc/sys/kernel/osrelease":
-            return f"{self.revision.release}-emulated\n".encode()
+            return f"{self.interface.release}-emulated\n".encode()
         checks = "/sys/devices/system/machinecheck/machinecheck0/check_interval"
         if path == checks and self.config.machine_checks:
             return b"12c\n"

@@ -151,7 +151,7 @@ def _before(
 def _by_key(results: Iterable[Result]) -> dict[str, list[Result]]:
     found: defaultdict[str, list[Result]] = defaultdict(list)
     for result in results:
-        found[key_of(result, revision=True)].append(result)
+        found[key_of(result, interface=True)].append(result)
     return dict(found)
 
 
@@ -183,8 +183,8 @@ def _shaky(history: History, run: StoredRun, earlier: Sequence[StoredRun]) -> se
     """
     window = [run.id, *(each.id for each in earlier)]
     return {
-        key_of(Result(name, suite, revision, Outcome.PASS, 0.0, backend=backend), revision=True)
-        for name, suite, revision, backend in trend.recovered(history, window)
+        key_of(Result(name, suite, interface, Outcome.PASS, 0.0, backend=backend), interface=True)
+        for name, suite, interface, backend in trend.recovered(history, window)
     }
 
 

@@ -74,7 +74,7 @@ def _chosen(history: History, older: float | None, keep: int | None) -> list[int
         "SELECT id FROM (SELECT r.id, max(r.started) FROM run r JOIN setting s ON s.id = r.setting"
         " JOIN kernel k ON k.id = s.kernel"
         f" WHERE r.state = {schema.FINISHED} AND r.exit = 0 AND r.broken = '[]'"
-        " GROUP BY r.label, s.backend, s.revision, s.machine, s.host, k.name)"
+        " GROUP BY r.label, s.backend, s.interface, s.machine, s.host, k.name)"
     )
     where = " AND ".join([*conditions, f"id NOT IN ({good})"])
     return [row[0] for row in history.all(f"SELECT id FROM run WHERE {where}", values)]

@@ -90,7 +90,7 @@ def facts(run: StoredRun) -> dict[str, str]:
     known = {
         "label": run.label,
         "backend": run.backend,
-        "revision": run.revision,
+        "interface": run.interface,
         "machine": run.machine,
         "host": run.host,
         "firmware": run.firmware,

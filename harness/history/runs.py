@@ -46,7 +46,7 @@ class StoredRun:
     """Whether only the counts are kept."""
     counts: Counter[Outcome]
     backend: str
-    revision: str
+    interface: str
     machine: str
     host: str
     firmware: str
@@ -81,8 +81,8 @@ class StoredRun:
 
     @property
     def what(self) -> str:
-        """Name what was tested: kernel and release, or revision."""
-        parts = (self.kernel.name, self.kernel.release, self.revision)
+        """Name what was tested: kernel and release, or interface."""
+        parts = (self.kernel.name, self.kernel.release, self.interface)
         return " ".join(filter(None, parts[:2])) or parts[2]
 
     @property
@@ -97,7 +97,7 @@ class Filter:
 
     label: str | None = None
     backend: str | None = None
-    revision: str | None = None
+    interface: str | None = None
     machine: str | None = None
     host: str | None = None
     kernel: str | None = None
@@ -114,7 +114,7 @@ class Filter:
         columns = {
             "r.label": self.label,
             "s.backend": self.backend,
-            "s.revision": self.revision,
+            "s.interface": self.interface,
             "s.machine": self.machine,
             "s.host": self.host,
             "k.name": self.kernel,
@@ -136,7 +136,7 @@ _KERNEL = "k.name, k.release, k.base, k.tree, k.git_commit, k.series, k.config, 
 _COLUMNS = (
     "r.id, r.state, r.started, r.seconds, r.exit, r.setting, r.label, r.seed, r.command,"
     f" r.broken, r.file, r.pruned, {', '.join(f'r.{name}' for name in schema.COUNTS)},"
-    " s.backend, s.revision, s.machine, s.host, s.firmware, s.harness,"
+    " s.backend, s.interface, s.machine, s.host, s.firmware, s.harness,"
     f" {_KERNEL}, k.build_id, k.base_commit, k.base_url, k.patchset, r.key"
 )
 _FROM = "run r JOIN setting s ON s.id = r.setting JOIN kernel k ON k.id = s.kernel"
@@ -205,7 +205,7 @@ def results(history: History, run: StoredRun | int, *, texts: bool = True) -> li
     packed = "e.texts" if texts else "NULL"
     join = "LEFT JOIN evidence e ON e.run = x.run AND e.nth = x.nth" if texts else ""
     rows = history.all(
-        "SELECT t.name, t.suite, t.revision, x.outcome, x.us, t.description, c.text,"
+        "SELECT t.name, t.suite, t.interface, x.outcome, x.us, t.description, c.text,"
         f" t.patches, t.areas, t.backend, {packed} FROM result x JOIN test t ON t.id = x.test"
         f" LEFT JOIN reason c ON c.id = x.reason {join} WHERE x.run = ? ORDER BY x.nth",
         (number,),
@@ -221,7 +221,7 @@ def same_kind(run: StoredRun, *, kernel: bool = True, host: bool = True) -> Filt
     return Filter(
         label=run.label,
         backend=run.backend,
-        revision=run.revision,
+        interface=run.interface,
         machine=run.machine,
         host=run.host if host else None,
         kernel=run.kernel.name if kernel else None,
@@ -278,14 +278,14 @@ def _listed(text: str) -> tuple[Any, ...]:
 
 
 def _result(row: Sequence[Any]) -> Result:
-    name, suite, revision, outcome, us, description, reason, patches, areas, backend, packed = row
+    name, suite, interface, outcome, us, description, reason, patches, areas, backend, packed = row
     texts: dict[str, str] = {}
     if packed is not None:
         texts = json.loads(zlib.decompressobj().decompress(packed, LIMIT_TEXT))
     return Result(
         id=name,
         suite=suite,
-        revision=revision,
+        interface=interface,
         outcome=schema.OUTCOMES[outcome],
         seconds=us / 1e6,
         description=description,

@@ -124,5 +124,10 @@ _ORIGIN = "".join(
     for name in ("base_commit", "base_url", "patchset")
 )
 
-MIGRATIONS = (_FIRST, _ORIGIN)
+# A kernel developer reads a revision as git's.
+_INTERFACES = "".join(
+    f"ALTER TABLE {table} RENAME COLUMN revision TO interface;\n" for table in ("setting", "test")
+)
+
+MIGRATIONS = (_FIRST, _ORIGIN, _INTERFACES)
 """Scripts; the one at index N makes version N + 1 of version N."""

@@ -155,20 +155,20 @@ class Taker:
             return number
         about = (
             result.suite,
-            result.revision,
+            result.interface,
             result.backend,
             result.description,
             json.dumps(result.patches),
             json.dumps(result.areas),
         )
         found = self.history.one(
-            "SELECT id, suite, revision, backend, description, patches, areas FROM test"
+            "SELECT id, suite, interface, backend, description, patches, areas FROM test"
             " WHERE name = ?",
             (result.id,),
         )
         execute = self.history.db.execute
         if found is None:
-            names = "name, suite, revision, backend, description, patches, areas"
+            names = "name, suite, interface, backend, description, patches, areas"
             cursor = execute(
                 f"INSERT INTO test ({names}) VALUES (?, ?, ?, ?, ?, ?, ?)", (result.id, *about)
             )
@@ -178,7 +178,7 @@ class Taker:
             # One that died before it said anything knows nothing of its test.
             if found[1:] != about and result.description:
                 execute(
-                    "UPDATE test SET suite = ?, revision = ?, backend = ?, description = ?,"
+                    "UPDATE test SET suite = ?, interface = ?, backend = ?, description = ?,"
                     " patches = ?, areas = ? WHERE id = ?",
                     (*about, number),
                 )
@@ -264,12 +264,12 @@ def _setting(history: History, head: stream.Header) -> int:
     where = (*texts, head.firmware, head.harness)
     place = (*where, found[0])
     history.db.execute(
-        "INSERT OR IGNORE INTO setting (backend, revision, machine, host, firmware, harness,"
+        "INSERT OR IGNORE INTO setting (backend, interface, machine, host, firmware, harness,"
         " kernel) VALUES (?, ?, ?, ?, ?, ?, ?)",
         place,
     )
     row = history.one(
-        "SELECT id FROM setting WHERE backend = ? AND revision = ? AND machine = ? AND host = ?"
+        "SELECT id FROM setting WHERE backend = ? AND interface = ? AND machine = ? AND host = ?"
         " AND firmware = ? AND harness = ? AND kernel = ?",
         place,
     )

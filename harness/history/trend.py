@@ -166,12 +166,12 @@ def flakes(history: History, window: Sequence[int]) -> dict[int, int]:
 
 
 def recovered(history: History, window: Sequence[int]) -> list[tuple[str, str, str, str]]:
-    """Return name, suite, revision and backend of the tests that a run of a setting found bad,
+    """Return name, suite, interface and backend of the tests that a run of a setting found bad,
     and the same or a later one of that setting good.
     """
     numbers = list(flakes(history, window))
     return history.all(
-        f"SELECT name, suite, revision, backend FROM test WHERE id IN ({_marks(numbers)})", numbers
+        f"SELECT name, suite, interface, backend FROM test WHERE id IN ({_marks(numbers)})", numbers
     )
 
 
@@ -218,7 +218,7 @@ class Column:
 def columns(runs: Iterable[StoredRun], by: str, most: int = 12) -> list[Column]:
     """Choose the matrix's columns of runs that are given the newest first.
 
-    by: "revision" (kernel and release, or the interfaces' revision) or "host" (backend, machine,
+    by: "revision" (kernel and release, or the interface) or "host" (backend, machine,
     host).  Each is the newest run there, the oldest column first; one that has no results does
     not count.
     """

@@ -156,7 +156,7 @@ def _range(each: Verdict) -> str:
 
 def _kernel(run: StoredRun) -> str:
     commit = run.kernel.commit[:12]
-    return " ".join(filter(None, (run.kernel.release or run.revision, commit)))
+    return " ".join(filter(None, (run.kernel.release or run.interface, commit)))
 
 
 def _count(judged: Sequence[Judged]) -> int | str:

@@ -23,7 +23,7 @@ MOST_NAMES = 1000
 MOST_REASONS = 1000
 """Reasons why results are not the whole truth."""
 
-_LINES = ("id", "suite", "revision", "description", "reason", "backend")
+_LINES = ("id", "suite", "interface", "description", "reason", "backend")
 _TEXTS = ("details", "console", "output")
 _NAMES = {"patches": int, "areas": str}
 _UNREADABLE = (ValueError, KeyError, TypeError, RecursionError, OverflowError)
@@ -134,6 +134,8 @@ def result_of(record: dict[str, Any]) -> Result:
 
     ValueError, KeyError, TypeError, OverflowError: it is none.
     """
+    if "revision" in record:  # what an older snptest calls an interface
+        record = {"interface": record["revision"], **record}
     texts = {name: sanitize.line(_text(record, name)) for name in _LINES}
     texts |= {name: sanitize.text(_text(record, name)) for name in _TEXTS}
     if not texts["id"]:

@@ -21,7 +21,7 @@ class Subject:
     """What is known of a test before it runs."""
 
     suite: str
-    revision: str
+    interface: str
     description: str
     patches: tuple[int, ...]
     areas: tuple[str, ...]
@@ -70,7 +70,7 @@ class Facts:
         if "test" in said:
             test = Subject(**said["test"])
             said["test"] = Subject(
-                test.suite, test.revision, test.description, tuple(test.patches), tuple(test.areas)
+                test.suite, test.interface, test.description, tuple(test.patches), tuple(test.areas)
             )
         if "boots" in said:
             said["boots"] = [result_of(each) for each in said["boots"]]

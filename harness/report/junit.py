@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The JUnit report: a test suite per suite and revision, console and details attached."""
+"""The JUnit report: a test suite per suite and interface, console and details attached."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def render(results: Sequence[Result], properties: dict[str, str]) -> str:
 
 
 def _group(each: tuple[str, Result]) -> tuple[str, str]:
-    return each[1].suite, each[1].revision
+    return each[1].suite, each[1].interface
 
 
 def _title(key: tuple[str, str]) -> str:
-    suite, revision = key
-    return f"{suite}[{revision}]" if revision else suite
+    suite, interface = key
+    return f"{suite}[{interface}]" if interface else suite
 
 
 def _case(called: str, result: Result) -> Any:

@@ -122,7 +122,7 @@ def _test(run: StoredRun, number: int, result: Result, build: str, origin: str) 
     misc = {
         "id": result.id,
         "outcome": str(result.outcome),
-        "revision": result.revision,
+        "interface": result.interface,
         "patches": list(result.patches),
         "areas": list(result.areas),
         "run": run.id,

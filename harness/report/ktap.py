@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""KTAP, version 1 (Documentation/dev-tools/ktap.rst, 6.12): a subtest per suite and revision."""
+"""KTAP, version 1 (Documentation/dev-tools/ktap.rst, 6.12): a subtest per suite and interface."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def render(results: Sequence[Result]) -> str:
 def _lines(results: Sequence[Result]) -> Iterator[str]:
     called = names.numbered(_name(names.of(result)) for result in results)
     ordered = sorted(
-        zip(called, results, strict=True), key=lambda each: (each[1].suite, each[1].revision)
+        zip(called, results, strict=True), key=lambda each: (each[1].suite, each[1].interface)
     )
     groups = [
-        (f"{suite}[{revision}]" if revision else suite, list(group))
-        for (suite, revision), group in itertools.groupby(
-            ordered, key=lambda each: (each[1].suite, each[1].revision)
+        (f"{suite}[{interface}]" if interface else suite, list(group))
+        for (suite, interface), group in itertools.groupby(
+            ordered, key=lambda each: (each[1].suite, each[1].interface)
         )
     ]
     yield "KTAP version 1"

@@ -50,7 +50,7 @@ class Result:
     id: str
     """The pytest node id, as a re-run takes it."""
     suite: str
-    revision: str
+    interface: str
     outcome: Outcome
     seconds: float
     description: str = ""

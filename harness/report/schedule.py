@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""How tests are spread over workers: a module's tests of one revision stay together."""
+"""How tests are spread over workers: a module's tests of one interface stay together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
 
-_ID = re.compile(r"^(?P<module>.+?)::.*?(?:\[(?P<revision>[^\]-]+).*\])?$", re.DOTALL)
+_ID = re.compile(r"^(?P<module>.+?)::.*?(?:\[(?P<interface>[^\]-]+).*\])?$", re.DOTALL)
 
 
 def scope(nodeid: str) -> str:
@@ -16,10 +16,10 @@ def scope(nodeid: str) -> str:
     match = _ID.match(nodeid)
     if not match:
         return nodeid
-    return f"{match['module']}[{match['revision'] or ''}]"
+    return f"{match['module']}[{match['interface'] or ''}]"
 
 
-class ModuleRevisionScheduling(LoadScopeScheduling):  # type: ignore[misc]
+class ModuleInterfaceScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """xdist's loadscope, with finer scopes than a module."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -81,7 +81,7 @@ class ResultStream:
                 Result(
                     id=report.nodeid,
                     suite=verdict.suite_of(report.nodeid),
-                    revision="",
+                    interface="",
                     outcome=Outcome.ERROR,
                     seconds=0.0,
                     reason=sanitize.line(f"could not be collected: {last}", verdict.REASON_WIDTH),

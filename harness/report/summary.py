@@ -75,12 +75,12 @@ def _group(pairs: Iterable[tuple[K, Outcome]]) -> dict[K, Counter[Outcome]]:
 
 
 def _suites(results: Sequence[Result], columns: Sequence[Outcome]) -> Table:
-    table = _table("suites", columns, "suite", "revision")
+    table = _table("suites", columns, "suite", "interface")
     table.add_column("time", justify="right")
     times: defaultdict[tuple[str, str], float] = defaultdict(float)
     for result in results:
-        times[result.suite, result.revision] += result.seconds
-    groups = _group(((each.suite, each.revision), each.outcome) for each in results)
+        times[result.suite, result.interface] += result.seconds
+    groups = _group(((each.suite, each.interface), each.outcome) for each in results)
     for key in sorted(groups):
         table.add_row(*key, *_cells(groups[key], columns), f"{times[key]:.1f} s")
     return table

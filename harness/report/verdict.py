@@ -88,7 +88,7 @@ class Phases:
         return Result(
             id=sanitize.line(self.id),
             suite=test.suite,
-            revision=test.revision,
+            interface=test.interface,
             outcome=self.outcome,
             seconds=round(self.seconds, 6),
             description=test.description,

@@ -5,7 +5,7 @@ An issue is found by one of
   pattern   a splat: its head, what the WARN said, or the whole block
   test      a test that fails there (and, with `fails`, for that reason)
   skips     the reason for which tests skip: they still skip, and say which issue it is
-and counts only where revisions, kernels and environment say so.
+and counts only where interfaces, kernels and environment say so.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HINT = "kernels/known-issues.toml explains its form"
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,60}")
 _FIELDS = (
     *("id", "pattern", "test", "fails", "skips", "strict"),
-    *("revisions", "kernels", "environment", "reason", "link"),
+    *("interfaces", "kernels", "environment", "reason", "link"),
 )
 
 
@@ -35,7 +35,7 @@ class Where:
 
     test: str
     """Node id; "boot::KERNEL" for what a boot printed."""
-    revision: str = ""
+    interface: str = ""
     environment: frozenset[str] = frozenset()
     """The backend's name and Kernel.environment: vng, tcg, stock, snp."""
     release: str = ""
@@ -55,7 +55,7 @@ class KnownIssue:
     """The globs, compiled."""
     fails: re.Pattern[str] | None = None
     skips: re.Pattern[str] | None = None
-    revisions: tuple[str, ...] = ("*",)
+    interfaces: tuple[str, ...] = ("*",)
     kernels: KernelRange | None = None
     environment: frozenset[str] = frozenset()
     strict: bool = True
@@ -67,9 +67,9 @@ class KnownIssue:
         return f"[{self.id}] {self.reason} ({self.link})"
 
     def applies(self, where: Where) -> bool:
-        """Whether it is about this revision, kernel and environment."""
+        """Whether it is about this interface, kernel and environment."""
         return (
-            ("*" in self.revisions or where.revision in self.revisions)
+            ("*" in self.interfaces or where.interface in self.interfaces)
             and (self.kernels is None or self.kernels.holds(where.release))
             and self.environment <= where.environment
         )
@@ -208,7 +208,7 @@ def _issue(values: Values) -> KnownIssue:
         tests=tuple(_glob(each) for each in tests),
         fails=values.regex("fails", re.MULTILINE),
         skips=values.regex("skips", re.MULTILINE),
-        revisions=values.some("revisions") or ("*",),
+        interfaces=values.some("interfaces") or ("*",),
         kernels=_range(values),
         environment=frozenset(values.some("environment")),
         strict=values.flag("strict", default=True),

@@ -62,7 +62,7 @@ def _boot_result(boot: Boot, known: KnownIssues, backend: str) -> Result:
         if boot.interface
         else f"{BOOT}::{boot.kernel}",
         suite=BOOT,
-        revision=boot.interface,
+        interface=boot.interface,
         outcome=judgement.outcome,
         seconds=0.0,
         description="The kernel boots without a warning, and has SNP where its machine does.",

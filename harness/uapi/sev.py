@@ -79,7 +79,7 @@ SNP_POLICY_MASK_VALID = (
     | SNP_POLICY_MASK_DEBUG
     | SNP_POLICY_MASK_SINGLE_SOCKET
 )
-"""Bits that 6.12's KVM lets through; the merged revision answers any other with EINVAL."""
+"""Bits that 6.12's KVM lets through; the merged interface answers any other with EINVAL."""
 
 # GHCB protocol versions of KVM_SEV_INIT2 (arch/x86/kvm/svm/sev.c, 6.12).
 GHCB_VERSION_MIN = 1

@@ -27,4 +27,4 @@ class SevError(KvmIoctlError):
 
 
 class NotSupportedError(Exception):
-    """The revision or the kernel lacks what was asked for; a test that needs it skips."""
+    """The interface or the kernel lacks what was asked for; a test that needs it skips."""

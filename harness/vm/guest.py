@@ -24,7 +24,7 @@ from harness.kernel import Read, TargetTimeoutError, Ticket, Write
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError
-from harness.uapi.revisions import VmsaOrder
+from harness.uapi.interfaces import VmsaOrder
 from harness.vm import boot, exits, launch_digest, layout, mailbox
 from harness.vm.closing import Closing
 from harness.vm.errors import SevError
@@ -287,7 +287,7 @@ class Guest(Closing):
 
         vcpus: created, and measured with the entry as their state.  max_vcpus: how many will
         ever be (default: vcpus).  memory: bytes.  finish: fields of LAUNCH_FINISH.
-        certificates: userspace is to be asked for them (Revision.request_certificates).
+        certificates: userspace is to be asked for them (Interface.request_certificates).
         """
         vm = host.create_vm(vm_type)
         try:
@@ -404,7 +404,7 @@ class Guest(Closing):
     def expected_digest(self) -> bytes:
         """The launch digest that the firmware must have measured."""
         cpus: Sequence[GuestCpu] = self.cpus
-        if self.vm.revision.vmsa_order is VmsaOrder.BOOT_FIRST:
+        if self.vm.interface.vmsa_order is VmsaOrder.BOOT_FIRST:
             cpus = sorted(cpus, key=lambda cpu: cpu.vcpu.id != 0)
         vmsas = [
             launch_digest.entry_vmsa(self.image, cpu.index, vmsa_features=self.vmsa_features)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from harness.kernel import Kernel
 from harness.uapi import kvm as uapi
-from harness.uapi.revisions import Revision
+from harness.uapi.interfaces import Interface
 from harness.uapi.vmsa import X86_CR4_MCE
 from harness.vm.errors import KvmIoctlError
 from harness.vm.sevdev import SevPlatform
@@ -29,11 +29,11 @@ TYPE_NAMES = {
 
 
 class Host:
-    """A kernel with KVM, speaking one revision of the SNP interfaces."""
+    """A kernel with KVM, speaking one of the SNP interfaces."""
 
-    def __init__(self, kernel: Kernel, revision: Revision) -> None:
+    def __init__(self, kernel: Kernel, interface: Interface) -> None:
         self.kernel = kernel
-        self.revision = revision
+        self.interface = interface
         self.vms: list[Vm] = []
         """VMs that were made here and not closed."""
 
@@ -53,7 +53,7 @@ class Host:
     @cached_property
     def sev(self) -> SevPlatform:
         """/dev/sev, opened at first use."""
-        return SevPlatform(self.kernel, self.revision)
+        return SevPlatform(self.kernel, self.interface)
 
     def extension(self, cap: int) -> int:
         """KVM_CHECK_EXTENSION."""

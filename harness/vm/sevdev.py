@@ -8,7 +8,7 @@ from functools import cached_property
 
 from harness.kernel import Kernel
 from harness.uapi import sev as sevapi
-from harness.uapi.revisions import Revision
+from harness.uapi.interfaces import Interface
 from harness.vm.errors import NotSupportedError, SevError
 
 SCRATCH = 1 << 16
@@ -17,9 +17,9 @@ SCRATCH = 1 << 16
 class SevPlatform:
     """The PSP's SNP commands that the host's userspace may issue."""
 
-    def __init__(self, kernel: Kernel, revision: Revision) -> None:
+    def __init__(self, kernel: Kernel, interface: Interface) -> None:
         self.kernel = kernel
-        self.revision = revision
+        self.interface = interface
 
     @cached_property
     def fd(self) -> int:
@@ -71,7 +71,7 @@ class SevPlatform:
         self._issue("SNP_VLEK_LOAD", sevapi.SNP_VLEK_LOAD, struct)
 
     def _attestation(self, name: str, command: int) -> int:
-        if not self.revision.pause_attestation:
+        if not self.interface.pause_attestation:
             raise NotSupportedError(f"{name} exists in v12 only")
         kind = sevapi.sev_user_data_snp_pause_attestation
         return int(kind.from_buffer_copy(self._issue(name, command, kind())).id)

@@ -59,7 +59,7 @@ class Vm(Closing):
     def __init__(self, host: Host, fd: int, type: int) -> None:
         self.host = host
         self.kernel = host.kernel
-        self.revision = host.revision
+        self.interface = host.interface
         self.fd = fd
         self.type = type
         self.vcpus: list[Vcpu] = []
@@ -282,16 +282,16 @@ class Vm(Closing):
         return self.sev("KVM_SEV_SNP_ENABLE_REQ_CERTS", command)
 
     def launch_start(self, *, policy: int = DEFAULT_POLICY, **fields: Any) -> SevResult:
-        """KVM_SEV_SNP_LAUNCH_START; further fields by the revision's own names."""
-        command = self.revision.launch_start
+        """KVM_SEV_SNP_LAUNCH_START; further fields by the interface's own names."""
+        command = self.interface.launch_start
         struct = fill(command.struct, policy=policy, **fields)
         return self.sev("KVM_SEV_SNP_LAUNCH_START", command.id, struct)
 
     def update_struct(
         self, gpa: int, source: int, length: int, type: int, **fields: Any
     ) -> ctypes.Structure:
-        """The revision's structure of LAUNCH_UPDATE."""
-        struct = self.revision.launch_update.struct
+        """The interface's structure of LAUNCH_UPDATE."""
+        struct = self.interface.launch_update.struct
         return fill(struct, gfn_start=gpa >> 12, uaddr=source, len=length, type=type, **fields)
 
     def launch_update(
@@ -312,9 +312,9 @@ class Vm(Closing):
         else:
             source, size = data, length or 4096
         struct = self.update_struct(gpa, source, size, type, **fields)
-        command = self.revision.launch_update
+        command = self.interface.launch_update
         result = self.sev("KVM_SEV_SNP_LAUNCH_UPDATE", command.id, struct)
-        while self.revision.update_writes_progress:
+        while self.interface.update_writes_progress:
             left: Any = command.struct.from_buffer_copy(result.data)
             if not left.len:
                 break
@@ -326,7 +326,7 @@ class Vm(Closing):
 
         id_block, id_auth: bytes, put into the target's memory; further fields by their names.
         """
-        command = self.revision.launch_finish
+        command = self.interface.launch_finish
         at = self.scratch() + SCRATCH // 2
         for name, offset in (("id_block", 0), ("id_auth", 0x1000)):
             data = fields.pop(name, None)
@@ -373,11 +373,11 @@ class Vm(Closing):
 
 
 def fill(kind: type[ctypes.Structure], **fields: Any) -> ctypes.Structure:
-    """Make a structure of a revision; NotSupportedError where it has no such field."""
+    """Make a structure of a interface; NotSupportedError where it has no such field."""
     known = {field[0] for field in kind._fields_}
     for name in fields:
         if name not in known:
-            raise NotSupportedError(f"{kind.__name__} of this revision has no field {name}")
+            raise NotSupportedError(f"{kind.__name__} of this interface has no field {name}")
     struct = kind()
     for name, value in fields.items():
         if isinstance(value, bytes | bytearray | list | tuple):

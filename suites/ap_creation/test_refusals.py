@@ -108,7 +108,7 @@ def test_injection_mode(pair: Guest, mode: int) -> None:
 def test_features_other_than_the_vms(pair: Guest, bit: int) -> None:
     """Features that the VM was not made with are invalid input since Linux 6.15."""
     answer = pair.cpu().ap_creation(1, vmsa_page(1), sev_features=1 | 1 << bit)
-    if pair.vm.revision.ap_features_exact:
+    if pair.vm.interface.ap_features_exact:
         assert answer.malformed == INVALID
         _still_waiting(pair)
     else:
@@ -205,12 +205,12 @@ def test_vmsa_page_is_punched_out(pair: Guest) -> None:
 
 
 def test_guest_cannot_take_a_running_vcpus_state(pair: Guest) -> None:
-    """A refused request for a running AP: what becomes of it is the revision's word."""
+    """A refused request for a running AP: what becomes of it is the interface's word."""
     bring_up(pair, 1)
     assert pair.cpu().ap_creation(1, 3).malformed == INVALID
     running = pair.cpu(1).start()
     settle(pair)
-    if pair.vm.revision.ap_creation_error_stops_target:
+    if pair.vm.interface.ap_creation_error_stops_target:
         kick_out(pair.cpu(1), running)
         assert isinstance(pair.cpu(1).stopped, InterruptedExit)
     else:

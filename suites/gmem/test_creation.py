@@ -74,7 +74,7 @@ def test_overlapping_binding(vm: Vm, offset: int) -> None:
     vm.add_slot(0, 0, SIZE, gmem=gmem)
     with pytest.raises(KvmIoctlError) as caught:
         vm.add_slot(1, HUGE, SIZE, gmem=gmem, gmem_offset=offset)
-    assert caught.value.errno in vm.revision.gmem_bound_errnos
+    assert caught.value.errno in vm.interface.gmem_bound_errnos
 
 
 def test_free_again_after_deletion(vm: Vm) -> None:

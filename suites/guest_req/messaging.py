@@ -10,7 +10,7 @@ from cryptography import x509
 
 from harness.uapi import ghcb as abi
 from harness.uapi.errors import SevFwError
-from harness.uapi.revisions import GuestRequestFailure, Revision
+from harness.uapi.interfaces import GuestRequestFailure, Interface
 from harness.vm import exits, layout
 from harness.vm.attestation import Report
 from harness.vm.guest import Guest, GuestCpu
@@ -66,9 +66,9 @@ class CertificateSource:
         return 0, None
 
 
-def refused(revision: Revision, error: SevFwError) -> int:
+def refused(interface: Interface, error: SevFwError) -> int:
     """SW_EXITINFO2 of a request that the firmware refuses."""
-    return revision.guest_request_generic << 32 | error
+    return interface.guest_request_generic << 32 | error
 
 
 def attempt(
@@ -80,14 +80,14 @@ def attempt(
 
 
 def assert_not_carried(cpu: GuestCpu, left: VmgExitResult | exits.Exit) -> None:
-    """The hypervisor could not carry the request, and said so to whom its revision says it."""
-    revision = cpu.guest.vm.revision
-    if revision.guest_request_failure is GuestRequestFailure.USERSPACE:
+    """The hypervisor could not carry the request, and said so to whom its interface says it."""
+    interface = cpu.guest.vm.interface
+    if interface.guest_request_failure is GuestRequestFailure.USERSPACE:
         assert left == exits.RunError(EIO)
         assert isinstance(cpu.resume(), exits.IoExit)
     else:
         assert isinstance(left, VmgExitResult)
-        assert (left.info1, left.info2) == (0, revision.guest_request_generic << 32)
+        assert (left.info1, left.info2) == (0, interface.guest_request_generic << 32)
 
 
 def report_page(messenger: Messenger, data: bytes = b"", **header: Any) -> bytes:

@@ -71,7 +71,7 @@ def test_unaligned_or_equal(
     """Addresses that are unaligned or equal are refused, and no message is sent."""
     left = attempt(guest.cpu(), request_gpa, response_gpa, code, rax=DATA + 8 * PAGE, rbx=0)
     assert isinstance(left, VmgExitResult)
-    bad_address = guest.vm.revision.guest_request_bad_address
+    bad_address = guest.vm.interface.guest_request_bad_address
     if bad_address is None:
         assert_not_carried(guest.cpu(), left)
     else:
@@ -102,7 +102,7 @@ def test_private_request(guest: Guest, ready: Messenger) -> None:
     made_private(guest, report_page(ready))
     left = attempt(guest.cpu(), PRIVATE, GOOD_RESPONSE)
     assert isinstance(left, VmgExitResult)
-    assert left.info2 == refused(guest.vm.revision, SevFwError.INVALID_PARAM)
+    assert left.info2 == refused(guest.vm.interface, SevFwError.INVALID_PARAM)
     report_of(ready)
 
 

@@ -136,7 +136,7 @@ def test_change_under_way(host: Host, guest: Guest, messenger: Messenger, resume
     assert answer.vmm_error == BUSY
     guest.hooks.ext_guest_request = None
     host.sev.resume_attestation()
-    if host.revision.stale_request_sent:
+    if host.interface.stale_request_sent:
         messenger.seqno += 2
     report_in(extended(messenger))
 
@@ -192,7 +192,7 @@ def test_change_on_another_thread(scheduled: Callable[[int], Host], seed: int) -
             assert other.kernel.wait(ticket)[0].ok
             for messenger, one in zip(messengers, left, strict=True):
                 assert one.info2 in (0, BUSY << 32)
-                if not one.info2 or (other.revision.stale_request_sent and sent(messenger)):
+                if not one.info2 or (other.interface.stale_request_sent and sent(messenger)):
                     messenger.seqno += 2
             assert extended(messengers[0]).vmm_error == BUSY
             other.sev.resume_attestation()

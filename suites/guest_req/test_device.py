@@ -33,7 +33,7 @@ STRUCT = bytes(64)
 @pytest.fixture
 def reader(host: Host) -> Iterator[SevPlatform]:
     """/dev/sev open for reading only."""
-    platform = SevPlatform(host.kernel, host.revision)
+    platform = SevPlatform(host.kernel, host.interface)
     platform.fd = host.kernel.open("/dev/sev", os.O_RDONLY | os.O_CLOEXEC)
     yield platform
     host.kernel.close(platform.fd)

@@ -81,7 +81,7 @@ def test_firmware_refusal(guest: Guest, messenger: Messenger) -> None:
     """A message that the firmware refuses fails the extended request with its error."""
     page = report_page(messenger, seqno=7)
     left = messenger.send_page(page, extended=True, data_gpa=DATA, data_pages=4).exit
-    assert left.info2 == refused(guest.vm.revision, SevFwError.INVALID_PARAM)
+    assert left.info2 == refused(guest.vm.interface, SevFwError.INVALID_PARAM)
     report_in(extended(messenger, pages=4))
 
 
@@ -91,9 +91,9 @@ def test_unaligned_data(guest: Guest, messenger: Messenger, offset: int) -> None
     guest.vm.write_gpa(DATA, PATTERN * 2)
     answer = extended(messenger, gpa=DATA + offset)
     assert not answer.ok
-    revision = guest.vm.revision
-    if revision.userspace_certificates:
-        assert (answer.exit.info1, answer.vmm_error) == (0, revision.guest_request_generic)
+    interface = guest.vm.interface
+    if interface.userspace_certificates:
+        assert (answer.exit.info1, answer.vmm_error) == (0, interface.guest_request_generic)
     else:
         assert answer.exit.malformed == abi.GHCB_ERR_INVALID_INPUT
     assert guest.vm.read_gpa(DATA, 2 * PAGE) == PATTERN * 2

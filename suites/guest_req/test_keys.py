@@ -161,13 +161,13 @@ def test_vmpl_above_the_key(guest: Guest, level: int) -> None:
 def test_payload_size(host: Host, messenger: Messenger, size: int) -> None:
     """A key request of another size than the specification's is refused."""
     answer = messenger.send(MessageType.KEY_REQ, key_request().ljust(size, b"\0")[:size])
-    assert answer.exit.info2 == refused(host.revision, SevFwError.INVALID_PARAM)
+    assert answer.exit.info2 == refused(host.interface, SevFwError.INVALID_PARAM)
     messenger.derived_key()
 
 
 def test_vcek_disabled(host: Host) -> None:
     """A guest that has no use of the VCEK gets no key from it, but its VMRK serves."""
-    finish: dict[str, Any] = {host.revision.finish_key_field: 1}
+    finish: dict[str, Any] = {host.interface.finish_key_field: 1}
     with Guest.launch(host, finish=finish) as guest:
         messenger = Messenger(guest.cpu())
         assert key_response(messenger).status == SevFwError.INVALID_KEY

@@ -32,7 +32,7 @@ def assert_refused(messenger: Messenger, page: bytes, error: SevFwError) -> None
     """The firmware refuses a page and gives no fresh answer; the next good message is answered."""
     guest = messenger.cpu.guest
     left = messenger.send_page(page).exit
-    assert (left.info1, left.info2) == (0, refused(guest.vm.revision, error))
+    assert (left.info1, left.info2) == (0, refused(guest.vm.interface, error))
     try:
         header, _ = unseal(messenger.key, guest.vm.read_gpa(messenger.response, PAGE))
     except MessageError:
@@ -93,7 +93,7 @@ def test_wrong_vmpck(guest: Guest, claimed: int, used: int) -> None:
     payload = report_request(vmpl=3)
     header = MessageHeader(MessageType.REPORT_REQ, len(payload), 1, claimed)
     left = messenger.send_page(seal(other.key, header, payload)).exit
-    assert left.info2 == refused(guest.vm.revision, SevFwError.BAD_MEASUREMENT)
+    assert left.info2 == refused(guest.vm.interface, SevFwError.BAD_MEASUREMENT)
     for one in (messenger, other):
         report_of(one, vmpl=3)
 

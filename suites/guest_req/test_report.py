@@ -150,7 +150,7 @@ def test_reserved_bytes(messenger: Messenger, offset: int) -> None:
 def test_payload_size(host: Host, messenger: Messenger, size: int) -> None:
     """A report request of another size than the specification's is refused."""
     answer = messenger.send(MessageType.REPORT_REQ, report_request().ljust(size, b"\0")[:size])
-    assert answer.exit.info2 == refused(host.revision, SevFwError.INVALID_PARAM)
+    assert answer.exit.info2 == refused(host.interface, SevFwError.INVALID_PARAM)
     report_of(messenger)
 
 
@@ -165,7 +165,7 @@ def test_key_selection(messenger: Messenger) -> None:
 
 def test_vcek_disabled(host: Host) -> None:
     """A guest launched to have no use of the VCEK gets no report signed by it."""
-    finish: dict[str, Any] = {host.revision.finish_key_field: 1}
+    finish: dict[str, Any] = {host.interface.finish_key_field: 1}
     with Guest.launch(host, finish=finish) as guest:
         messenger = Messenger(guest.cpu())
         for select in (0, VCEK):

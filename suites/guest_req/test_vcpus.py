@@ -83,7 +83,7 @@ def test_number_used_by_another_vcpu(smp: Guest) -> None:
     first, second = (Messenger(smp.cpu(index)) for index in range(2))
     report_of(first)
     left = second.send_page(report_page(second)).exit
-    assert left.info2 == refused(smp.vm.revision, SevFwError.INVALID_PARAM)
+    assert left.info2 == refused(smp.vm.interface, SevFwError.INVALID_PARAM)
     second.seqno = first.seqno
     report_of(second)
 
@@ -109,7 +109,7 @@ def test_race_for_a_number(scheduled: Callable[[int], Host], seed: int) -> None:
     with started(scheduled(seed)) as guest:
         messengers = [Messenger(cpu) for cpu in guest.cpus]
         left = race(messengers, [bytes([index]) * 64 for index in range(VCPUS)])
-        refusal = refused(guest.vm.revision, SevFwError.INVALID_PARAM)
+        refusal = refused(guest.vm.interface, SevFwError.INVALID_PARAM)
         assert sorted(one.info2 for one in left) == [0] + [refusal] * (VCPUS - 1)
         winner = next(index for index, one in enumerate(left) if not one.info2)
         assert received(messengers[winner]).report_data == bytes([winner]) * 64

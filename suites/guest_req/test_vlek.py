@@ -105,7 +105,7 @@ def test_vcek_stays(vlek_host: Host) -> None:
 
 def test_guest_that_wants_the_vlek(vlek_host: Host) -> None:
     """A guest that has no use of the VCEK gets reports signed by the VLEK."""
-    finish: dict[str, Any] = {vlek_host.revision.finish_key_field: 1}
+    finish: dict[str, Any] = {vlek_host.interface.finish_key_field: 1}
     with Guest.launch(vlek_host, finish=finish) as guest:
         messenger = Messenger(guest.cpu())
         assert report_of(messenger).signing_key == SIGNED_BY_VLEK

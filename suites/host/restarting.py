@@ -11,7 +11,7 @@ import pytest
 from harness import kexec as program
 from harness.kernel import Kernel
 from harness.linuxguest.placement import place
-from harness.uapi.revisions import Revision
+from harness.uapi.interfaces import Interface
 from harness.vm import layout
 from harness.vm.host import Host
 from suites.launch.launching import launch_guest
@@ -83,9 +83,9 @@ class State:
         return cls(guests, inspector.assigned_pages(), inspector.firmware_pages() or 0)
 
 
-def snp_works(kernel: Kernel, revision: Revision) -> State:
+def snp_works(kernel: Kernel, interface: Interface) -> State:
     """Assert that a guest launches, runs and ends; return what SNP held before and holds after."""
-    host = Host(kernel, revision)
+    host = Host(kernel, interface)
     before = State.of(host)
     assert (before.guests, before.assigned) == (0, 0)
     with launch_guest(host) as guest:

@@ -77,16 +77,16 @@ def test_before_any_guest(host: Host) -> None:
     crash(host.kernel)
     dump(host.kernel)
     reset(host.kernel)
-    snp_works(host.kernel, host.revision)
+    snp_works(host.kernel, host.interface)
 
 
 def test_after_guests(host: Host) -> None:
     """A host whose guests have ended panics: it is dumped, and after the reset SNP works."""
-    snp_works(host.kernel, host.revision)
+    snp_works(host.kernel, host.interface)
     crash(host.kernel)
     dump(host.kernel)
     reset(host.kernel)
-    snp_works(host.kernel, host.revision)
+    snp_works(host.kernel, host.interface)
 
 
 def test_with_a_guest_running(host: Host) -> None:
@@ -95,4 +95,4 @@ def test_with_a_guest_running(host: Host) -> None:
     crash(host.kernel)
     dump(host.kernel)
     reset(host.kernel)
-    snp_works(host.kernel, host.revision)
+    snp_works(host.kernel, host.interface)

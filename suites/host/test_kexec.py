@@ -30,15 +30,15 @@ def test_before_any_guest(fresh: Fresh) -> None:
     """After kexec of a host that has run no guest, SNP guests launch and run."""
     host = fresh()
     kexec(host.kernel)
-    snp_works(host.kernel, host.revision)
+    snp_works(host.kernel, host.interface)
 
 
 def test_after_guests(fresh: Fresh) -> None:
     """After guests have ended, kexec leads to a host that holds in firmware and RMP what it did."""
     host = fresh()
-    before = snp_works(host.kernel, host.revision)
+    before = snp_works(host.kernel, host.interface)
     kexec(host.kernel)
-    assert snp_works(host.kernel, host.revision) == before
+    assert snp_works(host.kernel, host.interface) == before
 
 
 def test_twice(fresh: Fresh) -> None:
@@ -46,7 +46,7 @@ def test_twice(fresh: Fresh) -> None:
     host = fresh()
     for _ in range(2):
         kexec(host.kernel)
-    snp_works(host.kernel, host.revision)
+    snp_works(host.kernel, host.interface)
 
 
 @pytest.mark.splat("RMP violation|Oops: 0003|Fatal exception|__snp_lookup_rmpentry")
@@ -55,4 +55,4 @@ def test_with_a_guest_running(fresh: Fresh) -> None:
     host = fresh()
     running_guest(host)
     kexec(host.kernel)
-    snp_works(host.kernel, host.revision)
+    snp_works(host.kernel, host.interface)

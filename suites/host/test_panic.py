@@ -29,4 +29,4 @@ def test_resets_the_machine(fresh: Fresh, guest: bool) -> None:
     if guest:
         running_guest(host)
     host.kernel.boot_anew(PANIC, NEXT_BOOT, by_reset=True)
-    snp_works(host.kernel, host.revision)
+    snp_works(host.kernel, host.interface)

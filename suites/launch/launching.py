@@ -66,7 +66,7 @@ def start(
     vm: Vm, policy: int = DEFAULT_POLICY, *, sev_fd: int | None = None, **fields: Any
 ) -> Outcome:
     """KVM_SEV_SNP_LAUNCH_START."""
-    command = vm.revision.launch_start
+    command = vm.interface.launch_start
     struct = fill(command.struct, policy=policy, **fields)
     return outcome(vm.sev_call(command.id, struct, sev_fd=sev_fd))
 
@@ -88,7 +88,7 @@ def update_once(
     """
     at = vm.stage(data) if source is None else source
     struct = vm.update_struct(gpa, at, len(data) if length is None else length, type, **fields)
-    return vm.sev_call(vm.revision.launch_update.id, struct, sev_fd=sev_fd)
+    return vm.sev_call(vm.interface.launch_update.id, struct, sev_fd=sev_fd)
 
 
 def update(vm: Vm, gpa: int = BASE, type: int = NORMAL, **more: Any) -> Outcome:
@@ -103,7 +103,7 @@ def finish(vm: Vm, **fields: Any) -> Outcome:
 
 def raw_finish(vm: Vm, **fields: Any) -> Outcome:
     """KVM_SEV_SNP_LAUNCH_FINISH with the structure's own fields only, addresses and all."""
-    command = vm.revision.launch_finish
+    command = vm.interface.launch_finish
     return outcome(vm.sev_call(command.id, fill(command.struct, **fields)))
 
 
@@ -195,15 +195,15 @@ def vcpu_ioctl(kernel: Kernel, fd: int, request: int, arg: Any = b"") -> Result:
 
 def supported_features(host: Host) -> int:
     """The vmsa_features that /dev/kvm says INIT2 takes."""
-    return device_attribute(host, *host.revision.vmsa_features_attribute)
+    return device_attribute(host, *host.interface.vmsa_features_attribute)
 
 
 def policy_bits(host: Host) -> int:
     """The policy bits that KVM lets through, asked of /dev/kvm where it tells them."""
-    if host.revision.policy_bits_attribute is not None:
-        return device_attribute(host, *host.revision.policy_bits_attribute)
-    assert host.revision.policy_valid is not None, "this revision leaves it to the firmware"
-    return host.revision.policy_valid
+    if host.interface.policy_bits_attribute is not None:
+        return device_attribute(host, *host.interface.policy_bits_attribute)
+    assert host.interface.policy_valid is not None, "this interface leaves it to the firmware"
+    return host.interface.policy_valid
 
 
 def device_attribute(host: Host, group: int, attribute: int) -> int:

@@ -45,7 +45,7 @@ def table(*leaves: snp_cpuid_fn, count: int | None = None) -> bytes:
 
 def refused(vm: Vm) -> Outcome:
     """How a page that the firmware corrected is refused."""
-    return vm.revision.update_firmware_errno, SevFwError.INVALID_PARAM
+    return vm.interface.update_firmware_errno, SevFwError.INVALID_PARAM
 
 
 BAD_LEAVES = {

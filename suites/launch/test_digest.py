@@ -12,7 +12,7 @@ from sevsnpmeasure.sev_mode import SevMode
 from sevsnpmeasure.vmsa import VMSA
 
 from harness.uapi import kvm as uapi
-from harness.uapi.revisions import VmsaOrder
+from harness.uapi.interfaces import VmsaOrder
 from harness.uapi.vmsa import SVM_SEV_FEAT_DEBUG_SWAP
 from harness.vm import boot, launch_digest
 from harness.vm.boot import LaunchPages
@@ -298,12 +298,12 @@ def test_cr2_is_not_measured(started: Vm) -> None:
 
 @pytest.mark.parametrize("ids", [(1, 0), (2, 1, 0), (0, 5, 3), (3, 0, 7, 1)], ids=str)
 def test_order_of_vmsas(started: Vm, ids: tuple[int, ...]) -> None:
-    """VMSAs are measured in the revision's order, whatever the ids."""
+    """VMSAs are measured in the interface's order, whatever the ids."""
     vmsas: dict[int, bytes] = {}
     for id in ids:
         regs = uapi.kvm_regs(rip=0x1000 + id, rflags=2)
         vmsas[id] = set_entry(started.create_vcpu(id), regs)
-    order = measured_order(started.vcpus, started.revision.vmsa_order)
+    order = measured_order(started.vcpus, started.interface.vmsa_order)
     digest = launch_digest.launch_digest([], [vmsas[vcpu.id] for vcpu in order])
     assert_measured(started, digest)
 

@@ -90,7 +90,7 @@ def test_flags_must_be_zero(started: Vm) -> None:
 def test_unreadable_structure(started: Vm) -> None:
     """A structure that cannot be read is EFAULT and measures nothing."""
     started.create_vcpu()
-    command = started.revision.launch_finish.id
+    command = started.interface.launch_finish.id
     assert command_at(started, command, BAD_ADDRESS) == (errno.EFAULT, 0)
     assert finish(started) == (0, 0)
 
@@ -98,7 +98,7 @@ def test_unreadable_structure(started: Vm) -> None:
 def test_descriptor_that_is_not_dev_sev(started: Vm) -> None:
     """Without /dev/sev no vCPU is measured and its VMSA stays the host's; then it is as before."""
     vcpu = started.create_vcpu()
-    command = started.revision.launch_finish
+    command = started.interface.launch_finish
     for fd in (-1, started.fd):
         refused = started.sev_call(command.id, command.struct(), sev_fd=fd)
         assert outcome(refused) == (errno.EBADF, 0)
@@ -165,7 +165,7 @@ def test_fpu_after_finish(host: Host) -> None:
 def test_registers_stay_open_when_kvm_refuses(started: Vm) -> None:
     """A LAUNCH_FINISH that fails before the vCPUs are measured leaves their registers open."""
     vcpu = started.create_vcpu()
-    command = started.revision.launch_finish.id
+    command = started.interface.launch_finish.id
     assert command_at(started, command, BAD_ADDRESS) == (errno.EFAULT, 0)
     assert vcpu.get_regs().rflags == 2
 
@@ -230,7 +230,7 @@ def test_report_without_id_block(host: Host) -> None:
 
 def test_vcek_can_be_disabled(host: Host) -> None:
     """A guest that refuses the VCEK gets no report signed by it."""
-    field = host.revision.finish_key_field
+    field = host.interface.finish_key_field
     with launch_guest(host, finish={field: 1}) as guest:
         with pytest.raises(MessageError, match="refused a report"):
             report_of(guest)

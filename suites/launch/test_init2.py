@@ -89,7 +89,7 @@ def test_plain_sev_takes_no_vmsa_features(host: Host) -> None:
 
 def test_unknown_device_attribute(host: Host) -> None:
     """/dev/kvm refuses attributes that it does not have with ENXIO."""
-    group, _ = host.revision.vmsa_features_attribute
+    group, _ = host.interface.vmsa_features_attribute
     for attribute in (7, 1 << 40):
         request = bytes(uapi.kvm_device_attr(group=group, attr=attribute))
         for ioctl in (uapi.KVM_HAS_DEVICE_ATTR, uapi.KVM_GET_DEVICE_ATTR):
@@ -100,7 +100,7 @@ def test_unknown_device_attribute(host: Host) -> None:
 @pytest.mark.parametrize("version", [0, 1, 2])
 def test_known_ghcb_versions(vm: Vm, version: int) -> None:
     """GHCB versions 1 and 2, and 0 for the default, are accepted; 1 while SNP may have it."""
-    refused = version == 1 and not vm.revision.ghcb_version_1
+    refused = version == 1 and not vm.interface.ghcb_version_1
     assert init2(vm, ghcb_version=version) == ((errno.EINVAL, 0) if refused else (0, 0))
 
 
@@ -138,7 +138,7 @@ def test_guest_is_offered_ghcb_version_2(host: Host) -> None:
 
 def test_twice(initialised: Vm) -> None:
     """KVM_SEV_INIT2 on an initialised VM is refused, and the launch goes on."""
-    expected = initialised.revision.legacy_command_errno or errno.EINVAL
+    expected = initialised.interface.legacy_command_errno or errno.EINVAL
     assert init2(initialised) == (expected, 0)
     assert start(initialised) == (0, 0)
 
@@ -193,7 +193,7 @@ def test_old_initialisations_before_init2(vm: Vm, command: int) -> None:
 @pytest.mark.parametrize("command", [sevapi.KVM_SEV_INIT, sevapi.KVM_SEV_ES_INIT])
 def test_old_initialisations_after_init2(initialised: Vm, command: int) -> None:
     """KVM_SEV_INIT and KVM_SEV_ES_INIT are refused on an initialised SNP VM."""
-    expected = initialised.revision.legacy_command_errno or errno.EINVAL
+    expected = initialised.interface.legacy_command_errno or errno.EINVAL
     result = initialised.sev_call(command)
     assert (result.errno, result.fw_error) == (expected, 0)
 
@@ -211,7 +211,7 @@ def test_commands_of_sev_guests_before_start(initialised: Vm, command: int) -> N
 def test_commands_of_sev_guests_never_reach_the_firmware(started: Vm, command: int) -> None:
     """KVM itself refuses the commands of SEV and SEV-ES guests on an SNP VM."""
     result = started.sev_call(command, bytes(64))
-    assert result.errno == started.revision.legacy_command_errno
+    assert result.errno == started.interface.legacy_command_errno
     assert result.fw_error == 0
 
 
@@ -224,12 +224,12 @@ def test_unknown_commands(initialised: Vm, command: int) -> None:
 
 def test_snp_commands_on_other_guests(host: Host) -> None:
     """The SNP launch commands are refused on SEV and SEV-ES guests."""
-    revision = host.revision
+    interface = host.interface
     for type in (uapi.KVM_X86_SEV_VM, uapi.KVM_X86_SEV_ES_VM):
         with host.create_vm(type) as vm:
             assert init2(vm) == (0, 0)
             assert start(vm) == (errno.ENOTTY, 0)
-            update = vm.sev_call(revision.launch_update.id, revision.launch_update.struct())
+            update = vm.sev_call(interface.launch_update.id, interface.launch_update.struct())
             assert update.errno == errno.EINVAL
-            finish = vm.sev_call(revision.launch_finish.id, revision.launch_finish.struct())
+            finish = vm.sev_call(interface.launch_finish.id, interface.launch_finish.struct())
             assert finish.errno == errno.ENOTTY

@@ -82,7 +82,7 @@ class Racing:
 
 def racing_finish(vm: Vm, thread: int = 40) -> Racing:
     """Queue LAUNCH_FINISH."""
-    command = vm.revision.launch_finish
+    command = vm.interface.launch_finish
     return Racing.start(vm, thread, command.id, command.struct())
 
 
@@ -259,7 +259,7 @@ def test_two_starts(scheduled: Callable[[int], Host], seed: int) -> None:
     host = scheduled(seed)
     vm = host.create_vm(uapi.KVM_X86_SNP_VM)
     vm.sev_init2()
-    command = vm.revision.launch_start
+    command = vm.interface.launch_start
     struct = fill(command.struct, policy=DEFAULT_POLICY)
     racers = [Racing.start(vm, thread, command.id, struct) for thread in (1, 2)]
     codes = sorted(racer.end().errno for racer in racers)
@@ -275,13 +275,13 @@ def test_two_updates_of_one_range(scheduled: Callable[[int], Host], seed: int) -
     """Of two LAUNCH_UPDATEs of one range one loads it; each page is measured once."""
     host = scheduled(seed)
     vm = started_vm(host)
-    command = vm.revision.launch_update
+    command = vm.interface.launch_update
     racers = []
     for thread in (1, 2):
         struct = vm.update_struct(BASE, 0, 8 * PAGE, ZERO)
         racers.append(Racing.start(vm, thread, command.id, struct))
     codes = sorted(racer.end().errno for racer in racers)
-    assert codes == [0, vm.revision.update_assigned_errno]
+    assert codes == [0, vm.interface.update_assigned_errno]
     digest = launch_digest.launch_digest([LaunchPages(BASE, bytes(8 * PAGE), ZERO)], [])
     assert finish(vm, **id_fields(digest)) == (0, 0)
     vm.close()
@@ -293,12 +293,12 @@ def test_update_against_finish(scheduled: Callable[[int], Host], seed: int) -> N
     """A LAUNCH_UPDATE that races the end of the launch is done before it or refused after it."""
     host = scheduled(seed)
     vm = started_vm(host, vcpus=1)
-    command = vm.revision.launch_update
+    command = vm.interface.launch_update
     struct = vm.update_struct(BASE, 0, 8 * PAGE, ZERO)
     racer = Racing.start(vm, 1, command.id, struct)
     done = racing_finish(vm).end()
     assert (done.errno, done.fw_error) == (0, 0)
-    late = (vm.revision.update_firmware_errno, SevFwError.INVALID_GUEST_STATE)
+    late = (vm.interface.update_firmware_errno, SevFwError.INVALID_GUEST_STATE)
     result = racer.end()
     outcome = result.errno, result.fw_error
     assert outcome in ((0, 0), late)
@@ -341,11 +341,11 @@ def test_update_against_conversion(scheduled: Callable[[int], Host], seed: int) 
     """Pages converted to shared while they are loaded are loaded or not, and never leaked."""
     host = scheduled(seed)
     vm = started_vm(host)
-    command = vm.revision.launch_update
+    command = vm.interface.launch_update
     racer = Racing.start(vm, 1, command.id, vm.update_struct(BASE, 0, 8 * PAGE, ZERO))
     convert = vm.attributes_op(BASE, 8 * PAGE, private=False)
     ticket = vm.kernel.start([convert], thread=vm.thread_base + 2)
-    assert racer.end().errno in (0, vm.revision.update_not_private_errno)
+    assert racer.end().errno in (0, vm.interface.update_not_private_errno)
     assert vm.kernel.wait(ticket)[-1].ok
     vm.close()
     assert_nothing_left(host)
@@ -361,7 +361,7 @@ def test_conversion_waits_for_an_update(scheduled: Callable[[int], Host], seed: 
     add_private(vm, MANY)
     vm.launch_start()
     struct: Any = vm.update_struct(BASE, 0, MANY * PAGE, ZERO)
-    racer = Racing.start(vm, 1, vm.revision.launch_update.id, struct)
+    racer = Racing.start(vm, 1, vm.interface.launch_update.id, struct)
     for _ in range(seed):
         vm.kernel.ioctl(host.fd, uapi.KVM_GET_API_VERSION)  # some time for the first pages
     convert = vm.attributes_op(BASE, MANY * PAGE, private=False)
@@ -370,7 +370,7 @@ def test_conversion_waits_for_an_update(scheduled: Callable[[int], Host], seed: 
     assert vm.kernel.wait(ticket)[-1].ok
     left = type(struct).from_buffer_copy(result.data)
     outcome = result.errno, left.len // PAGE
-    assert outcome in ((0, 0), (vm.revision.update_not_private_errno, MANY))
+    assert outcome in ((0, 0), (vm.interface.update_not_private_errno, MANY))
     vm.close()
     assert_nothing_left(host)
 
@@ -389,7 +389,7 @@ def test_hole_waits_for_an_update(scheduled: Callable[[int], Host], seed: int) -
     vm.launch_start()
     before = inspector.assigned_pages()
     struct = vm.update_struct(BASE, 0, MANY * PAGE, ZERO)
-    racer = Racing.start(vm, 1, vm.revision.launch_update.id, struct)
+    racer = Racing.start(vm, 1, vm.interface.launch_update.id, struct)
     for _ in range(seed):
         vm.kernel.ioctl(host.fd, uapi.KVM_GET_API_VERSION)  # some time for the first pages
     hole = Fallocate(gmem.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, MANY * PAGE)
@@ -406,11 +406,11 @@ def test_hole_waits_for_an_update(scheduled: Callable[[int], Host], seed: int) -
 
 def launch_ops(vm: Vm, thread: int, data: bytes) -> list[Op]:
     """A whole launch as one batch."""
-    revision = vm.revision
+    interface = vm.interface
     source = vm.stage(data)
     structs: Sequence[tuple[int, Any]] = [
-        (revision.launch_start.id, fill(revision.launch_start.struct, policy=DEFAULT_POLICY)),
-        (revision.launch_update.id, vm.update_struct(BASE, source, len(data), NORMAL)),
+        (interface.launch_start.id, fill(interface.launch_start.struct, policy=DEFAULT_POLICY)),
+        (interface.launch_update.id, vm.update_struct(BASE, source, len(data), NORMAL)),
     ]
     return [
         op

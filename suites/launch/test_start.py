@@ -9,7 +9,7 @@ import pytest
 
 from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError
-from harness.uapi.revisions import Revision
+from harness.uapi.interfaces import Interface
 from harness.vm import layout
 from harness.vm.host import Host
 from harness.vm.vm import DEFAULT_POLICY, Vm
@@ -54,14 +54,14 @@ ACCEPTED = {
 }
 
 
-def refusal(revision: Revision, policy: int) -> Outcome:
-    """Who refuses a bad policy: KVM where the revision looks at the bit, else the firmware.
+def refusal(interface: Interface, policy: int) -> Outcome:
+    """Who refuses a bad policy: KVM where the interface looks at the bit, else the firmware.
 
     A single socket is a limit that the firmware can keep, where KVM lets it through.
     """
-    unknown = 0 if revision.policy_valid is None else policy & ~revision.policy_valid
-    missing = revision.policy_required & ~policy
-    if unknown or missing or policy & revision.policy_refused:
+    unknown = 0 if interface.policy_valid is None else policy & ~interface.policy_valid
+    missing = interface.policy_required & ~policy
+    if unknown or missing or policy & interface.policy_refused:
         return errno.EINVAL, 0
     if policy == SMT | MBO | SINGLE_SOCKET:
         return 0, 0
@@ -80,14 +80,14 @@ def test_bad_policy(initialised: Vm, policy: int) -> None:
 
     A limit to one socket is kept by a machine of one socket, where KVM leaves that to the firmware.
     """
-    assert start(initialised, policy) == refusal(initialised.revision, policy)
+    assert start(initialised, policy) == refusal(initialised.interface, policy)
 
 
 @pytest.mark.parametrize("bit", range(FIRST_RESERVED_BIT, 64, 5))
 def test_reserved_policy_bits(initialised: Vm, bit: int) -> None:
     """A policy with a reserved bit set is refused."""
     policy = DEFAULT_POLICY | 1 << bit
-    assert start(initialised, policy) == refusal(initialised.revision, policy)
+    assert start(initialised, policy) == refusal(initialised.interface, policy)
 
 
 @pytest.mark.needs("policy_valid")
@@ -138,12 +138,12 @@ def test_again_after_kvm_refused(initialised: Vm, policy: int) -> None:
 
     v12 makes the context before it looks, and every later start is refused.
     """
-    refused = refusal(initialised.revision, policy)
+    refused = refusal(initialised.interface, policy)
     assert start(initialised, policy) == refused
     if refused != (errno.EINVAL, 0):
         assert start(initialised) == ((errno.EINVAL, 0) if refused == (0, 0) else (0, 0))
         return
-    good = initialised.revision.policy_checked_first
+    good = initialised.interface.policy_checked_first
     assert start(initialised) == ((0, 0) if good else (errno.EINVAL, 0))
 
 
@@ -187,7 +187,7 @@ def test_flags_must_be_zero(initialised: Vm) -> None:
 
 def test_unreadable_structure(initialised: Vm) -> None:
     """A structure that cannot be read is EFAULT and leaves no context behind."""
-    command = initialised.revision.launch_start.id
+    command = initialised.interface.launch_start.id
     assert command_at(initialised, command, 0x1000) == (errno.EFAULT, 0)
     assert start(initialised) == (0, 0)
 

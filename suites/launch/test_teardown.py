@@ -328,7 +328,7 @@ def test_end_flushes_caches(host: Host, vcpus: int) -> None:
     before = inspector.counters()
     vm.close()
     after = inspector.counters()
-    assert (after["wbinvd"] > before["wbinvd"]) == vm.revision.end_flushes_caches
+    assert (after["wbinvd"] > before["wbinvd"]) == vm.interface.end_flushes_caches
     pages = [each.get("clflush", 0) + each.get("page_flush", 0) for each in (before, after)]
     assert pages[1] - pages[0] >= vcpus
     assert bool(vcpus) == (pages[1] > pages[0])

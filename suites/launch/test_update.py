@@ -42,7 +42,7 @@ BAD_ADDRESS = 0x1000
 
 def returned(vm: Vm, result: SevResult) -> Any:
     """The structure of LAUNCH_UPDATE as KVM left it."""
-    return vm.revision.launch_update.struct.from_buffer_copy(result.data)
+    return vm.interface.launch_update.struct.from_buffer_copy(result.data)
 
 
 def assigned(gmem: GuestMemfd) -> list[int]:
@@ -112,7 +112,7 @@ def test_zero_pages_need_no_source(started: Vm) -> None:
 def test_source_need_not_be_aligned(started: Vm) -> None:
     """The source may lie anywhere in the process's memory, or must be aligned (Linux 7.0)."""
     source = started.stage(bytes(2 * PAGE))
-    anywhere = (0, 0) if started.revision.update_any_source else (errno.EINVAL, 0)
+    anywhere = (0, 0) if started.interface.update_any_source else (errno.EINVAL, 0)
     for number, offset in enumerate((0x123, 1, PAGE - 1), 1):
         gpa = BASE + number * PAGE
         assert update(started, gpa, source=source + offset, length=PAGE) == anywhere
@@ -121,7 +121,7 @@ def test_source_need_not_be_aligned(started: Vm) -> None:
 
 def test_zero_length(started: Vm) -> None:
     """An empty range loads nothing, as an error or without: the page can still be loaded."""
-    empty = (0, 0) if started.revision.update_any_source else (errno.EINVAL, 0)
+    empty = (0, 0) if started.interface.update_any_source else (errno.EINVAL, 0)
     assert update(started, data=b"") == empty
     assert update(started) == (0, 0)
 
@@ -183,7 +183,7 @@ def test_failure_behind_the_first_page(started: Vm) -> None:
     left = returned(started, result)
     assert (left.gfn_start, left.len) == (BASE // PAGE + 3, 3 * PAGE)
     rest = update(started, BASE + 3 * PAGE, ZERO, source=0, length=3 * PAGE)
-    assert rest == (started.revision.update_assigned_errno, 0)
+    assert rest == (started.interface.update_assigned_errno, 0)
 
 
 @pytest.mark.needs("update_writes_progress")
@@ -192,7 +192,7 @@ def test_signal_in_the_middle(initialised: Vm) -> None:
     npages = 4096
     add_private(initialised, npages)
     initialised.launch_start()
-    kernel, command = initialised.kernel, initialised.revision.launch_update
+    kernel, command = initialised.kernel, initialised.interface.launch_update
     thread = initialised.thread_base + 1
     struct: Any = initialised.update_struct(BASE, 0, npages * PAGE, ZERO)
     ops = initialised.sev_ops(command.id, bytes(struct), thread=thread)
@@ -211,12 +211,12 @@ def test_signal_in_the_middle(initialised: Vm) -> None:
     more = update_once(initialised, at, ZERO, source=0, length=min(10, npages - done) * PAGE)
     assert more.errno == 0
     for loaded in {BASE, at - PAGE} if done else ():
-        assert update(initialised, loaded)[0] == initialised.revision.update_assigned_errno
+        assert update(initialised, loaded)[0] == initialised.interface.update_assigned_errno
 
 
 def started_too_late(vm: Vm) -> int:
     """Errno where the signal was there before the first page."""
-    return vm.revision.update_errno or errno.EINTR
+    return vm.interface.update_errno or errno.EINTR
 
 
 # -- refusals ------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_before_init2_and_start(vm: Vm) -> None:
 def test_memory_that_is_not_private(started: Vm) -> None:
     """A page without the private attribute is refused and stays with the host."""
     started.set_memory_attributes(BASE, PAGE, private=False)
-    assert update(started) == (started.revision.update_not_private_errno, 0)
+    assert update(started) == (started.interface.update_not_private_errno, 0)
     started.set_memory_attributes(BASE, PAGE, private=True)
     assert update(started) == (0, 0)
 
@@ -271,7 +271,7 @@ def test_no_slot(started: Vm, gpa: int) -> None:
 def test_frame_number_beyond_all_memory(started: Vm) -> None:
     """A gfn whose address has no 64 bits is refused."""
     source = started.stage(bytes(PAGE))
-    command = started.revision.launch_update
+    command = started.interface.launch_update
     struct: Any = started.update_struct(0, source, PAGE, NORMAL)
     for gfn in (1 << 52, (1 << 64) - 1):
         struct.gfn_start = gfn
@@ -288,13 +288,13 @@ def test_slot_without_guest_memfd(started: Vm) -> None:
 
 def test_unreadable_structure(started: Vm) -> None:
     """A structure that cannot be read is EFAULT."""
-    command = started.revision.launch_update.id
+    command = started.interface.launch_update.id
     assert command_at(started, command, BAD_ADDRESS) == (errno.EFAULT, 0)
 
 
 def test_unreadable_source(started: Vm) -> None:
     """A source that cannot be read is refused, and the page can be loaded afterwards."""
-    expected = started.revision.update_errno or errno.EFAULT
+    expected = started.interface.update_errno or errno.EFAULT
     assert update(started, source=BAD_ADDRESS, length=PAGE) == (expected, 0)
     assert update(started) == (0, 0)
 
@@ -303,16 +303,16 @@ def test_unreadable_source(started: Vm) -> None:
 def test_no_source(started: Vm, name: str) -> None:
     """A page with content needs a source, and asking without one makes no kernel warn."""
     outcome = update(started, BASE, PAGE_TYPES[name], source=0, length=PAGE)
-    if not started.revision.update_any_source:
+    if not started.interface.update_any_source:
         assert outcome == (errno.EINVAL, 0)
-    assert outcome[0] in (started.revision.update_errno, errno.EINVAL, errno.EFAULT)
+    assert outcome[0] in (started.interface.update_errno, errno.EINVAL, errno.EFAULT)
     assert outcome[1] == 0
 
 
 def test_already_assigned(started: Vm) -> None:
     """A zero page over a page of the guest is no second page of it."""
     assert update(started) == (0, 0)
-    expected = (started.revision.update_assigned_errno, 0)
+    expected = (started.interface.update_assigned_errno, 0)
     assert update(started, BASE, ZERO, source=0, length=PAGE) == expected
 
 
@@ -321,7 +321,7 @@ def test_already_assigned(started: Vm) -> None:
 def test_already_assigned_by_type(started: Vm, type: int) -> None:
     """A page of the guest cannot be loaded again, whatever the type."""
     assert update(started) == (0, 0)
-    expected = (started.revision.update_assigned_errno, 0)
+    expected = (started.interface.update_assigned_errno, 0)
     assert update(started, BASE, type, data=b"\xa5" * PAGE) == expected
 
 
@@ -339,7 +339,7 @@ def test_already_assigned_keeps_its_content(started: Vm, gmem: GuestMemfd) -> No
 
 def test_descriptor_that_is_not_dev_sev(started: Vm) -> None:
     """Without /dev/sev the page is given back to the host, and can be loaded with it."""
-    expected = started.revision.update_errno or errno.EBADF
+    expected = started.interface.update_errno or errno.EBADF
     assert update(started, sev_fd=-1)[0] == expected
     assert update(started, sev_fd=started.fd)[0] == expected
     assert update(started) == (0, 0)
@@ -358,7 +358,7 @@ def test_refused_pages_go_back_to_the_host(started: Vm, gmem: GuestMemfd) -> Non
 
 def test_after_finish(finished: Vm) -> None:
     """The firmware refuses pages for a guest that is launched, and the page goes back."""
-    expected = (finished.revision.update_firmware_errno, SevFwError.INVALID_GUEST_STATE)
+    expected = (finished.interface.update_firmware_errno, SevFwError.INVALID_GUEST_STATE)
     for type in PAGE_TYPES.values():
         assert update(finished, BASE + 8 * PAGE, type) == expected
     assert finish(finished)[0]

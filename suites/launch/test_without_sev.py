@@ -51,12 +51,12 @@ def vm(plain: Host, request: pytest.FixtureRequest) -> Iterator[Vm]:
 
 
 def command_id(vm: Vm, name: str) -> int:
-    """The id of a command; those of the SNP launch differ between revisions."""
-    revision = vm.revision
+    """The id of a command; those of the SNP launch differ between interfaces."""
+    interface = vm.interface
     launch = {
-        "start": revision.launch_start,
-        "update": revision.launch_update,
-        "finish": revision.launch_finish,
+        "start": interface.launch_start,
+        "update": interface.launch_update,
+        "finish": interface.launch_finish,
     }
     return launch[name].id if name in launch else int(getattr(sevapi, name))
 

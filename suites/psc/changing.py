@@ -45,7 +45,7 @@ def entry(gpa: int, op: PscOp, *, large: bool = False, done: int = 0) -> PscEntr
 
 def refusal(guest: Guest) -> int:
     """Userspace's answer to a page state change that it refuses."""
-    return -1 if guest.vm.revision.psc_results is None else errno.EINVAL
+    return -1 if guest.vm.interface.psc_results is None else errno.EINVAL
 
 
 def asked(guest: Guest) -> list[PscRequest]:

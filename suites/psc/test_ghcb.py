@@ -44,7 +44,7 @@ def test_unregistered_page(guest: Guest) -> None:
     KVM_RUN does, with EINVAL, or (Linux 7.2) the guest is told that its page is not registered.
     """
     cpu = guest.cpu()
-    reason = guest.vm.revision.unregistered_ghcb
+    reason = guest.vm.interface.unregistered_ghcb
     if reason is not None:
         event = Command(Op.VMGEXIT, (abi.SVM_VMGEXIT_HV_FEATURES, 0, 0))
         other, own = (

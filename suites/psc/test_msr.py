@@ -87,10 +87,10 @@ def test_userspace_refuses(guest: Guest, error: int) -> None:
     Since Linux 7.1 only EINVAL and EAGAIN do so; any other answer fails KVM_RUN with EINVAL.
     """
     guest.hooks.psc = lambda cpu, request: error
-    revision = guest.vm.revision
-    if error >> 32 == 1 and revision.userspace_walks_psc_lists:
+    interface = guest.vm.interface
+    if error >> 32 == 1 and interface.userspace_walks_psc_lists:
         pytest.skip("the answer of an MSR request is 32 bits wide")
-    if revision.psc_results is not None and error not in revision.psc_results:
+    if interface.psc_results is not None and error not in interface.psc_results:
         guest.cpu().vmgexit_msr(msr(A, PscOp.SHARED))
         assert guest.cpu().stopped == RunError(errno.EINVAL)
         return

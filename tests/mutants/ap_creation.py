@@ -198,9 +198,9 @@ MUTANTS: Final = (
         _CREATE + "reset_hold_says_that_it_was_a_sipi",
     ),
     _mutant(
-        "a refused request stops the target in no revision",
+        "a refused request stops the target in no interface",
         _AP,
-        "if vm.revision.ap_creation_error_stops_target:",
+        "if vm.interface.ap_creation_error_stops_target:",
         "if False:",
         _REFUSALS + "guest_cannot_take_a_running_vcpus_state",
     ),

@@ -63,8 +63,8 @@ _CARRIED = (
     _mutant(
         "failure is not userspace's",
         _GUEST_REQ,
-        "            raise KvmError(errno.EIO)\n        return revision",
-        "            return 0, 0\n        return revision",
+        "            raise KvmError(errno.EIO)\n        return interface",
+        "            return 0, 0\n        return interface",
         "addresses.py::test_request_without_memory",
     ),
     _mutant(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Breakages of what KVM has since 6.12: a suite's branch for a later revision must see them."""
+"""Breakages of what KVM has since 6.12: a suite's branch for a later interface must see them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LAUNCH = (
     _mutant(
         "SNP guests of GHCB version 1",
         "sev.py",
-        "and not vm.revision.ghcb_version_1:",
+        "and not vm.interface.ghcb_version_1:",
         "and False:",
         "launch/test_init2.py::test_known_ghcb_versions",
     ),
@@ -34,8 +34,8 @@ _LAUNCH = (
     _mutant(
         "published policy bits are refused",
         "sev.py",
-        "return kvm.revision.policy_valid or 0 if",
-        "return (kvm.revision.policy_valid or 0) | 1 << 21 if",
+        "return kvm.interface.policy_valid or 0 if",
+        "return (kvm.interface.policy_valid or 0) | 1 << 21 if",
         "launch/test_start.py::test_policy_bits_that_kvm_publishes",
         "launch/test_start.py::test_policy_bits_that_kvm_does_not_know",
     ),
@@ -70,7 +70,7 @@ _LAUNCH = (
     _mutant(
         "LAUNCH_FINISH locks no vCPU",
         "launch.py",
-        "for vcpu in vm.vcpus if revision.finish_locks_vcpus else ():",
+        "for vcpu in vm.vcpus if interface.finish_locks_vcpus else ():",
         "for vcpu in ():",
         "launch/test_races.py::test_accepted_registers_are_measured",
     ),
@@ -80,7 +80,7 @@ _TEARDOWN = (
     _mutant(
         "the end of a VM flushes all caches",
         "sev.py",
-        "if vm.revision.end_flushes_caches:",
+        "if vm.interface.end_flushes_caches:",
         "if True:",
         "launch/test_teardown.py::test_end_flushes_caches",
     ),
@@ -119,21 +119,21 @@ _EVENTS = (
     _mutant(
         "AP features need not be the VM's",
         "ap.py",
-        "fixed = ALL_FEATURES if vm.revision.ap_features_exact else",
+        "fixed = ALL_FEATURES if vm.interface.ap_features_exact else",
         "fixed =",
         "ap_creation/test_refusals.py::test_features_other_than_the_vms",
     ),
     _mutant(
         "addresses of messages are missing input",
         "vmgexit.py",
-        "return vcpu.vm.revision.guest_request_bad_address or 0",
+        "return vcpu.vm.interface.guest_request_bad_address or 0",
         "return int(abi.GHCB_ERR_MISSING_INPUT)",
         "guest_req/test_addresses.py::test_unaligned_or_equal",
     ),
     _mutant(
         "a file may be bound twice by its old error",
         "gmem.py",
-        "raise KvmError(self.vm.revision.gmem_bound_errnos[0])",
+        "raise KvmError(self.vm.interface.gmem_bound_errnos[0])",
         "raise KvmError(errno.EINVAL)",
         "gmem/test_creation.py::test_overlapping_binding",
     ),
@@ -165,7 +165,7 @@ _CERTS = (
         "userspace is asked unless it wants to",
         "guest_req.py",
         "if vcpu.vm.sev.certificates:",
-        "if vcpu.vm.revision.request_certificates:",
+        "if vcpu.vm.interface.request_certificates:",
         _CERTIFICATES + "nobody_is_asked_unless_enabled",
     ),
     _mutant(

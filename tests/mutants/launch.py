@@ -83,7 +83,7 @@ _INIT2 = (
     _mutant(
         "INIT2 of an SNP guest twice is no EPERM",
         _KVM + "sev.py",
-        "and cmd.id < revision.launch_start.id",
+        "and cmd.id < interface.launch_start.id",
         "and cmd.id < abi.KVM_SEV_INIT2",
         "init2.py::test_twice",
     ),
@@ -104,7 +104,7 @@ _INIT2 = (
     _mutant(
         "VMSA features at the merged attribute only",
         _KVM + "sev.py",
-        "(attribute.group, attribute.attr) == kvm.revision.vmsa_features_attribute",
+        "(attribute.group, attribute.attr) == kvm.interface.vmsa_features_attribute",
         "(attribute.group, attribute.attr) == (1, 0)",
         "init2.py::test_supported_vmsa_features_are_accepted",
     ),
@@ -121,30 +121,30 @@ _START = (
     _mutant(
         "START ignores flags",
         _KVM + "launch.py",
-        "if revision.launch_flags and params.flags:\n"
-        "        raise KvmError(errno.EINVAL)\n    if revision.policy_checked_first:",
-        "if revision.policy_checked_first:",
+        "if interface.launch_flags and params.flags:\n"
+        "        raise KvmError(errno.EINVAL)\n    if interface.policy_checked_first:",
+        "if interface.policy_checked_first:",
         "start.py::test_flags_must_be_zero",
     ),
     _mutant(
         "policy needs only one of its required bits",
         _KVM + "launch.py",
-        "if policy & revision.policy_required != revision.policy_required:",
-        "if not policy & revision.policy_required:",
+        "if policy & interface.policy_required != interface.policy_required:",
+        "if not policy & interface.policy_required:",
         "start.py::test_bad_policy",
     ),
     _mutant(
         "policy SINGLE_SOCKET is let through",
         _KVM + "launch.py",
-        "if policy & revision.policy_refused:",
-        "if policy & revision.policy_refused & 1:",
+        "if policy & interface.policy_refused:",
+        "if policy & interface.policy_refused & 1:",
         "start.py::test_bad_policy",
     ),
     _mutant(
         "policy looked at as 32 bits",
         _KVM + "launch.py",
-        "policy & ~revision.policy_valid:",
-        "policy & ~revision.policy_valid & 0xFFFFFFFF:",
+        "policy & ~interface.policy_valid:",
+        "policy & ~interface.policy_valid & 0xFFFFFFFF:",
         "start.py::test_policy_bits_that_kvm_does_not_know",
     ),
     _mutant(
@@ -223,8 +223,8 @@ _UPDATE = (
     _mutant(
         "UPDATE ignores flags",
         _KVM + "launch.py",
-        "(revision.launch_flags and params.flags)",
-        "(revision.launch_flags and params.flags & 1)",
+        "(interface.launch_flags and params.flags)",
+        "(interface.launch_flags and params.flags & 1)",
         "update.py::test_flags_must_be_zero",
     ),
     _mutant(
@@ -258,8 +258,8 @@ _UPDATE = (
     _mutant(
         "failure at the first page is success",
         _KVM + "launch.py",
-        "if done and self._vm.revision.update_writes_progress:",
-        "if self._vm.revision.update_writes_progress:",
+        "if done and self._vm.interface.update_writes_progress:",
+        "if self._vm.interface.update_writes_progress:",
         "update.py::test_already_assigned",
     ),
     _mutant(
@@ -373,8 +373,8 @@ _FINISH = (
     _mutant(
         "VCEK cannot be disabled",
         _KVM + "launch.py",
-        "getattr(params, revision.finish_key_field) & 1",
-        "getattr(params, revision.finish_key_field) & 0",
+        "getattr(params, interface.finish_key_field) & 1",
+        "getattr(params, interface.finish_key_field) & 0",
         "finish.py::test_vcek_can_be_disabled",
     ),
     _mutant(

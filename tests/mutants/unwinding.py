@@ -47,7 +47,7 @@ MUTANTS: Final = (
     _mutant(
         "the end of a guest flushes no caches",
         "sev.py",
-        "    if vm.revision.end_flushes_caches:\n        kvm.ccp.wbinvd()\n",
+        "    if vm.interface.end_flushes_caches:\n        kvm.ccp.wbinvd()\n",
         "",
         "launch/test_teardown.py::test_end_flushes_caches",
     ),
@@ -61,7 +61,7 @@ MUTANTS: Final = (
     _mutant(
         "LAUNCH_UPDATE does not look at signals",
         "launch.py",
-        "if self._call.task.signal_pending and vm.revision.update_writes_progress:",
+        "if self._call.task.signal_pending and vm.interface.update_writes_progress:",
         "if False:",
         "launch/test_update.py::test_signal_in_the_middle",
     ),

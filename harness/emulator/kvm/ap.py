@@ -36,13 +36,13 @@ def _create(vcpu: Vcpu, request: Ghcb) -> bool:
         _say(vcpu, f"vmgexit: invalid AP APIC ID [{apic_id:#x}] from guest")
         return False
     pending = target.state.update_pending  # a request made before stays, whatever this one is
-    if vm.revision.ap_creation_error_stops_target:
+    if vm.interface.ap_creation_error_stops_target:
         target.state.pending_vmsa_gpa = None
         target.state.waiting_for_reset = True
         target.state.update_pending = True
     if operation < abi.SVM_VMGEXIT_AP_DESTROY:
         changed = request.rax ^ vm.sev.vmsa_features
-        fixed = ALL_FEATURES if vm.revision.ap_features_exact else SVM_SEV_FEAT_INT_INJ_MODES
+        fixed = ALL_FEATURES if vm.interface.ap_features_exact else SVM_SEV_FEAT_INT_INJ_MODES
         if changed & fixed:
             _say(vcpu, f"vmgexit: invalid AP injection mode [{request.rax:#x}] from guest")
             return False

@@ -22,7 +22,7 @@ from harness.uapi import kvm as uapi
 if TYPE_CHECKING:
     from harness.emulator.kvm.process import Process
     from harness.emulator.machine import Machine
-    from harness.uapi.revisions import Revision
+    from harness.uapi.interfaces import Interface
 
 KVM_API_VERSION = 12
 
@@ -32,9 +32,9 @@ KVM_IOCTLS = IoctlTable("kvm")
 class Kvm:
     """What all VMs share."""
 
-    def __init__(self, machine: Machine, revision: Revision, process: Process) -> None:
+    def __init__(self, machine: Machine, interface: Interface, process: Process) -> None:
         self.machine = machine
-        self.revision = revision
+        self.interface = interface
         self.process = process
         self.host_rmp = HostRmp(machine)
         self.ccp = Ccp(self)

@@ -27,7 +27,7 @@ class SevDevice(File):
     def __init__(self, kvm: Kvm, writable: bool = True) -> None:
         self.ccp = kvm.ccp
         self._machine = kvm.machine
-        self._revision = kvm.revision
+        self._interface = kvm.interface
         self._writable = writable
 
     def ioctl(self, call: Call, request: int, arg: int) -> int | Steps:
@@ -57,7 +57,7 @@ class SevDevice(File):
             abi.SNP_SET_CONFIG: self._snp_set_config,
             abi.SNP_VLEK_LOAD: self._snp_vlek_load,
         }
-        if self._revision.pause_attestation:
+        if self._interface.pause_attestation:
             handlers[abi.SNP_PAUSE_ATTESTATION] = self._pause_attestation
             handlers[abi.SNP_RESUME_ATTESTATION] = self._resume_attestation
         return handlers

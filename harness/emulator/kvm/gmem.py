@@ -55,7 +55,7 @@ class GmemFile(File):
         """Bind a slot to [index, index + slot.npages); refused where another is bound."""
         for other in self._bindings:
             if other.gmem_index < index + slot.npages and index < other.gmem_index + other.npages:
-                raise KvmError(self.vm.revision.gmem_bound_errnos[0])
+                raise KvmError(self.vm.interface.gmem_bound_errnos[0])
         slot.gmem = self
         slot.gmem_index = index
         self._bindings.append(slot)

@@ -17,7 +17,7 @@ from harness.emulator.memory import PAGE_SIZE
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
-from harness.uapi.revisions import ExtGuestRequest, GuestRequestFailure
+from harness.uapi.interfaces import ExtGuestRequest, GuestRequestFailure
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.ghcb import Ghcb
@@ -36,8 +36,8 @@ CERTIFICATE_ERRORS = {
 
 
 def addresses_valid(vcpu: Vcpu, request: Ghcb) -> bool:
-    """sev_es_validate_vmgexit: page aligned and different, where the revision checks it there."""
-    if vcpu.vm.revision.guest_request_bad_address is None:
+    """sev_es_validate_vmgexit: page aligned and different, where the interface checks it there."""
+    if vcpu.vm.interface.guest_request_bad_address is None:
         return True
     aligned = request.info_1 % PAGE_SIZE == 0 and request.info_2 % PAGE_SIZE == 0
     return aligned and request.info_1 != request.info_2
@@ -52,15 +52,15 @@ def request(vcpu: Vcpu, request: Ghcb) -> bool:
 
 def _carry(vcpu: Vcpu, request_gpa: int, response_gpa: int) -> tuple[int, int]:
     """Have the firmware answer a message: (VMM error, firmware error) for the guest."""
-    revision = vcpu.vm.revision
-    to_guest = revision.guest_request_failure is GuestRequestFailure.GUEST
+    interface = vcpu.vm.interface
+    to_guest = interface.guest_request_failure is GuestRequestFailure.GUEST
     fw_error = _through_firmware(vcpu, request_gpa, response_gpa)
     if fw_error is None:
         if not to_guest:
             raise KvmError(errno.EIO)
-        return revision.guest_request_generic, 0
+        return interface.guest_request_generic, 0
     if fw_error and to_guest:
-        return revision.guest_request_generic, fw_error
+        return interface.guest_request_generic, fw_error
     return 0, fw_error
 
 
@@ -68,7 +68,7 @@ def _through_firmware(vcpu: Vcpu, request_gpa: int, response_gpa: int) -> int | 
     """SNP_GUEST_REQUEST through KVM's bounce buffers; None where the host could not carry it."""
     vm, sev = vcpu.vm, vcpu.vm.sev
     memory = vm.machine.memory
-    if vm.revision.guest_request_bad_address is None and (
+    if vm.interface.guest_request_bad_address is None and (
         request_gpa % PAGE_SIZE or response_gpa % PAGE_SIZE or request_gpa == response_gpa
     ):
         return None
@@ -76,7 +76,7 @@ def _through_firmware(vcpu: Vcpu, request_gpa: int, response_gpa: int) -> int | 
     if message is None or sev.guest_req_buffer is None or sev.guest_resp_buffer is None:
         return None
     if nae.user_address(vcpu, response_gpa) is None and (
-        vm.revision.guest_request_failure is GuestRequestFailure.GUEST
+        vm.interface.guest_request_failure is GuestRequestFailure.GUEST
     ):
         return None
     memory.write(sev.guest_req_buffer, message)
@@ -94,7 +94,7 @@ def _through_firmware(vcpu: Vcpu, request_gpa: int, response_gpa: int) -> int | 
 
 def extended(vcpu: Vcpu, request: Ghcb) -> bool:
     """SNP_EXT_GUEST_REQUEST: the same, with certificates beside the report."""
-    if vcpu.vm.revision.ext_guest_request is ExtGuestRequest.VMGEXIT:
+    if vcpu.vm.interface.ext_guest_request is ExtGuestRequest.VMGEXIT:
         return _ask_userspace(vcpu, request)
     kind = nae.read_guest(vcpu, request.info_1 + MSG_TYPE_OFFSET, 1)
     if kind is None:
@@ -143,7 +143,7 @@ def _ask_userspace(vcpu: Vcpu, request: Ghcb) -> bool:
     """snp_begin_ext_guest_req of v12: userspace writes the certificates first."""
     attestation = vcpu.vm.kvm.ccp.attestation
     if request.rax % PAGE_SIZE:
-        request.set_info_2(vcpu.vm.revision.guest_request_generic << 32)
+        request.set_info_2(vcpu.vm.interface.guest_request_generic << 32)
         return RESUME
     transaction = attestation.transaction_id
     if attestation.is_stale(transaction):

@@ -16,7 +16,7 @@ from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.rmp import PageSize
 from harness.uapi import sev as abi
 from harness.uapi.errors import SevFwError
-from harness.uapi.revisions import VmsaOrder
+from harness.uapi.interfaces import VmsaOrder
 from harness.uapi.vmsa import INITIAL_VMSA_GPA
 
 if TYPE_CHECKING:
@@ -40,21 +40,21 @@ PAGE_TYPES = frozenset(
 
 def start(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
     """snp_launch_start: make the guest's context, start its digest, bind the ASID to it."""
-    revision = vm.revision
+    interface = vm.interface
     if not vm.sev.snp_active:
         raise KvmError(errno.ENOTTY)
-    params: Any = snp.from_user(call, revision.launch_start.struct, cmd.data)
+    params: Any = snp.from_user(call, interface.launch_start.struct, cmd.data)
     if vm.sev.snp_context is not None:
         raise KvmError(errno.EINVAL)
-    if revision.launch_flags and params.flags:
+    if interface.launch_flags and params.flags:
         raise KvmError(errno.EINVAL)
-    if revision.policy_checked_first:
+    if interface.policy_checked_first:
         _check_policy(vm, params.policy)
     yield None
     vm.sev.snp_context = snp.context_create(vm, call, cmd)
     if vm.sev.snp_context is None:
         raise KvmError(errno.ENOTTY)
-    if not revision.policy_checked_first:
+    if not interface.policy_checked_first:
         _check_policy(vm, params.policy)
     yield None
     begin = abi.sev_data_snp_launch_start(
@@ -75,12 +75,12 @@ def start(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
 
 
 def _check_policy(vm: Vm, policy: int) -> None:
-    revision = vm.revision
-    if revision.policy_valid is not None and policy & ~revision.policy_valid:
+    interface = vm.interface
+    if interface.policy_valid is not None and policy & ~interface.policy_valid:
         raise KvmError(errno.EINVAL)
-    if policy & revision.policy_required != revision.policy_required:
+    if policy & interface.policy_required != interface.policy_required:
         raise KvmError(errno.EINVAL)
-    if policy & revision.policy_refused:
+    if policy & interface.policy_refused:
         raise KvmError(errno.EINVAL)
 
 
@@ -107,7 +107,7 @@ class _Update:
         if gmem is None:
             raise KvmError(errno.EFAULT)
         npages = min(npages, slot.npages - (self._start - slot.base_gfn))
-        if not self._vm.revision.update_locks_file:  # each page is a step that nothing comes into
+        if not self._vm.interface.update_locks_file:  # each page is a step that nothing comes into
             return (yield from self._pages(gmem, slot, npages))
         yield from gmem.invalidate_lock.lock(self._call.task)
         try:
@@ -120,7 +120,7 @@ class _Update:
             try:
                 self._page(gmem, slot, self._start + done, done * PAGE_SIZE)
             except KvmError:
-                if done and self._vm.revision.update_writes_progress:
+                if done and self._vm.interface.update_writes_progress:
                     return done
                 raise
             yield None
@@ -128,12 +128,12 @@ class _Update:
 
     def _page(self, gmem: GmemFile, slot: Slot, gfn: int, offset: int) -> None:
         vm = self._vm
-        if self._call.task.signal_pending and vm.revision.update_writes_progress:
+        if self._call.task.signal_pending and vm.interface.update_writes_progress:
             raise KvmError(errno.EINTR)
         try:
             pa = gmem.populate_page(slot, gfn)
         except KvmError as error:
-            if error.errno == errno.EEXIST and not vm.revision.update_assigned_errno:
+            if error.errno == errno.EEXIST and not vm.interface.update_assigned_errno:
                 return
             raise
         if gfn not in vm.private:
@@ -148,7 +148,7 @@ class _Update:
         if not source and self._type != abi.KVM_SEV_SNP_PAGE_TYPE_ZERO:
             raise KvmError(errno.EINVAL)
         if vm.machine.rmp.effective(pa).assigned:
-            if vm.revision.update_assigned_errno:
+            if vm.interface.update_assigned_errno:
                 raise KvmError(errno.EEXIST)
             return False
         if source:
@@ -186,15 +186,15 @@ class _Update:
 
 def update(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
     """snp_launch_update: load, measure and encrypt pages of a private slot."""
-    revision = vm.revision
+    interface = vm.interface
     if not vm.sev.snp_active or vm.sev.snp_context is None:
         raise KvmError(errno.EINVAL)
-    params: Any = snp.from_user(call, revision.launch_update.struct, cmd.data)
-    if params.len % PAGE_SIZE or (revision.launch_flags and params.flags):
+    params: Any = snp.from_user(call, interface.launch_update.struct, cmd.data)
+    if params.len % PAGE_SIZE or (interface.launch_flags and params.flags):
         raise KvmError(errno.EINVAL)
     if params.type not in PAGE_TYPES:
         raise KvmError(errno.EINVAL)
-    if not revision.update_any_source:
+    if not interface.update_any_source:
         has_source = params.type != abi.KVM_SEV_SNP_PAGE_TYPE_ZERO
         misplaced = not params.uaddr or params.uaddr % PAGE_SIZE
         if not params.len or (has_source and misplaced):
@@ -213,8 +213,8 @@ def update(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
                 f"kvm_amd: snp_launch_update: kvm_gmem_populate failed, ret {-error.errno} "
                 f"(fw_error {work.error})"
             )
-            raise KvmError(revision.update_errno or error.errno) from error
-        if revision.update_writes_progress:
+            raise KvmError(interface.update_errno or error.errno) from error
+        if interface.update_writes_progress:
             params.gfn_start += count
             params.len -= count * PAGE_SIZE
             if params.type != abi.KVM_SEV_SNP_PAGE_TYPE_ZERO:
@@ -227,17 +227,17 @@ def update(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
 
 def finish(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
     """snp_launch_finish: measure the vCPUs, then let the firmware close the launch."""
-    revision, machine = vm.revision, vm.machine
+    interface, machine = vm.interface, vm.machine
     if not vm.sev.snp_active:
         raise KvmError(errno.ENOTTY)
     if vm.sev.snp_context is None:
         raise KvmError(errno.EINVAL)
-    params: Any = snp.from_user(call, revision.launch_finish.struct, cmd.data)
-    if revision.launch_flags and params.flags:
+    params: Any = snp.from_user(call, interface.launch_finish.struct, cmd.data)
+    if interface.launch_flags and params.flags:
         raise KvmError(errno.EINVAL)
     locked: list[Vcpu] = []
     try:
-        for vcpu in vm.vcpus if revision.finish_locks_vcpus else ():
+        for vcpu in vm.vcpus if interface.finish_locks_vcpus else ():
             yield from vcpu.mutex.lock(call.task)
             locked.append(vcpu)
         yield from _measure_vcpus(vm, call, cmd)
@@ -256,7 +256,7 @@ def finish(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
                 vm, call, params.id_auth_uaddr, abi.KVM_SEV_SNP_ID_AUTH_SIZE, blobs
             )
             data.auth_key_en = int(bool(params.auth_key_en))
-        data.vcek_disabled = getattr(params, revision.finish_key_field) & 1
+        data.vcek_disabled = getattr(params, interface.finish_key_field) & 1
         data.host_data = bytes(params.host_data)
         yield None
         snp.issue(call, vm.sev.fd, abi.SEV_CMD_SNP_LAUNCH_FINISH, data, cmd)
@@ -309,8 +309,8 @@ def _measure_vcpus(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> Steps:
 
 
 def _measuring_order(vm: Vm) -> list[Vcpu]:
-    if vm.revision.vmsa_order is VmsaOrder.INDEX:
+    if vm.interface.vmsa_order is VmsaOrder.INDEX:
         return list(vm.vcpus)
-    # Without a vCPU 0 the loop of that revision finds none to begin with, and measures nothing.
+    # Without a vCPU 0 the loop of that interface finds none to begin with, and measures nothing.
     boot = [vcpu for vcpu in vm.vcpus if vcpu.id == 0]
     return boot + [vcpu for vcpu in vm.vcpus if vcpu.id] if boot else []

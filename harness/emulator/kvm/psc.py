@@ -14,7 +14,7 @@ from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.exit import LEAVE, RESUME
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
-from harness.uapi.revisions import PscExit
+from harness.uapi.interfaces import PscExit
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.ghcb import Ghcb
@@ -26,7 +26,7 @@ HUGE = 512
 
 
 def _asks_by_hypercall(vcpu: Vcpu) -> bool:
-    return bool(vcpu.vm.revision.psc_exit is PscExit.HYPERCALL)
+    return bool(vcpu.vm.interface.psc_exit is PscExit.HYPERCALL)
 
 
 def _hypercalls_enabled(vcpu: Vcpu) -> bool:
@@ -77,8 +77,8 @@ def begin_msr(vcpu: Vcpu, value: int) -> bool:
 
 
 def _check_result(vcpu: Vcpu) -> None:
-    """kvm_is_valid_map_gpa_range_ret: EINVAL for an answer that the revision does not know."""
-    known = vcpu.vm.revision.psc_results
+    """kvm_is_valid_map_gpa_range_ret: EINVAL for an answer that the interface does not know."""
+    known = vcpu.vm.interface.psc_results
     if known is not None and vcpu.run.hypercall.ret not in known:
         raise KvmError(errno.EINVAL)
 

@@ -76,24 +76,24 @@ def _locked(vm: Vm, call: Call, arg: int, cmd: abi.kvm_sev_cmd) -> Steps:
 
 def _handler(vm: Vm, cmd: abi.kvm_sev_cmd) -> Handler:
     """The command's handler; what is refused here leaves userspace's kvm_sev_cmd alone."""
-    revision = vm.revision
+    interface = vm.interface
     if (
-        revision.legacy_command_errno is not None
+        interface.legacy_command_errno is not None
         and vm.sev.snp_active
-        and cmd.id < revision.launch_start.id
+        and cmd.id < interface.launch_start.id
     ):
-        raise KvmError(revision.legacy_command_errno)
+        raise KvmError(interface.legacy_command_errno)
     if cmd.id == abi.KVM_SEV_ES_INIT and not vm.machine.config.sev_es:
         raise KvmError(errno.ENOTTY)
     handlers: dict[int, Handler] = {
         abi.KVM_SEV_INIT: _init,
         abi.KVM_SEV_ES_INIT: _init,
         abi.KVM_SEV_INIT2: _init2,
-        revision.launch_start.id: launch.start,
-        revision.launch_update.id: launch.update,
-        revision.launch_finish.id: launch.finish,
+        interface.launch_start.id: launch.start,
+        interface.launch_update.id: launch.update,
+        interface.launch_finish.id: launch.finish,
     }
-    if revision.request_certificates:
+    if interface.request_certificates:
         handlers[abi.KVM_SEV_SNP_ENABLE_REQ_CERTS] = _enable_certificates
     handler = handlers.get(cmd.id) or legacy.HANDLERS.get(cmd.id)
     if handler is None:
@@ -121,7 +121,7 @@ def _init2(vm: Vm, call: Call, cmd: abi.kvm_sev_cmd) -> int:
     if vm.type not in (uapi.KVM_X86_SEV_VM, uapi.KVM_X86_SEV_ES_VM, uapi.KVM_X86_SNP_VM):
         raise KvmError(errno.EINVAL)
     data = snp.from_user(call, abi.kvm_sev_init, cmd.data)
-    if not vm.revision.init2_ghcb_version:
+    if not vm.interface.init2_ghcb_version:
         data.ghcb_version = 0  # part of the padding then, which nobody checks
     return _guest_init(vm, cmd, data, vm.type)
 
@@ -135,7 +135,7 @@ def _guest_init(vm: Vm, cmd: abi.kvm_sev_cmd, data: abi.kvm_sev_init, vm_type: i
     if data.ghcb_version > abi.GHCB_VERSION_MAX or (not es and data.ghcb_version):
         raise KvmError(errno.EINVAL)
     is_old = data.ghcb_version == abi.GHCB_VERSION_MIN
-    if is_old and vm_type == uapi.KVM_X86_SNP_VM and not vm.revision.ghcb_version_1:
+    if is_old and vm_type == uapi.KVM_X86_SNP_VM and not vm.interface.ghcb_version_1:
         raise KvmError(errno.EINVAL)
     sev = vm.sev
     if sev.active:
@@ -185,7 +185,7 @@ def destroy(vm: Vm) -> None:
     sev, kvm = vm.sev, vm.kvm
     if not sev.active:
         return
-    if vm.revision.end_flushes_caches:
+    if vm.interface.end_flushes_caches:
         kvm.ccp.wbinvd()
     if sev.snp_active:
         snp.guest_request_cleanup(vm)
@@ -206,11 +206,11 @@ def supported_vmsa_features(kvm: Kvm) -> int:
 
 
 def _device_attr(kvm: Kvm, attribute: uapi.kvm_device_attr) -> int:
-    if (attribute.group, attribute.attr) == kvm.revision.vmsa_features_attribute:
+    if (attribute.group, attribute.attr) == kvm.interface.vmsa_features_attribute:
         return supported_vmsa_features(kvm)
-    if (attribute.group, attribute.attr) == kvm.revision.policy_bits_attribute:
-        return kvm.revision.policy_valid or 0 if kvm.machine.config.sev_snp else 0
-    if kvm.revision.request_certificates and (attribute.group, attribute.attr) == (
+    if (attribute.group, attribute.attr) == kvm.interface.policy_bits_attribute:
+        return kvm.interface.policy_valid or 0 if kvm.machine.config.sev_snp else 0
+    if kvm.interface.request_certificates and (attribute.group, attribute.attr) == (
         uapi.KVM_X86_GRP_SEV,
         uapi.KVM_X86_SEV_SNP_REQ_CERTS,
     ):

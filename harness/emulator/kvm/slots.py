@@ -70,7 +70,7 @@ class Slots:
         gmem = bool(region.flags & uapi.KVM_MEM_GUEST_MEMFD)
         if gmem:
             valid &= ~uapi.KVM_MEM_LOG_DIRTY_PAGES
-        elif self._vm.revision.protected_readonly_slots or not self._vm.has_protected_state:
+        elif self._vm.interface.protected_readonly_slots or not self._vm.has_protected_state:
             valid |= uapi.KVM_MEM_READONLY
         self._check(not region.flags & ~valid)
         self._check(region.memory_size % PAGE_SIZE == 0)

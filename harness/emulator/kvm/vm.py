@@ -39,7 +39,7 @@ class Vm(File):
     def __init__(self, kvm: Kvm, type: int) -> None:
         self.kvm = kvm
         self.machine = kvm.machine
-        self.revision = kvm.revision
+        self.interface = kvm.interface
         self.type = type
         self.sev_snp = type == uapi.KVM_X86_SNP_VM
         self.has_private_memory = type in (uapi.KVM_X86_SNP_VM, uapi.KVM_X86_SW_PROTECTED_VM)

@@ -15,7 +15,7 @@ from harness.emulator.kvm.ghcb import Ghcb
 from harness.emulator.memory import PAGE_SIZE
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
-from harness.uapi.revisions import PscExit
+from harness.uapi.interfaces import PscExit
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.vcpu import Vcpu
@@ -59,7 +59,7 @@ def handle(vcpu: Vcpu) -> bool:
         vcpu.state.xcr0 = request.xcr0
     if vcpu.vm.sev_snp and vcpu.state.registered_ghcb != gpa:
         _unimplemented(vcpu, f"vmgexit: GHCB GPA [0x{gpa:x}] is not registered.")
-        unregistered = vcpu.vm.revision.unregistered_ghcb
+        unregistered = vcpu.vm.interface.unregistered_ghcb
         if unregistered is None:
             raise KvmError(errno.EINVAL)
         request.malformed(unregistered)
@@ -85,7 +85,7 @@ def validate(vcpu: Vcpu, request: Ghcb) -> int:
         return int(abi.GHCB_ERR_INVALID_EVENT)
     if complete and _inputs_present(vcpu, request):
         if code in MESSAGES and not guest_req.addresses_valid(vcpu, request):
-            return vcpu.vm.revision.guest_request_bad_address or 0
+            return vcpu.vm.interface.guest_request_bad_address or 0
         return 0
     _unimplemented(vcpu, f"vmgexit: exit code {code:#x} input is not valid")
     return int(abi.GHCB_ERR_MISSING_INPUT)
@@ -103,7 +103,7 @@ def _inputs_present(vcpu: Vcpu, request: Ghcb) -> bool:
         needed = (*needed, page.RAX, page.RDX)
     elif code == abi.SVM_VMGEXIT_AP_CREATION:
         needed = () if request.info_1 & U32 == abi.SVM_VMGEXIT_AP_DESTROY else (page.RAX,)
-    elif code == abi.SVM_VMGEXIT_PSC and vcpu.vm.revision.psc_exit is PscExit.HYPERCALL:
+    elif code == abi.SVM_VMGEXIT_PSC and vcpu.vm.interface.psc_exit is PscExit.HYPERCALL:
         needed = (page.SCRATCH,)
     return all(request.valid(offset) for offset in needed)
 

@@ -153,10 +153,10 @@ def _evidence(each: Judged, status: Status, evidence: dict[str, str]) -> str:
 def _suites(
     called: Sequence[str], results: Sequence[Result], evidence: dict[str, str]
 ) -> list[Group]:
-    """Group by suite and revision; in each what is bad comes first."""
+    """Group by suite and interface; in each what is bad comes first."""
     groups: defaultdict[str, list[tuple[str, Result]]] = defaultdict(list)
     for name, result in zip(called, results, strict=True):
-        title = f"{result.suite} [{result.revision}]" if result.revision else result.suite
+        title = f"{result.suite} [{result.interface}]" if result.interface else result.suite
         groups[title].append((name, result))
     found = []
     for number, title in enumerate(sorted(groups), 1):

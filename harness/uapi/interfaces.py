@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What differs between revisions of the SNP host series, as data.
+"""What differs between versions of the SNP host interfaces, as data.
 
 v12 is the 29-patch series of 29 March 2024, read from its patches; merged is what Linux 6.11
 first shipped, read from arch/x86/kvm/svm/sev.c, 6.12; 7.3 is what Linux 7.3 has, read from the
 same file.  SINCE says which release brought which of the differences between the last two.  A
-test or a model asks the revision; it never compares names.
+test or a model asks the interface; it never compares names.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class SevCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Revision:
-    """One revision of the interfaces between KVM, the PSP driver, userspace and guest."""
+class Interface:
+    """What KVM, the PSP driver, userspace and guest say to each other, as one version of it is."""
 
     name: str
     title: str
@@ -214,7 +214,7 @@ class Revision:
         return self.name
 
 
-V12 = Revision(
+V12 = Interface(
     name="v12",
     title="[PATCH v12 00/29] Add AMD Secure Nested Paging (SEV-SNP) Hypervisor Support",
     kernels="AMDESE/linux snp-host-v12 (6.8, kvm-coco-queue of March 2024)",
@@ -264,7 +264,7 @@ V12 = Revision(
     ),
 )
 
-MERGED = Revision(
+MERGED = Interface(
     name="merged",
     title="AMD SEV-SNP host support as merged for Linux 6.11",
     kernels="Linux 6.11 to 6.14; later ones with what SINCE says",
@@ -351,28 +351,28 @@ requests of KVM x86 for 6.15 (AP creation), 6.17 (policy) and 7.0 (certificates)
 windows that followed the other patches.  What is fixed there can come earlier to stable kernels.
 """
 
-REVISIONS: Mapping[str, Revision] = {each.name: each for each in (V12, MERGED, LINUX_7_3)}
+INTERFACES: Mapping[str, Interface] = {each.name: each for each in (V12, MERGED, LINUX_7_3)}
 
 PROBE_COMMANDS = tuple(command for command, _ in MERGED.probe)
-"""Commands to send with KVM_MEMORY_ENCRYPT_OP to a fresh VM, `data` 0, to tell revisions apart."""
+"""Commands to send with KVM_MEMORY_ENCRYPT_OP to a fresh VM, `data` 0, to tell interfaces apart."""
 
 
-def identify(answers: Mapping[int, int]) -> Revision | None:
-    """Tell the revision from the errno that each of PROBE_COMMANDS gave.
+def identify(answers: Mapping[int, int]) -> Interface | None:
+    """Tell the interface from the errno that each of PROBE_COMMANDS gave.
 
     sev_mem_enc_ioctl() sends an id it does not know to EINVAL; one it knows reaches
     snp_launch_start(), which answers ENOTTY before it reads anything, since the VM is not an SNP
     guest before KVM_SEV_INIT2.  With SEV off both are ENOTTY, and a kernel without SNP says
     EINVAL to both: then the answer is None.
     """
-    for revision in (V12, MERGED):
-        if all(answers.get(command) == wanted for command, wanted in revision.probe):
-            return revision
+    for interface in (V12, MERGED):
+        if all(answers.get(command) == wanted for command, wanted in interface.probe):
+            return interface
     return None
 
 
-def of_release(release: str, certificates: bool) -> Revision:
-    """The revision of a kernel that answers as MERGED, by `uname -r` and what it has.
+def of_release(release: str, certificates: bool) -> Interface:
+    """The interface of a kernel that answers as MERGED, by `uname -r` and what it has.
 
     `certificates` is whether /dev/kvm has KVM_X86_SEV_SNP_REQ_CERTS.  That is asked, for a series
     may bring it to any release; what nobody can ask is told by the release.  Between 6.14 and 7.3
