@@ -151,7 +151,8 @@ def _of_history(options: CompareOptions, word: str) -> Side:
 
     _no_expression(options, word)
     with opened(None) as history, history.reading():
-        return stored.of_suites(runs.side(history, runs.find(history, word)), options.suites)
+        found = stored.of_history(history, runs.find(history, word))
+    return stored.of_suites(found, options.suites)
 
 
 def _no_expression(options: CompareOptions, word: str) -> None:

@@ -12,21 +12,18 @@ ran more than once, the fastest run of B must also be slower than the slowest of
 from __future__ import annotations
 
 import enum
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.report.outcome import BOOT, ExitCode, Outcome, Result
+from harness.report.outcome import BOOT, ExitCode, Outcome, Result, key_of
 
 SLOWER_RATIO = 1.5
 SLOWER_SECONDS = 0.5
 ENOUGH = 10
 """Tests of SHORTEST seconds or more that it takes to tell how fast a side is altogether."""
 SHORTEST = 0.05
-
-_PARAMETERS = re.compile(r"\[([^]]*)\]$")
 
 
 class Kind(enum.StrEnum):
@@ -138,24 +135,6 @@ def state_of(runs: Iterable[Result]) -> State:
     if not states:
         return State.NONE
     return states.pop() if len(states) == 1 else State.FLAKY
-
-
-def key_of(result: Result, *, interface: bool) -> str:
-    """Name a test so that it has the same name on both sides.
-
-    An id's parameters begin with the interface, or with the backend where the kernel decides:
-    `interface` says whether that is part of the name.
-    """
-    if result.suite == BOOT:
-        return BOOT
-    found = _PARAMETERS.search(result.id)
-    first, dash, rest = found[1].partition("-") if found else ("", "", "")
-    if not found or not first or first not in (result.interface, result.backend):
-        return result.id
-    name = result.id[: found.start()]
-    if interface and result.interface:
-        return result.id
-    return f"{name}[{rest}]" if dash else name
 
 
 def grouped(sides: Sequence[Side]) -> list[dict[str, list[Result]]]:

@@ -9,6 +9,9 @@ from typing import Any
 
 from harness.compare.diff import Side
 from harness.errors import UsageError
+from harness.history import runs, schema
+from harness.history.runs import StoredRun
+from harness.history.store import History
 from harness.kbuild.toolchain import brief
 from harness.report import sanitize
 from harness.report.events import Lines
@@ -48,6 +51,19 @@ def load(path: Path, suites: Sequence[str] = ()) -> Side:
     if not finished:
         side.broken.append(f"{side.label} was cut short" + (": half a line" if lines.cut else ""))
     return of_suites(side, suites)
+
+
+def of_history(history: History, run: StoredRun) -> Side:
+    """Return a run of the history as a side."""
+    about = ", ".join(filter(None, (run.where, run.what)))
+    broken = [f"run {run.id}: {reason}" for reason in run.broken]
+    if run.state == schema.RUNNING:
+        broken.append(f"run {run.id}: it goes on")
+    if run.pruned:
+        broken.append(f"run {run.id}: its results were pruned")
+    compiler = brief(run.kernel.compiler)
+    about += f", by {compiler}" if compiler else ""
+    return Side(f"run {run.id}", runs.results(history, run, texts=False), broken, about, compiler)
 
 
 def of_suites(side: Side, suites: Sequence[str]) -> Side:

@@ -13,12 +13,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.compare.diff import key_of
 from harness.history import runs as stored
 from harness.history import trend
 from harness.history.runs import StoredRun
 from harness.history.store import History
-from harness.report.outcome import BOOT, Outcome, Result
+from harness.report.outcome import BOOT, Outcome, Result, key_of
 
 WINDOW = 60
 """Runs of the same kind, back from the one that is judged, that tell what is flaky."""

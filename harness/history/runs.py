@@ -13,12 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.compare.diff import Side
 from harness.errors import UsageError
 from harness.history import schema, stream
 from harness.history.store import History
 from harness.history.stream import Kernel
-from harness.kbuild.toolchain import brief
 from harness.report.outcome import Outcome, Result
 
 LIMIT_TEXT = 1 << 24
@@ -238,19 +236,6 @@ def last_good(
     """
     which = replace(same_kind(run, kernel=kernel, host=host), good=True)
     return next(iter(runs(history, 1, which)), None)
-
-
-def side(history: History, run: StoredRun) -> Side:
-    """Return a run as `harness.compare` takes it."""
-    about = ", ".join(filter(None, (run.where, run.what)))
-    broken = [f"run {run.id}: {reason}" for reason in run.broken]
-    if run.state == schema.RUNNING:
-        broken.append(f"run {run.id}: it goes on")
-    if run.pruned:
-        broken.append(f"run {run.id}: its results were pruned")
-    compiler = brief(run.kernel.compiler)
-    about += f", by {compiler}" if compiler else ""
-    return Side(f"run {run.id}", results(history, run, texts=False), broken, about, compiler)
 
 
 def _run(row: Sequence[Any]) -> StoredRun:

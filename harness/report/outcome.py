@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,6 +33,9 @@ class Outcome(enum.StrEnum):
 
 BOOT = "boot"
 """Suite of what kernels printed while they booted: results beside those of the tests."""
+
+
+_PARAMETERS = re.compile(r"\[([^]]*)\]$")
 
 
 class ExitCode(enum.IntEnum):
@@ -76,6 +80,24 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return asdict(self)
+
+
+def key_of(result: Result, *, interface: bool) -> str:
+    """Name a test so that it has the same name on both sides.
+
+    An id's parameters begin with the interface, or with the backend where the kernel decides:
+    `interface` says whether that is part of the name.
+    """
+    if result.suite == BOOT:
+        return BOOT
+    found = _PARAMETERS.search(result.id)
+    first, dash, rest = found[1].partition("-") if found else ("", "", "")
+    if not found or not first or first not in (result.interface, result.backend):
+        return result.id
+    name = result.id[: found.start()]
+    if interface and result.interface:
+        return result.id
+    return f"{name}[{rest}]" if dash else name
 
 
 def exit_code(results: Iterable[Result], *, broken: bool = False) -> ExitCode:

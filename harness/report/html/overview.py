@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from harness.compare.diff import grouped
+from harness.compare.stored import of_history
 from harness.history import runs as stored
 from harness.history import trend
 from harness.history.runs import StoredRun
@@ -182,7 +183,7 @@ def _tiles(
 def _matrix(history: History, runs: Sequence[StoredRun], by: str) -> dict[str, Any]:
     """Return rows of suites, and of tests that differ or are bad, by revision or by host."""
     columns = trend.columns(runs, by, COLUMNS)
-    sides = [stored.side(history, column.run) for column in columns]
+    sides = [of_history(history, column.run) for column in columns]
     tests = grouped(sides) if sides else []
     suites: defaultdict[str, list[Counter[Outcome]]] = defaultdict(
         lambda: [Counter() for _ in columns]
