@@ -12,6 +12,7 @@ import pytest
 from harness import kbuild
 from harness.cli import boot as command_boot
 from harness.cli import run as command_run
+from harness.console import make_console
 from harness.vng import accel
 from harness.vng.kinds import STOCK, Machine
 
@@ -99,5 +100,5 @@ def test_a_run_says_so_once(
 ) -> None:
     if not kvm:
         (host / "kvm").unlink()
-    command_run.tell_slowness(machine, command_run.make_console())
+    command_run.tell_slowness(machine, make_console())
     assert capsys.readouterr().out.count("without KVM") == told

@@ -21,6 +21,7 @@ from harness.ssh.hosts import BootWay, Host
 from harness.ssh.install import KEEP, install
 from harness.ssh.kernel import SshKernel
 from harness.ssh.session import Session
+from harness.target import Target
 from tests import fakekernel
 from tests.sshd import Sshd, sshd
 
@@ -144,11 +145,11 @@ def test_the_command_line_is_the_old_one_with_ours() -> None:
 def test_what_a_host_is_not_said_to_do(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = backends.get("ssh")
     with pytest.raises(UsageError, match=r"host box is not said to boot kernels.*boot in ci/hosts"):
-        backend.check(host="box", kernel="made")
+        backend.check(Target(backend="ssh", host="box", kernel="made"))
     sshd.write_hosts(boot='{ how = "kexec" }')
     with pytest.raises(UsageError, match="no kernel is called no-such-kernel"):
-        backend.check(host="box", kernel="no-such-kernel")
+        backend.check(Target(backend="ssh", host="box", kernel="no-such-kernel"))
     build = dataclasses.replace(made(sshd.folder), name="without")
     monkeypatch.setattr(kbuild, "get", lambda name: build)
     with pytest.raises(UsageError, match="without has no build id"):
-        backend.check(host="box", kernel="without")
+        backend.check(Target(backend="ssh", host="box", kernel="without"))
