@@ -28,6 +28,7 @@ from harness.kernel import Kernel, TargetTimeoutError
 from harness.orphan import die_with
 from harness.pool import KernelPool
 from harness.report import sanitize, verdict
+from harness.report.asserted import AssertedLines
 from harness.report.facts import Facts, Subject
 from harness.report.outcome import Outcome
 from harness.report.stream import ResultStream
@@ -36,6 +37,8 @@ from harness.target import OPTIONS, Target
 
 if TYPE_CHECKING:
     from harness.vm.host import Host
+
+pytest.register_assert_rewrite("suites")  # the suites' helpers too, not only their tests
 
 MARKERS = (
     "patches(*numbers): patches of the v12 series that the test covers",
@@ -83,6 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
             # By it the runner ends us; ignoring it is inherited from a script's background job.
             signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(Session(config), "snptest-session")
+    config.pluginmanager.register(AssertedLines(), "snptest-asserted-lines")
     results = config.getoption("--results")
     if results and not hasattr(config, "workerinput"):
         stream = ResultStream(Path(results), config)

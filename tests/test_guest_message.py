@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from harness.vm import attestation, guest_message
 from harness.vm.attestation import Report, VerificationError, verify_chain
+from harness.vm.errors import MessageError
 from harness.vm.guest_message import (
     KeyResponse,
-    MessageError,
     MessageHeader,
     MessageType,
     ReportResponse,

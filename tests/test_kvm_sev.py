@@ -18,7 +18,7 @@ from harness.emulator.kvm.vm import Vm
 from harness.emulator.machine import MachineConfig
 from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.rmp import PageState
-from harness.kernel import Inspector, Ioctl
+from harness.kernel import Inspector, Ioctl, RmpSize, RmpState
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as abi
 from harness.uapi.errors import SevFwError
@@ -475,7 +475,8 @@ def test_update_assigns_validates_and_reports_progress(started: Guest) -> None:
     assert started.update(3) == (0, 0)
     for page in range(3):
         entry = started.host.inspector.gmem_rmp(started.gmem, page * PAGE_SIZE)
-        assert entry == (True, started.vm.asid, (BASE_GFN + page) * PAGE_SIZE, True, 0)
+        gpa = (BASE_GFN + page) * PAGE_SIZE
+        assert entry == RmpState(True, started.vm.asid, gpa, True, RmpSize.SIZE_4K)
     after, sent = started.returned(), started.sent
     done = 3 if started.interface.update_writes_progress else 0
     assert after.gfn_start == sent.gfn_start + done

@@ -12,7 +12,7 @@ import pytest
 
 from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.rmp import PageSize, RmpCode
-from harness.kernel import Ioctl, Result
+from harness.kernel import NO_PAGE, Ioctl, Result, RmpSize, RmpState
 from harness.machine.inspector import DEVICE, MachineInspector
 from tests.firmware_thread import FirmwareThread
 from tests.test_machine_psp import Device
@@ -68,21 +68,23 @@ def inspector(device: Device, tmp_path: Path) -> MachineInspector:
 
 def test_entries_and_bytes_behind_a_file(device: Device, inspector: MachineInspector) -> None:
     page = PFN * PAGE_SIZE
-    assert inspector.gmem_rmp(GMEM, 0) == (False, 0, 0, False, 0)
+    assert inspector.gmem_rmp(GMEM, 0) == RmpState(False, 0, 0, False, RmpSize.SIZE_4K)
     update = device.rmp.rmpupdate
     assert update(page, assigned=True, gpa=0x7000, asid=ASID) == RmpCode.SUCCESS
-    assert inspector.gmem_rmp(GMEM, 0) == (True, ASID, 0x7000, False, 0)
+    assert inspector.gmem_rmp(GMEM, 0) == RmpState(True, ASID, 0x7000, False, RmpSize.SIZE_4K)
     assert inspector.assigned_pages() == 1
     code = update(HUGE, assigned=True, gpa=0x800000, asid=ASID, size=PageSize.PG_2M)
     assert code == RmpCode.SUCCESS
-    assert inspector.gmem_rmp(GMEM, PAGE_SIZE) == (True, ASID, 0x803000, False, 1)
+    assert inspector.gmem_rmp(GMEM, PAGE_SIZE) == RmpState(
+        True, ASID, 0x803000, False, RmpSize.SIZE_2M
+    )
     assert inspector.assigned_pages() == 513
     device.memory.write(page + 16, b"content")
     assert inspector.gmem_bytes(GMEM, 16, 7) == b"content"
 
 
 def test_no_page_is_no_entry(inspector: MachineInspector) -> None:
-    assert inspector.gmem_rmp(GMEM, 5 * PAGE_SIZE) is None
+    assert inspector.gmem_rmp(GMEM, 5 * PAGE_SIZE) == NO_PAGE
     assert inspector.gmem_bytes(GMEM, 5 * PAGE_SIZE, 4) == bytes(4)
     with pytest.raises(OSError, match="EBADF"):
         inspector.gmem_rmp(GMEM + 1, 0)

@@ -10,7 +10,7 @@ from harness.differential.world import Fields, World, errno_name
 from harness.errors import UsageError
 from harness.kernel import OperationError
 from harness.vm import layout
-from harness.vm.guest_result import GuestError
+from harness.vm.errors import GuestError
 from harness.vm.host import Host
 
 OPERATIONS = host_ops.OPERATIONS | guest_ops.OPERATIONS

@@ -10,9 +10,9 @@ from harness.differential.world import MEMORY, Fields, World, touched
 from harness.uapi import ghcb as abi
 from harness.vm import guest_message, layout
 from harness.vm.attestation import Report, VerificationError
+from harness.vm.errors import GuestError, MessageError
 from harness.vm.guest_commands import GHCB_SHARED_BUFFER, VmgExitResult
-from harness.vm.guest_message import MessageError, MessageType, Messenger, ReportResponse
-from harness.vm.guest_result import GuestError
+from harness.vm.guest_message import MessageType, Messenger, ReportResponse
 from harness.vm.mailbox import Command, Op
 from harness.vm.psc import encode_list
 

@@ -182,15 +182,16 @@ class World:
             entry = self.inspector.gmem_rmp(self.vm.gmems[0].fd, gpa)
         except OperationError as error:
             return errno_name(error.errno or 0)
-        if entry is None:
+        if not entry.present:
             return "no page"
-        assigned, asid, at, validated, size = entry
-        if not assigned:
+        if not entry.assigned:
             return "shared"
+        asid = entry.asid
         if asid and asid not in self._asids:
             self._asids.append(asid)
         owner = f"guest {self._asids.index(asid)}" if asid else "firmware or host"
-        return f"{owner} at {at:#x} {'valid' if validated else 'invalid'} {'2M' if size else '4K'}"
+        validated = "valid" if entry.validated else "invalid"
+        return f"{owner} at {entry.gpa:#x} {validated} {'2M' if entry.size else '4K'}"
 
     def content(self, gpa: int) -> str:
         """The first 16 bytes of what lies behind a page of the guest_memfd, if it is assigned.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 from harness.emulator.kvm.device import Kvm, KvmDevice
 from harness.emulator.kvm.devsev import SevDevice
@@ -20,6 +21,7 @@ from harness.emulator.psp.key_server import endorsement
 from harness.emulator.rmp import PageSize
 from harness.kernel import (
     DEFAULT_TIMEOUT,
+    NO_PAGE,
     Close,
     Fallocate,
     Ftruncate,
@@ -33,11 +35,14 @@ from harness.kernel import (
     Read,
     ReadFile,
     Result,
+    RmpSize,
+    RmpState,
     TargetError,
     Ticket,
     Write,
     WriteFile,
     describe,
+    rmp_operation,
 )
 from harness.uapi.interfaces import INTERFACES, Interface
 
@@ -272,14 +277,21 @@ class EmulatorInspector(Inspector):
             raise ValueError(f"descriptor {fd} is no guest_memfd")
         return file.page(offset // PAGE_SIZE)
 
-    def gmem_rmp(self, fd: int, offset: int) -> tuple[bool, int, int, bool, int] | None:
+    def gmem_rmp(self, fd: int, offset: int) -> RmpState:
         """The RMP entry behind an offset of a guest_memfd."""
         pa = self._page(fd, offset)
         if pa is None:
-            return None
+            return replace(NO_PAGE, operation=rmp_operation(offset))
         entry = self._emulator.machine.rmp.effective(pa)
         gpa = entry.gpa + (pa % (2 << 20) if entry.size == PageSize.PG_2M else 0)
-        return entry.assigned, entry.asid, gpa, entry.validated, int(entry.size)
+        return RmpState(
+            entry.assigned,
+            entry.asid,
+            gpa,
+            entry.validated,
+            RmpSize(entry.size),
+            operation=rmp_operation(offset),
+        )
 
     def gmem_bytes(self, fd: int, offset: int, length: int) -> bytes:
         """Memory behind an offset of a guest_memfd, within one page."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.kernel import Inspector, Kernel
+from harness.kernel import NO_PAGE, Inspector, Kernel, RmpSize, RmpState, rmp_operation
 from harness.machine.control import ask
 from harness.machine.gmem_pages import GmemPages
 
@@ -43,14 +44,21 @@ class MachineInspector(Inspector):
         """Pages in the RMP that belong to the firmware."""
         return int(self._ask(count="firmware_pages")["firmware_pages"])
 
-    def gmem_rmp(self, fd: int, offset: int) -> tuple[bool, int, int, bool, int] | None:
+    def gmem_rmp(self, fd: int, offset: int) -> RmpState:
         """The RMP entry behind an offset of a guest_memfd."""
         address = self._pages.address(fd, offset & -PAGE_SIZE)
         if address is None:
-            return None
+            return replace(NO_PAGE, operation=rmp_operation(offset))
         entry = self._ask(rmp=address)
         gpa = entry["gpa"] + (address % PAGE_SIZE_2M if entry["size"] else 0)
-        return entry["assigned"], entry["asid"], gpa, entry["validated"], entry["size"]
+        return RmpState(
+            entry["assigned"],
+            entry["asid"],
+            gpa,
+            entry["validated"],
+            RmpSize(entry["size"]),
+            operation=rmp_operation(offset),
+        )
 
     def gmem_bytes(self, fd: int, offset: int, length: int) -> bytes:
         """Memory behind an offset of a guest_memfd, within one page."""

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+FAILURE_WIDTH = 100
+"""Columns of the line that a failed test is reported by, so that it fits into a mail."""
+
 
 class Outcome(enum.StrEnum):
     """The outcomes a test can have; a failure is a result, an error is not."""

@@ -11,7 +11,8 @@ from harness.errors import UserError
 from harness.kernel import OperationError, TargetError
 from harness.report import sanitize
 from harness.report.facts import Facts, Subject
-from harness.report.outcome import Outcome, Result
+from harness.report.outcome import FAILURE_WIDTH, Outcome, Result
+from harness.vm.errors import GuestError, KvmIoctlError, MessageError
 
 REASON_WIDTH = 300
 SAID = "results"
@@ -38,10 +39,16 @@ def reason_of(error: BaseException) -> str:
     """Return one line that says what went wrong."""
     first = next((each for each in sanitize.text(str(error)).splitlines() if each.strip()), "")
     name = type(error).__name__
-    if isinstance(error, (UserError, pytest.skip.Exception, pytest.fail.Exception)):
+    if isinstance(error, (UserError, pytest.skip.Exception)):
         return sanitize.line(first or name, REASON_WIDTH)
-    if isinstance(error, AssertionError) and first:
-        return sanitize.line(first, REASON_WIDTH)
+    if isinstance(error, (KvmIoctlError, OperationError)):
+        # An operation that had to succeed: what it is called, and its error.
+        return sanitize.line(f"{error.strerror}; want success", FAILURE_WIDTH)
+    if (
+        isinstance(error, (AssertionError, GuestError, MessageError, pytest.fail.Exception))
+        and first
+    ):
+        return sanitize.line(first, FAILURE_WIDTH)
     return sanitize.line(f"{name}: {first}" if first else name, REASON_WIDTH)
 
 

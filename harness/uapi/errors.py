@@ -69,9 +69,18 @@ def fw_error_name(value: int) -> str:
         return f"firmware error {value:#x}"
 
 
+def status_name(value: int) -> str:
+    """Name of a firmware status without prefix: INVALID_PARAM, 0 is SUCCESS."""
+    return fw_error_name(value).removeprefix("SEV_RET_").removeprefix("firmware ")
+
+
+_OURS = {_errno.EOPNOTSUPP: "EOPNOTSUPP", _errno.EDEADLK: "EDEADLK", 133: "EHWPOISON"}
+"""Of errnos with two names the one that the kernel uses; and one that Python may not know."""
+
+
 def errno_name(value: int) -> str:
     """Name of an errno (0 is `success`), the number where it has none."""
     number = abs(value)
     if number == 0:
         return "success"
-    return _errno.errorcode.get(number, f"errno {number}")
+    return _OURS.get(number) or _errno.errorcode.get(number, f"errno {number}")

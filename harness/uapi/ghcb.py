@@ -9,6 +9,8 @@ also found here.
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from harness.uapi.guest_message import *
 from harness.uapi.layout import PAGE_SIZE, PackedStruct, Struct, offset, u8, u16, u32, u64
 from harness.uapi.svm import *
@@ -78,12 +80,34 @@ GHCB_TERM_SECRETS_PAGE = 6
 GHCB_SW_EXITINFO1_OK = 0
 GHCB_SW_EXITINFO1_EXCEPTION = 1
 GHCB_SW_EXITINFO1_MALFORMED_INPUT = 2
-GHCB_ERR_NOT_REGISTERED = 1
-GHCB_ERR_INVALID_USAGE = 2
-GHCB_ERR_INVALID_SCRATCH_AREA = 3
-GHCB_ERR_MISSING_INPUT = 4
-GHCB_ERR_INVALID_INPUT = 5
-GHCB_ERR_INVALID_EVENT = 6
+
+
+class GhcbError(IntEnum):
+    """Why the hypervisor calls the input of a VMGEXIT malformed (SW_EXITINFO2)."""
+
+    NONE = 0  # ours: the input is not malformed
+    GHCB_ERR_NOT_REGISTERED = 1
+    GHCB_ERR_INVALID_USAGE = 2
+    GHCB_ERR_INVALID_SCRATCH_AREA = 3
+    GHCB_ERR_MISSING_INPUT = 4
+    GHCB_ERR_INVALID_INPUT = 5
+    GHCB_ERR_INVALID_EVENT = 6
+
+    @staticmethod
+    def name_of(value: int) -> str:
+        """Name of a reason with its number; "none" is 0."""
+        if not value:
+            return "none"
+        known = value in set(GhcbError)
+        return f"{GhcbError(value).name} ({value})" if known else f"reason {value}"
+
+
+GHCB_ERR_NOT_REGISTERED = GhcbError.GHCB_ERR_NOT_REGISTERED
+GHCB_ERR_INVALID_USAGE = GhcbError.GHCB_ERR_INVALID_USAGE
+GHCB_ERR_INVALID_SCRATCH_AREA = GhcbError.GHCB_ERR_INVALID_SCRATCH_AREA
+GHCB_ERR_MISSING_INPUT = GhcbError.GHCB_ERR_MISSING_INPUT
+GHCB_ERR_INVALID_INPUT = GhcbError.GHCB_ERR_INVALID_INPUT
+GHCB_ERR_INVALID_EVENT = GhcbError.GHCB_ERR_INVALID_EVENT
 
 # Page state change.
 SNP_PAGE_STATE_PRIVATE = 1

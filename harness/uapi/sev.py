@@ -47,6 +47,13 @@ KVM_SEV_SNP_LAUNCH_START_v12 = 23
 KVM_SEV_SNP_LAUNCH_UPDATE_v12 = 24
 KVM_SEV_SNP_LAUNCH_FINISH_v12 = 25
 
+COMMAND_NAMES = {
+    value: name.removesuffix("_v12")
+    for name, value in list(globals().items())
+    if name.startswith("KVM_SEV_")
+}
+"""Names of the commands of KVM_MEMORY_ENCRYPT_OP, of all revisions."""
+
 KVM_SEV_SNP_PAGE_TYPE_NORMAL = 0x1
 KVM_SEV_SNP_PAGE_TYPE_ZERO = 0x3
 KVM_SEV_SNP_PAGE_TYPE_UNMEASURED = 0x4
@@ -129,6 +136,17 @@ SNP_SET_CONFIG = 11
 SNP_VLEK_LOAD = 12
 SNP_PAUSE_ATTESTATION = 13  # v12 only
 SNP_RESUME_ATTESTATION = 14  # v12 only
+
+DEVICE_COMMAND_NAMES = dict(
+    enumerate(
+        (
+            *("SEV_FACTORY_RESET", "SEV_PLATFORM_STATUS", "SEV_PEK_GEN", "SEV_PEK_CSR"),
+            *("SEV_PDH_GEN", "SEV_PDH_CERT_EXPORT", "SEV_PEK_CERT_IMPORT", "SEV_GET_ID"),
+            *("SEV_GET_ID2", "SNP_PLATFORM_STATUS", "SNP_COMMIT", "SNP_SET_CONFIG"),
+            *("SNP_VLEK_LOAD", "SNP_PAUSE_ATTESTATION", "SNP_RESUME_ATTESTATION"),
+        )
+    )
+)
 
 SEV_STATUS_FLAGS_CONFIG_ES = 0x0100
 

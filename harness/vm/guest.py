@@ -27,10 +27,10 @@ from harness.uapi.errors import SevFwError
 from harness.uapi.interfaces import VmsaOrder
 from harness.vm import boot, exits, launch_digest, layout, mailbox
 from harness.vm.closing import Closing
-from harness.vm.errors import SevError
+from harness.vm.errors import GuestError, SevError
 from harness.vm.exits import Exit
 from harness.vm.guest_commands import GuestCommands
-from harness.vm.guest_result import GuestError, GuestResult, GuestTimeoutError
+from harness.vm.guest_result import GuestResult, GuestTimeoutError
 from harness.vm.host import Host
 from harness.vm.mailbox import Command, Header, Status
 from harness.vm.psc import PscRequest, serve_list
@@ -449,7 +449,9 @@ class Guest(Closing):
                 f"vCPU {one.cpu.index} in {names} (done {one.cpu.header().done}, "
                 f"last exit {one.cpu.last_exit})"
             )
-        return GuestTimeoutError(f"no answer within {timeout:g} s: {'; '.join(states)} ({why})")
+        return GuestTimeoutError(
+            f"guest: no answer within {timeout:g} s, want one: {'; '.join(states)} ({why})"
+        )
 
     def convert(self, request: PscRequest) -> int:
         """Serve a page state change as QEMU does; 0, or -1 when the attributes can't be set."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from harness.uapi import kvm as uapi
+from harness.uapi.ghcb import GHCB_SW_EXITINFO1_MALFORMED_INPUT, GhcbError
 from harness.uapi.sev import PVALIDATE_FAIL_SIZEMISMATCH
 from harness.uapi.svm import (
     SVM_VMGEXIT_AP_CREATE,
@@ -21,9 +22,11 @@ from harness.uapi.svm import (
     SVM_VMGEXIT_GUEST_REQUEST,
 )
 from harness.vm import layout
-from harness.vm.guest_result import GuestError, GuestResult
+from harness.vm.errors import GuestError
+from harness.vm.guest_result import GuestResult, guest_errno
 from harness.vm.mailbox import Command, Op, VmgExit
 from harness.vm.psc import MAX_ENTRIES, PscEntry, PscOp, encode_list, entries_for
+from harness.vm.results import Memory, Number
 from harness.vm.vcpu import RUN_TIMEOUT
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 GHCB_SHARED_BUFFER: Final = 0x800
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PscResult:
     """How a list of page state changes ended."""
 
@@ -41,6 +44,24 @@ class PscResult:
     exits: int
     cur_entry: int
     end_entry: int
+    operation: str = field(default="PSC", compare=False)
+
+    @classmethod
+    def of(cls, result: GuestResult) -> PscResult:
+        """From the values of Op.PSC."""
+        operation = result.operation
+        info1, info2, exits, current, end = result.values[:5]
+        return cls(*_infos(info1, info2, operation), exits, current, end, operation)
+
+    def __str__(self) -> str:
+        """How far the list was done, in words."""
+        at = f"stopped at entry {self.cur_entry} of {self.end_entry + 1}"
+        if self.ok:
+            return f"all of {self.end_entry + 1} entries done"
+        return f"SW_EXITINFO1 {self.info1:#x}, SW_EXITINFO2 {self.info2:#x}, {at}"
+
+    def __repr__(self) -> str:
+        return f"{self.operation}: {self}"
 
     @property
     def ok(self) -> bool:
@@ -48,7 +69,7 @@ class PscResult:
         return not self.info1 & 0xFFFFFFFF and not self.info2 and self.cur_entry > self.end_entry
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class VmgExitResult:
     """sw_exit_info_1 and 2 after an exit, and the registers in the GHCB."""
 
@@ -58,16 +79,47 @@ class VmgExitResult:
     rbx: int
     rcx: int
     rdx: int
+    operation: str = field(default="VMGEXIT", compare=False)
 
     @property
-    def malformed(self) -> int | None:
-        """Reason (1..6) why the hypervisor calls the input malformed, None where it doesn't."""
-        return self.info2 if self.info1 & 0xFFFFFFFF == 2 else None
+    def malformed(self) -> int:
+        """Why the hypervisor calls the input malformed (GhcbError); NONE where it does not."""
+        malformed = self.info1 & 0xFFFFFFFF == GHCB_SW_EXITINFO1_MALFORMED_INPUT
+        reason = self.info2 if malformed else GhcbError.NONE
+        return Number(reason, f"{self.operation} SW_EXITINFO2", GhcbError.name_of)
 
     @classmethod
     def of(cls, result: GuestResult) -> VmgExitResult:
         """From the values of Op.VMGEXIT."""
-        return cls(*result.check().values[:6])
+        operation = result.operation
+        info1, info2, rax, rbx, rcx, rdx = result.check().values[:6]
+        return cls(
+            *_infos(info1, info2, operation),
+            Number(rax, f"{operation} RAX"),
+            Number(rbx, f"{operation} RBX"),
+            Number(rcx, f"{operation} RCX"),
+            Number(rdx, f"{operation} RDX"),
+            operation,
+        )
+
+    def __str__(self) -> str:
+        """What the hypervisor said, in words."""
+        if self.malformed:
+            return f"SW_EXITINFO2 {GhcbError.name_of(self.malformed)}"
+        if self.info1 or self.info2:
+            return f"SW_EXITINFO1 {self.info1:#x}, SW_EXITINFO2 {self.info2:#x}"
+        return "success"
+
+    def __repr__(self) -> str:
+        return f"{self.operation}: {self}"
+
+
+def _infos(info1: int, info2: int, operation: str) -> tuple[Number, Number]:
+    """SW_EXITINFO1 and 2 of an answer."""
+    return (
+        Number(info1, f"{operation} SW_EXITINFO1"),
+        Number(info2, f"{operation} SW_EXITINFO2"),
+    )
 
 
 class GuestCommands(abc.ABC):
@@ -124,7 +176,8 @@ class GuestCommands(abc.ABC):
             at = gpa + len(data)
             self.copy(buffer, at, part, to_private=False, private=private).check()
             data += self.guest.vm.read_gpa(buffer, part)
-        return data
+        view = "private" if private else "shared"
+        return Memory(data, f"{view} memory at GPA {gpa:#x}")
 
     def write(self, gpa: int, data: bytes, *, private: bool = True) -> None:
         """Write bytes as the guest, through this vCPU's shared buffer."""
@@ -175,21 +228,25 @@ class GuestCommands(abc.ABC):
         result = self.call(Op.PSC, limit)
         if result.faulted or result.exit is not None:
             result.check()
-        return PscResult(*result.values[:5])
+        return PscResult.of(result)
 
     def convert(self, gpa: int, size: int, *, private: bool, large: bool = False) -> None:
         """Change the state of a range by GHCB lists, or by hypercall; GuestError if refused."""
         if not self.guest.is_snp:
             result = self.map_gpa_range(gpa, size, private=private).check().value
             if result:
-                raise GuestError(f"KVM_HC_MAP_GPA_RANGE({gpa:#x}, {size:#x}): {result:#x}")
+                raise GuestError(
+                    f"KVM_HC_MAP_GPA_RANGE({gpa:#x}, {size:#x}): RAX {guest_errno(result)}; want 0"
+                )
             return
         op = PscOp.PRIVATE if private else PscOp.SHARED
         todo = list(entries_for(gpa, size, op, large=large))
         for first in range(0, len(todo), MAX_ENTRIES):
             outcome = self.psc(todo[first : first + MAX_ENTRIES])
             if not outcome.ok:
-                raise GuestError(f"page state change of {gpa:#x}, {size:#x}: {outcome}")
+                raise GuestError(
+                    f"page state change of {gpa:#x}, {size:#x}: {outcome}; want all done"
+                )
 
     def validate(self, gpa: int, size: int, validate: bool = True, *, large: bool = False) -> None:
         """PVALIDATE a range as Linux does: in 4 KiB where 2 MiB do not fit the RMP's entries."""
@@ -197,7 +254,7 @@ class GuestCommands(abc.ABC):
         if large and done.value == PVALIDATE_FAIL_SIZEMISMATCH:
             done = self.pvalidate(gpa, size, validate).check()
         if done.value:
-            raise GuestError(f"PVALIDATE of {gpa:#x}, {size:#x}: RAX {done.value}")
+            raise GuestError(f"PVALIDATE of {gpa:#x}, {size:#x}: RAX {done.value}; want 0")
 
     def make_private(self, gpa: int, size: int, *, large: bool = False) -> None:
         """Convert a range to private and validate it."""
@@ -268,11 +325,6 @@ class GuestCommands(abc.ABC):
         """As `vmgexit_raw`; raises when the guest could not go on."""
         return VmgExitResult.of(self.vmgexit_raw(exit_code, info1, info2, **fields))
 
-    def vmgexit_page(self, ghcb: bytes) -> GuestResult:
-        """A VMGEXIT with this very page (4096 bytes) as GHCB."""
-        self.guest.vm.write_gpa(layout.ghcb(self.index), ghcb)
-        return self.call(Op.VMGEXIT_RAW)
-
     def cpuid(self, leaf: int, subleaf: int = 0, *, by_msr: bool = False) -> tuple[int, ...]:
         """EAX, EBX, ECX, EDX."""
         return self.call(Op.CPUID, leaf, subleaf, flags=int(by_msr)).check().values[:4]
@@ -284,14 +336,6 @@ class GuestCommands(abc.ABC):
     def wrmsr(self, index: int, value: int) -> GuestResult:
         """WRMSR."""
         return self.call(Op.WRMSR, index, value)
-
-    def port_in(self, port: int, width: int = 1) -> GuestResult:
-        """IN."""
-        return self.call(Op.IN, port, width)
-
-    def port_out(self, port: int, value: int, width: int = 1) -> GuestResult:
-        """OUT."""
-        return self.call(Op.OUT, port, width, value)
 
     def guest_request(
         self,
@@ -354,7 +398,7 @@ class GuestCommands(abc.ABC):
         """Build a VMSA in a validated private page and create vCPU `index` from it."""
         built = self.build_vmsa(vmsa, index).check()
         if built.value:
-            raise GuestError(f"RMPADJUST of VMSA {vmsa:#x}: RAX {built.value}")
+            raise GuestError(f"RMPADJUST of VMSA {vmsa:#x}: RAX {built.value}; want 0")
         return self.ap_creation(self.guest.cpu(index).vcpu.id, vmsa)
 
     # -- races -----------------------------------------------------------------------------

@@ -16,8 +16,11 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from harness.uapi.errors import status_name
 from harness.vm import layout
+from harness.vm.errors import MessageError
 from harness.vm.guest_commands import GuestCommands, VmgExitResult
+from harness.vm.results import Number
 
 HEADER_SIZE: Final = 0x60
 MAX_PAYLOAD: Final = layout.PAGE_SIZE - HEADER_SIZE
@@ -52,10 +55,6 @@ class MessageType(IntEnum):
     ABSORB_RSP = 12
     VMRK_REQ = 13
     VMRK_RSP = 14
-
-
-class MessageError(Exception):
-    """A response that a guest must not trust; the text says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +170,7 @@ class ReportResponse:
         status, size = struct.unpack_from("<II", payload)
         if 32 + size > len(payload):
             raise MessageError(f"MSG_REPORT_RSP of {len(payload)} bytes claims {size} of report")
-        return cls(status, payload[32 : 32 + size])
+        return cls(_status(status, "MSG_REPORT_RSP"), payload[32 : 32 + size])
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +185,11 @@ class KeyResponse:
         """Read it; MessageError when it is too short."""
         if len(payload) < 64:
             raise MessageError(f"MSG_KEY_RSP of {len(payload)} bytes")
-        return cls(int.from_bytes(payload[:4], "little"), payload[32:64])
+        status = int.from_bytes(payload[:4], "little")
+        return cls(_status(status, "MSG_KEY_RSP"), payload[32:64])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Answer:
     """What a guest request gave: the exit, and the response if there was one."""
 
@@ -203,14 +203,27 @@ class Answer:
         return self.header is not None
 
     @property
+    def operation(self) -> str:
+        """The exit that carried the request."""
+        return self.exit.operation
+
+    def __str__(self) -> str:
+        """What came of it in words."""
+        return "success" if self.ok else str(self.exit)
+
+    def __repr__(self) -> str:
+        return f"{self.operation}: {self}"
+
+    @property
     def fw_error(self) -> int:
         """The firmware's error."""
-        return self.exit.info2 & 0xFFFFFFFF
+        error = self.exit.info2 & 0xFFFFFFFF
+        return Number(error, f"{self.operation} firmware status", status_name)
 
     @property
     def vmm_error(self) -> int:
         """The hypervisor's error: 1 invalid length, 2 busy."""
-        return self.exit.info2 >> 32
+        return Number(self.exit.info2 >> 32, f"{self.operation} hypervisor's error")
 
 
 class Messenger:
@@ -293,7 +306,7 @@ class Messenger:
         answer = self.send(MessageType.REPORT_REQ, request)
         response = ReportResponse.decode(_payload(answer))
         if response.status:
-            raise MessageError(f"the firmware refused a report: status {response.status:#x}")
+            raise MessageError(f"the firmware refused a report: {status_name(response.status)}")
         return response.report
 
     def derived_key(self, request: bytes | None = None) -> bytes:
@@ -301,11 +314,15 @@ class Messenger:
         answer = self.send(MessageType.KEY_REQ, key_request() if request is None else request)
         response = KeyResponse.decode(_payload(answer))
         if response.status:
-            raise MessageError(f"the firmware refused a key: status {response.status:#x}")
+            raise MessageError(f"the firmware refused a key: {status_name(response.status)}")
         return response.key
+
+
+def _status(value: int, message: str) -> int:
+    return Number(value, f"{message} status", status_name)
 
 
 def _payload(answer: Answer) -> bytes:
     if not answer.ok:
-        raise MessageError(f"guest request failed: {answer.exit}")
+        raise MessageError(f"{answer.operation}: {answer.exit}; want a response")
     return answer.payload

@@ -10,6 +10,7 @@ from harness.kernel import Kernel
 from harness.uapi import sev as sevapi
 from harness.uapi.interfaces import Interface
 from harness.vm.errors import NotSupportedError, SevError
+from harness.vm.results import SevResult
 
 SCRATCH = 1 << 16
 
@@ -30,20 +31,22 @@ class SevPlatform:
     def _scratch(self) -> int:
         return self.kernel.mmap(SCRATCH)
 
-    def call(self, command: int, data: bytes = b"") -> tuple[int, int, bytes]:
-        """SEV_ISSUE_CMD: (errno, firmware error, the structure as the kernel left it)."""
+    def call(self, command: int, data: bytes = b"") -> SevResult:
+        """SEV_ISSUE_CMD; a failure is a result."""
         if data:
             self.kernel.write(self._scratch, data)
         request = sevapi.sev_issue_cmd(cmd=command, data=self._scratch if data else 0)
         result = self.kernel.ioctl(self.fd, sevapi.SEV_ISSUE_CMD, bytes(request))
         after = self.kernel.read(self._scratch, len(data)) if data else b""
-        return result.errno, sevapi.sev_issue_cmd.from_buffer_copy(result.data).error, after
+        fw_error = sevapi.sev_issue_cmd.from_buffer_copy(result.data).error
+        name = sevapi.DEVICE_COMMAND_NAMES.get(command, f"/dev/sev command {command}")
+        return SevResult.of(name, result.errno, fw_error, after)
 
     def _issue(self, name: str, command: int, struct: ctypes.Structure | bytes = b"") -> bytes:
-        errno, fw_error, data = self.call(command, bytes(struct))
-        if errno:
-            raise SevError(name, errno, fw_error)
-        return data
+        result = self.call(command, bytes(struct))
+        if result.errno:
+            raise SevError(name, result.errno, result.fw_error)
+        return result.data
 
     def platform_status(self) -> sevapi.sev_user_data_snp_status:
         """SNP_PLATFORM_STATUS."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.kernel import Close, Ioctl, Munmap, Op, Result, Ticket, Write
 from harness.uapi import kvm as uapi
+from harness.uapi.errors import errno_name
 from harness.vm.closing import Closing
 from harness.vm.errors import KvmIoctlError
 from harness.vm.exits import Exit, parse
+from harness.vm.results import Number
 
 if TYPE_CHECKING:
     from harness.vm.vm import Vm
@@ -23,6 +25,19 @@ RUN_PAGE = 4096 + 256
 """Bytes of the mapping that are read after an exit: kvm_run and the start of the port I/O data."""
 
 IMMEDIATE_EXIT = uapi.kvm_run.immediate_exit.offset
+
+
+class PreFault(NamedTuple):
+    """What KVM_PRE_FAULT_MEMORY gave: the errno, and the GPA and size of what is left."""
+
+    errno: int
+    gpa: int
+    size: int
+
+    @property
+    def operation(self) -> str:
+        """The ioctl and the page that it began with."""
+        return str(getattr(self.errno, "operation", ""))
 
 
 class Vcpu(Closing):
@@ -115,12 +130,13 @@ class Vcpu(Closing):
             "KVM_SET_MP_STATE", uapi.KVM_SET_MP_STATE, bytes(uapi.kvm_mp_state(mp_state=state))
         )
 
-    def pre_fault(self, gpa: int, size: int) -> tuple[int, int, int]:
-        """KVM_PRE_FAULT_MEMORY: (errno, gpa and size of what is left)."""
+    def pre_fault(self, gpa: int, size: int) -> PreFault:
+        """KVM_PRE_FAULT_MEMORY of a range in bytes; a failure is a result."""
         request = bytes(uapi.kvm_pre_fault_memory(gpa=gpa, size=size))
         result = self.kernel.ioctl(self.fd, uapi.KVM_PRE_FAULT_MEMORY, request)
         left = uapi.kvm_pre_fault_memory.from_buffer_copy(result.data)
-        return result.errno, left.gpa, left.size
+        name = f"KVM_PRE_FAULT_MEMORY of GPA {gpa:#x}"
+        return PreFault(Number(result.errno, name, errno_name), left.gpa, left.size)
 
     # -- running ---------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from harness.uapi import sev as sevapi
 from harness.vm.closing import Closing
 from harness.vm.errors import KvmIoctlError, NotSupportedError, SevError
 from harness.vm.gmem import GuestMemfd
+from harness.vm.results import Memory, SevResult
 from harness.vm.vcpu import Vcpu
 
 if TYPE_CHECKING:
@@ -39,15 +40,6 @@ class Slot:
     gmem: GuestMemfd | None
     gmem_offset: int
     mapped: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SevResult:
-    """What a SEV command gave: errno, firmware error, and the structure as the kernel left it."""
-
-    errno: int
-    fw_error: int
-    data: bytes
 
 
 class Vm(Closing):
@@ -191,7 +183,8 @@ class Vm(Closing):
 
     def read_gpa(self, gpa: int, length: int) -> bytes:
         """Read the shared memory behind a guest address."""
-        return self.kernel.read(self.shared_address(gpa, length), length)
+        data = self.kernel.read(self.shared_address(gpa, length), length)
+        return Memory(data, f"shared memory at GPA {gpa:#x}")
 
     def write_gpa(self, gpa: int, data: bytes) -> None:
         """Write the shared memory behind a guest address."""
@@ -238,6 +231,7 @@ class Vm(Closing):
         """Interpret the results of `sev_ops`."""
         result = results[1] if data else results[0]
         command = sevapi.kvm_sev_cmd.from_buffer_copy(result.data)
+        name = sevapi.COMMAND_NAMES.get(command.id, f"SEV command {command.id}")
         after = b""
         if data:
             after = (
@@ -245,7 +239,7 @@ class Vm(Closing):
                 if len(results) > 2
                 else self.kernel.read(self.scratch(thread), len(data))
             )
-        return SevResult(result.errno, command.error, after)
+        return SevResult.of(name, result.errno, command.error, after)
 
     def sev_call(
         self,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from harness.uapi import kvm as uapi
+from harness.uapi.ghcb import GhcbError
 from harness.vm.exits import Exit
 from harness.vm.guest import Guest, GuestCpu, Pending
 from harness.vm.guest_result import GuestResult
@@ -35,7 +36,7 @@ def bring_up(guest: Guest, index: int, vmsa: int | None = None) -> Header:
     page = vmsa_page(index) if vmsa is None else vmsa
     waiting = guest.cpu(index).start()
     answer = guest.cpu().start_ap(index, page)
-    assert answer.malformed is None
+    assert answer.malformed == GhcbError.NONE
     return booted(guest, waiting)
 
 

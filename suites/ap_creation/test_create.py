@@ -11,6 +11,7 @@ import pytest
 from harness.kernel import Inspector
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
+from harness.uapi.ghcb import GhcbError
 from harness.vm.exits import InterruptedExit
 from harness.vm.guest import Guest
 from harness.vm.guest_commands import VmgExitResult
@@ -124,7 +125,7 @@ def test_offline_and_online(pair: Guest, rounds: int) -> None:
     for number in range(1, rounds + 1):
         assert bring_up(pair, 1, vmsa_page(number % 2)).boots == number
         assert pair.cpu(1).cpuid(0) == pair.cpu().cpuid(0)
-        assert pair.cpu().ap_creation(1, 0, DESTROY).malformed is None
+        assert pair.cpu().ap_creation(1, 0, DESTROY).malformed == GhcbError.NONE
 
 
 def test_created_again_while_running(pair: Guest) -> None:
@@ -183,7 +184,7 @@ def test_on_init_waits_for_init(pair: Guest) -> None:
     bsp, ap = pair.cpu(), pair.cpu(1)
     bsp.build_vmsa(vmsa_page(1), 1, rsp=AREA + 6 * PAGE).check()
     waiting = ap.start()
-    assert bsp.ap_creation(1, vmsa_page(1), ON_INIT).malformed is None
+    assert bsp.ap_creation(1, vmsa_page(1), ON_INIT).malformed == GhcbError.NONE
     settle(pair)
     assert ap.header().boots == 0
     bsp.wrmsr(APIC_BASE, bsp.rdmsr(APIC_BASE).check().value | X2APIC_ENABLE).check()
@@ -225,7 +226,7 @@ def test_ap_survives_the_bsp(pair: Guest) -> None:
     bring_up(pair, 1)
     ap = pair.cpu(1)
     ap.build_vmsa(vmsa_page(2), 0).check()
-    assert ap.ap_creation(0, vmsa_page(2)).malformed is None
+    assert ap.ap_creation(0, vmsa_page(2)).malformed == GhcbError.NONE
     assert booted(pair, pair.cpu().start()).boots == 2
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.uapi import ghcb as abi
+from harness.uapi.ghcb import GhcbError
 from harness.uapi.vmsa import (
     SVM_SEV_FEAT_ALTERNATE_INJECTION,
     SVM_SEV_FEAT_RESTRICTED_INJECTION,
@@ -40,7 +41,7 @@ def _still_waiting(guest: Guest) -> None:
     waiting = guest.cpu(1).start()
     settle(guest)
     assert guest.cpu(1).header().boots == 0
-    assert guest.cpu().start_ap(1, vmsa_page(1)).malformed is None
+    assert guest.cpu().start_ap(1, vmsa_page(1)).malformed == GhcbError.NONE
     assert booted(guest, waiting).boots == 1
 
 
@@ -112,7 +113,7 @@ def test_features_other_than_the_vms(pair: Guest, bit: int) -> None:
         assert answer.malformed == INVALID
         _still_waiting(pair)
     else:
-        assert answer.malformed is None
+        assert answer.malformed == GhcbError.NONE
 
 
 def test_features_missing(pair: Guest) -> None:
@@ -125,7 +126,7 @@ def test_features_missing(pair: Guest) -> None:
 def test_destroy_needs_no_features(pair: Guest) -> None:
     """DESTROY takes no RAX."""
     info1 = 1 << 32 | abi.SVM_VMGEXIT_AP_DESTROY
-    assert pair.cpu().vmgexit(abi.SVM_VMGEXIT_AP_CREATION, info1, 0).malformed is None
+    assert pair.cpu().vmgexit(abi.SVM_VMGEXIT_AP_CREATION, info1, 0).malformed == GhcbError.NONE
 
 
 def test_destroy_ignores_the_features(pair: Guest) -> None:
@@ -133,23 +134,23 @@ def test_destroy_ignores_the_features(pair: Guest) -> None:
     info1 = 1 << 32 | abi.SVM_VMGEXIT_AP_DESTROY
     features = 1 | SVM_SEV_FEAT_RESTRICTED_INJECTION | SVM_SEV_FEAT_ALTERNATE_INJECTION
     event = pair.cpu().vmgexit(abi.SVM_VMGEXIT_AP_CREATION, info1, 0, rax=features)
-    assert event.malformed is None
+    assert event.malformed == GhcbError.NONE
 
 
 def test_destroy_ignores_the_address(pair: Guest) -> None:
     """DESTROY does not look at the VMSA address."""
     bring_up(pair, 1)
     answer = pair.cpu().ap_creation(1, 0xFFF, abi.SVM_VMGEXIT_AP_DESTROY)
-    assert answer.malformed is None
+    assert answer.malformed == GhcbError.NONE
 
 
 def _refused_by_hardware(guest: Guest, vmsa: int) -> None:
     """CREATE is taken, the target's KVM_RUN fails to enter, and a good VMSA still starts it."""
     waiting = guest.cpu(1).start()
-    assert guest.cpu().ap_creation(1, vmsa).malformed is None
+    assert guest.cpu().ap_creation(1, vmsa).malformed == GhcbError.NONE
     assert isinstance(left(guest, waiting), FailEntryExit)
     # The target is runnable now, with what it cannot run; creation comes before it is entered.
-    assert guest.cpu().start_ap(1, vmsa_page(3)).malformed is None
+    assert guest.cpu().start_ap(1, vmsa_page(3)).malformed == GhcbError.NONE
     assert booted(guest, guest.cpu(1).start()).boots == 1
 
 
@@ -182,7 +183,7 @@ def test_wrong_features_in_the_vmsa(pair: Guest, features: int) -> None:
 def test_no_memory_at_the_address(pair: Guest) -> None:
     """A VMSA address without memory fails to enter instead of hanging the vCPU."""
     bring_up(pair, 1)
-    assert pair.cpu().ap_creation(1, (1 << 30) + PAGE).malformed is None
+    assert pair.cpu().ap_creation(1, (1 << 30) + PAGE).malformed == GhcbError.NONE
     assert isinstance(left(pair, pair.cpu(1).start()), FailEntryExit)
 
 
@@ -191,7 +192,7 @@ def test_vmsa_of_another_guest(smp: Callable[[int], Guest]) -> None:
     one, two = smp(2), smp(2)
     bring_up(one, 1)
     waiting = two.cpu(1).start()
-    assert two.cpu().ap_creation(1, vmsa_page(1)).malformed is None
+    assert two.cpu().ap_creation(1, vmsa_page(1)).malformed == GhcbError.NONE
     assert isinstance(left(two, waiting), FailEntryExit)
     assert one.cpu(1).cpuid(0) == one.cpu().cpuid(0)
 
@@ -200,7 +201,7 @@ def test_vmsa_page_is_punched_out(pair: Guest) -> None:
     """When the memory of its VMSA is freed a vCPU cannot be entered any more."""
     bring_up(pair, 1)
     pair.vm.gmems[0].punch_hole(vmsa_page(1), PAGE)
-    assert pair.cpu().ap_creation(1, vmsa_page(1)).malformed is None
+    assert pair.cpu().ap_creation(1, vmsa_page(1)).malformed == GhcbError.NONE
     assert isinstance(left(pair, pair.cpu(1).start()), FailEntryExit)
 
 

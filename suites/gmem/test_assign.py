@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from harness.kernel import Inspector
+from harness.kernel import NO_PAGE, Inspector, RmpSize
 from harness.vm.guest import Guest
 from harness.vm.host import Host
 from suites.gmem.memory import HUGE, MEMORY, PAGE, A, B, fresh, gmem_of, use
@@ -16,13 +18,13 @@ pytestmark = [
     pytest.mark.needs("snp", "inspector"),
 ]
 
-SIZE_4K, SIZE_2M = 0, 1
+SIZE_4K, SIZE_2M = RmpSize.SIZE_4K, RmpSize.SIZE_2M
 
 
 def test_nothing_before_the_touch(guest: Guest, inspector: Inspector) -> None:
     """Private attributes alone assign nothing: the page is taken at the first touch."""
     fresh(guest.cpu(), A, HUGE)
-    assert inspector.gmem_rmp(gmem_of(guest).fd, A) is None
+    assert inspector.gmem_rmp(gmem_of(guest).fd, A) == NO_PAGE
 
 
 def test_touch_assigns(guest: Guest, inspector: Inspector) -> None:
@@ -30,12 +32,10 @@ def test_touch_assigns(guest: Guest, inspector: Inspector) -> None:
     cpu = guest.cpu()
     assert cpu.load(A + PAGE).not_validated
     entry = inspector.gmem_rmp(gmem_of(guest).fd, A + PAGE)
-    assert entry is not None
-    assigned, asid, gpa, validated, _ = entry
-    assert (assigned, gpa, validated) == (True, A + PAGE, False)
+    assert entry == replace(entry, assigned=True, gpa=A + PAGE, validated=False)
     image = inspector.gmem_rmp(gmem_of(guest).fd, 0x100000)
-    assert image is not None
-    assert asid == image[1] != 0
+    assert image.asid > 0
+    assert entry == replace(entry, asid=image.asid)
 
 
 def test_validation_shows(guest: Guest, inspector: Inspector) -> None:
@@ -44,8 +44,7 @@ def test_validation_shows(guest: Guest, inspector: Inspector) -> None:
     for gpa, wanted in ((A, True), (A + PAGE, False)):
         guest.cpu().load(gpa)
         entry = inspector.gmem_rmp(gmem_of(guest).fd, gpa)
-        assert entry is not None
-        assert entry[3] is wanted
+        assert entry == replace(entry, assigned=True, validated=wanted)
 
 
 @pytest.mark.needs("gmem_2m")
@@ -57,8 +56,7 @@ def test_aligned_range_is_one_entry(guest: Guest, inspector: Inspector) -> None:
     cpu.pvalidate(A, HUGE, large=True).check()
     assert cpu.pvalidate(A, HUGE, large=True).value == 0
     entry = inspector.gmem_rmp(gmem_of(guest).fd, A + 5 * PAGE)
-    assert entry is not None
-    assert (entry[2], entry[3], entry[4]) == (A + 5 * PAGE, True, SIZE_2M)
+    assert entry == replace(entry, gpa=A + 5 * PAGE, validated=True, size=SIZE_2M)
     assert inspector.counters()["rmpupdate"] == before + 1
 
 
@@ -71,9 +69,8 @@ def test_mixed_range_is_small(guest: Guest, inspector: Inspector, index: int) ->
     other = A + (index + 7) % 512 * PAGE
     cpu.load(other)
     entry = inspector.gmem_rmp(gmem_of(guest).fd, other)
-    assert entry is not None
-    assert entry[4] == SIZE_4K
-    assert inspector.gmem_rmp(gmem_of(guest).fd, A + (index + 9) % 512 * PAGE) is None
+    assert entry == replace(entry, present=True, size=SIZE_4K)
+    assert inspector.gmem_rmp(gmem_of(guest).fd, A + (index + 9) % 512 * PAGE) == NO_PAGE
 
 
 def test_populated_range_is_small(guest: Guest, inspector: Inspector) -> None:
@@ -82,8 +79,7 @@ def test_populated_range_is_small(guest: Guest, inspector: Inspector) -> None:
     near = 0x100000 + 0x40 * PAGE
     cpu.load(near)
     entry = inspector.gmem_rmp(gmem_of(guest).fd, near)
-    assert entry is not None
-    assert (entry[0], entry[4]) == (True, SIZE_4K)
+    assert entry == replace(entry, assigned=True, size=SIZE_4K)
 
 
 def test_misaligned_slot_is_small(guest: Guest, inspector: Inspector) -> None:
@@ -95,8 +91,7 @@ def test_misaligned_slot_is_small(guest: Guest, inspector: Inspector) -> None:
     use(guest.cpu(), gpa)
     guest.cpu().store(gpa, 77).check()
     entry = inspector.gmem_rmp(gmem.fd, PAGE)
-    assert entry is not None
-    assert (entry[2], entry[4]) == (gpa, SIZE_4K)
+    assert entry == replace(entry, gpa=gpa, size=SIZE_4K)
 
 
 def test_allocated_is_not_assigned(guest: Guest, inspector: Inspector) -> None:
@@ -104,8 +99,7 @@ def test_allocated_is_not_assigned(guest: Guest, inspector: Inspector) -> None:
     gmem = guest.vm.create_gmem(HUGE)
     gmem.allocate(0, 4 * PAGE)
     entry = inspector.gmem_rmp(gmem.fd, 0)
-    assert entry is not None
-    assert not entry[0]
+    assert entry == replace(entry, present=True, assigned=False)
 
 
 def test_assigned_once(guest: Guest, inspector: Inspector) -> None:
@@ -130,8 +124,7 @@ def test_level_is_limited_by_the_rmp(guest: Guest, inspector: Inspector) -> None
     assert cpu.verify(B, 10 * PAGE, 3).check().value == 0
     assert cpu.verify(B + 11 * PAGE, HUGE - 11 * PAGE, 3).check().value == 0
     entry = inspector.gmem_rmp(gmem_of(guest).fd, B)
-    assert entry is not None
-    assert entry[4] == SIZE_4K
+    assert entry == replace(entry, present=True, size=SIZE_4K)
 
 
 def test_two_guests_have_their_own(host: Host, inspector: Inspector) -> None:
@@ -142,6 +135,5 @@ def test_two_guests_have_their_own(host: Host, inspector: Inspector) -> None:
             guest.cpu().boot()
             use(guest.cpu(), A)
             entry = inspector.gmem_rmp(gmem_of(guest).fd, A)
-            assert entry is not None
-            asids.add(entry[1])
-    assert len(asids) == 2
+            asids.add(entry.asid)
+    assert len(asids) == 2, f"ASIDs of two guests: {asids}; want two"

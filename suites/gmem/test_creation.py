@@ -9,10 +9,10 @@ import pytest
 
 from harness.kernel import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, Mmap
 from harness.uapi import kvm as uapi
-from harness.vm.errors import KvmIoctlError
 from harness.vm.host import Host
+from harness.vm.results import attempt
 from harness.vm.vm import Vm
-from suites.gmem.memory import HUGE, KVM_CAP_GUEST_MEMFD_FLAGS, PAGE
+from suites.gmem.memory import FAR, HUGE, KVM_CAP_GUEST_MEMFD_FLAGS, PAGE
 
 pytestmark = [
     pytest.mark.patches(6, 21, 22),
@@ -21,13 +21,14 @@ pytestmark = [
 ]
 
 SIZE = 16 * PAGE
+BINDING = "KVM_SET_USER_MEMORY_REGION2"
 
 
 def _refused(vm: Vm, code: int, **region: int) -> None:
     fields = {"flags": uapi.KVM_MEM_GUEST_MEMFD, "memory_size": SIZE, **region}
-    with pytest.raises(KvmIoctlError) as caught:
-        vm.set_region(uapi.kvm_userspace_memory_region2(**fields))
-    assert caught.value.errno == code
+    struct = uapi.kvm_userspace_memory_region2(**fields)
+    result = attempt(BINDING, vm.set_region, struct)
+    assert result.errno == code
 
 
 @pytest.mark.parametrize("size", [PAGE, 3 * PAGE, HUGE, 1 << 40])
@@ -39,9 +40,8 @@ def test_size_of_pages(vm: Vm, size: int) -> None:
 @pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE + 1, 1 << 63, (1 << 64) - PAGE])
 def test_bad_size(vm: Vm, size: int) -> None:
     """A size that is zero, negative or no number of pages is EINVAL."""
-    with pytest.raises(KvmIoctlError) as caught:
-        vm.create_gmem(size)
-    assert caught.value.errno == errno.EINVAL
+    result = attempt("KVM_CREATE_GUEST_MEMFD", vm.create_gmem, size)
+    assert result.errno == errno.EINVAL
 
 
 def test_unknown_flags(vm: Vm) -> None:
@@ -49,9 +49,8 @@ def test_unknown_flags(vm: Vm) -> None:
     known = vm.extension(KVM_CAP_GUEST_MEMFD_FLAGS)
     for bit in range(64):
         if not known >> bit & 1:
-            with pytest.raises(KvmIoctlError) as caught:
-                vm.create_gmem(PAGE, flags=1 << bit)
-            assert caught.value.errno == errno.EINVAL, f"flag {bit}"
+            result = attempt("KVM_CREATE_GUEST_MEMFD", vm.create_gmem, PAGE, flags=1 << bit)
+            assert result.errno == errno.EINVAL, f"flag {bit}"
 
 
 def test_host_cannot_map_it(vm: Vm) -> None:
@@ -65,6 +64,9 @@ def test_bound_where_asked(vm: Vm) -> None:
     gmem = vm.create_gmem(2 * SIZE)
     vm.add_slot(0, 0, SIZE, gmem=gmem)
     vm.add_slot(1, HUGE, SIZE, gmem=gmem, gmem_offset=SIZE)
+    for slot, (gpa, offset) in enumerate(((0, 0), (HUGE, SIZE))):
+        again = attempt(BINDING, vm.add_slot, 2, FAR, SIZE, gmem=gmem, gmem_offset=offset)
+        assert again.errno in vm.interface.gmem_bound_errnos, f"slot {slot} at GPA {gpa:#x}"
 
 
 @pytest.mark.parametrize("offset", [0, PAGE, SIZE - PAGE])
@@ -72,9 +74,8 @@ def test_overlapping_binding(vm: Vm, offset: int) -> None:
     """A range of the file that a slot holds cannot be bound again."""
     gmem = vm.create_gmem(2 * SIZE)
     vm.add_slot(0, 0, SIZE, gmem=gmem)
-    with pytest.raises(KvmIoctlError) as caught:
-        vm.add_slot(1, HUGE, SIZE, gmem=gmem, gmem_offset=offset)
-    assert caught.value.errno in vm.interface.gmem_bound_errnos
+    result = attempt(BINDING, vm.add_slot, 1, HUGE, SIZE, gmem=gmem, gmem_offset=offset)
+    assert result.errno in vm.interface.gmem_bound_errnos
 
 
 def test_free_again_after_deletion(vm: Vm) -> None:
@@ -83,6 +84,8 @@ def test_free_again_after_deletion(vm: Vm) -> None:
     vm.add_slot(0, 0, SIZE, gmem=gmem)
     vm.delete_slot(0)
     vm.add_slot(1, HUGE, SIZE, gmem=gmem)
+    again = attempt(BINDING, vm.add_slot, 0, 0, SIZE, gmem=gmem)
+    assert again.errno in vm.interface.gmem_bound_errnos
 
 
 @pytest.mark.parametrize(
@@ -92,9 +95,8 @@ def test_free_again_after_deletion(vm: Vm) -> None:
 def test_binding_outside_the_file(vm: Vm, offset: int, size: int) -> None:
     """A binding must lie in the file and begin at a page."""
     gmem = vm.create_gmem(SIZE)
-    with pytest.raises(KvmIoctlError) as caught:
-        vm.add_slot(0, 0, size, gmem=gmem, gmem_offset=offset)
-    assert caught.value.errno == errno.EINVAL
+    result = attempt(BINDING, vm.add_slot, 0, 0, size, gmem=gmem, gmem_offset=offset)
+    assert result.errno == errno.EINVAL
 
 
 def test_offset_that_wraps(vm: Vm) -> None:
@@ -137,9 +139,11 @@ def test_overlapping_slots(vm: Vm, gpa: int) -> None:
     """Two slots cannot cover the same guest address; the refused one binds nothing."""
     gmem = vm.create_gmem(2 * SIZE)
     vm.add_slot(0, 0, SIZE, gmem=gmem)
-    with pytest.raises(KvmIoctlError) as caught:
-        vm.add_slot(1, gpa, SIZE, gmem=gmem, gmem_offset=SIZE)
-    assert caught.value.errno == errno.EEXIST
+    result = attempt(
+        "KVM_SET_USER_MEMORY_REGION2",
+        lambda: vm.add_slot(1, gpa, SIZE, gmem=gmem, gmem_offset=SIZE),
+    )
+    assert result.errno == errno.EEXIST
     vm.add_slot(1, HUGE, SIZE, gmem=gmem, gmem_offset=SIZE)
 
 
@@ -169,9 +173,8 @@ def test_no_private_memory_in_a_default_vm(host: Host) -> None:
 def test_bad_fallocate(vm: Vm, mode: int, offset: int, length: int, code: int) -> None:
     """Allocating and punching work in whole pages inside the file and never changes its size."""
     gmem = vm.create_gmem(SIZE)
-    with pytest.raises(KvmIoctlError) as caught:
-        gmem.fallocate(mode, offset, length)
-    assert caught.value.errno == code
+    result = attempt("fallocate of guest_memfd", gmem.fallocate, mode, offset, length)
+    assert result.errno == code
 
 
 def test_hole_beyond_the_end(vm: Vm) -> None:
@@ -182,6 +185,5 @@ def test_hole_beyond_the_end(vm: Vm) -> None:
 @pytest.mark.parametrize("length", [0, PAGE, 2 * SIZE])
 def test_size_is_fixed(vm: Vm, length: int) -> None:
     """A guest_memfd can be neither truncated nor extended."""
-    with pytest.raises(KvmIoctlError) as caught:
-        vm.create_gmem(SIZE).truncate(length)
-    assert caught.value.errno == errno.EINVAL
+    result = attempt("ftruncate of guest_memfd", vm.create_gmem(SIZE).truncate, length)
+    assert result.errno == errno.EINVAL

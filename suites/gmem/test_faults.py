@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from harness.kernel import Inspector
+from harness.kernel import Inspector, RmpSize
 from harness.uapi import kvm as uapi
 from harness.uapi.sev import PVALIDATE_FAIL_SIZEMISMATCH
 from harness.vm.exits import InterruptedExit
@@ -35,8 +36,7 @@ def test_small_validation_of_a_large_entry(guest: Guest, inspector: Inspector) -
     fresh(cpu, A, HUGE)
     cpu.load(A)
     entry = inspector.gmem_rmp(gmem_of(guest).fd, A)
-    assert entry is not None
-    assert entry[4] == 1
+    assert entry == replace(entry, present=True, size=RmpSize.SIZE_2M)
     before = inspector.counters()
     cpu.pvalidate(A + 3 * PAGE, PAGE).check()
     after = inspector.counters()
@@ -62,8 +62,7 @@ def test_split_once(pair: Guest, inspector: Inspector) -> None:
     fresh(cpu, A, HUGE)
     cpu.load(A)
     entry = inspector.gmem_rmp(gmem_of(pair).fd, A)
-    assert entry is not None
-    assert entry[4] == 1
+    assert entry == replace(entry, present=True, size=RmpSize.SIZE_2M)
     before = inspector.counters().get("psmash", 0)
     both = [
         one.start(Command(Op.PVALIDATE, (A + number * 64 * PAGE, 0, 1, 64)))
@@ -92,8 +91,7 @@ def test_pre_fault_assigns(guest: Guest, inspector: Inspector) -> None:
     fresh(cpu, A, HUGE)
     cpu.vcpu.pre_fault(A, 4 * PAGE)
     entry = inspector.gmem_rmp(gmem_of(guest).fd, A + PAGE)
-    assert entry is not None
-    assert (entry[0], entry[3]) == (True, False)
+    assert entry == replace(entry, assigned=True, validated=False)
 
 
 @pytest.mark.needs("pre_fault_memory")
@@ -102,7 +100,7 @@ def test_pre_fault_assigns(guest: Guest, inspector: Inspector) -> None:
 )
 def test_bad_pre_fault(guest: Guest, gpa: int, size: int) -> None:
     """A range that is not whole pages, empty or wraps is EINVAL."""
-    assert guest.cpu().vcpu.pre_fault(gpa, size)[0] == errno.EINVAL
+    assert guest.cpu().vcpu.pre_fault(gpa, size).errno == errno.EINVAL
 
 
 @pytest.mark.needs("pre_fault_memory")
@@ -112,7 +110,7 @@ def test_pre_fault_stops_at_the_end(guest: Guest) -> None:
     fresh(guest.cpu(), end - PAGE, 2 * PAGE)
     code, gpa, size = guest.cpu().vcpu.pre_fault(end - PAGE, 2 * PAGE)
     assert (code, gpa, size) == (0, end, PAGE)
-    assert guest.cpu().vcpu.pre_fault(end, PAGE)[0] == errno.EFAULT
+    assert guest.cpu().vcpu.pre_fault(end, PAGE).errno == errno.EFAULT
 
 
 @pytest.mark.needs("pre_fault_memory", "snp")
@@ -121,7 +119,7 @@ def test_no_pre_fault_before_the_launch_is_done(host: Host) -> None:
     with host.create_vm(uapi.KVM_X86_SNP_VM) as vm:
         vm.sev_init2()
         vcpu = vm.create_vcpu()
-        assert vcpu.pre_fault(0, PAGE)[0] == errno.EOPNOTSUPP
+        assert vcpu.pre_fault(0, PAGE).errno == errno.EOPNOTSUPP
 
 
 def _moves(pair: Guest) -> bool:

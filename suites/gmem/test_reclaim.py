@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from harness.kernel import Inspector
+from harness.kernel import NO_PAGE, Inspector, RmpSize
 from harness.vm.guest import Guest
 from harness.vm.host import Host
 from suites.gmem.memory import HUGE, MEMORY, PAGE, A, B, fresh, gmem_of, use
@@ -71,10 +73,9 @@ def test_hole_gives_the_rmp_back(guest: Guest, inspector: Inspector, size: int) 
     before = inspector.assigned_pages()
     gmem_of(guest).punch_hole(A, size)
     assert inspector.assigned_pages() == before - size // PAGE
-    assert inspector.gmem_rmp(gmem_of(guest).fd, A) is None
+    assert inspector.gmem_rmp(gmem_of(guest).fd, A) == NO_PAGE
     kept = inspector.gmem_rmp(gmem_of(guest).fd, A + size)
-    assert kept is not None
-    assert (kept[0], kept[2], kept[3]) == (True, A + size, True)
+    assert kept == replace(kept, assigned=True, gpa=A + size, validated=True)
 
 
 @pytest.mark.needs("snp", "inspector", "gmem_2m")
@@ -84,8 +85,7 @@ def test_hole_splits_a_large_entry(guest: Guest, inspector: Inspector) -> None:
     fresh(cpu, A, HUGE)
     cpu.load(A)
     entry = inspector.gmem_rmp(gmem_of(guest).fd, A)
-    assert entry is not None
-    assert entry[4] == 1
+    assert entry == replace(entry, present=True, size=RmpSize.SIZE_2M)
     before = inspector.counters().get("psmash", 0)
     gmem_of(guest).punch_hole(A + 8 * PAGE, PAGE)
     gmem_of(guest).punch_hole(A + 9 * PAGE, PAGE)
@@ -101,7 +101,7 @@ def test_hole_costs_no_wbinvd(guest: Guest, inspector: Inspector) -> None:
     gmem_of(guest).punch_hole(A, 4 * PAGE)
     after = inspector.counters()
     assert after.get("wbinvd", 0) == before.get("wbinvd", 0)
-    assert after["clflush"] >= before.get("clflush", 0) + 4 * PAGE // 64, "a line each"
+    assert after.get("clflush", 0) >= before.get("clflush", 0) + 4 * PAGE // 64, "a line each"
 
 
 @pytest.mark.needs("snp", "inspector")
@@ -126,8 +126,8 @@ def test_slot_deletion_unmaps(guest: Guest, inspector: Inspector) -> None:
     assert inspector.assigned_pages() == before
     assert cpu.load(gpa).exit is not None
     entry = inspector.gmem_rmp(gmem.fd, 0)
-    assert entry is not None
-    pages = 512 if entry[4] else 1
+    assert entry == replace(entry, present=True)
+    pages = 512 if entry.size else 1
     gmem.close()
     assert inspector.assigned_pages() == before - pages
 

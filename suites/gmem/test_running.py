@@ -199,8 +199,8 @@ def test_pre_faults_beside_holes(plain_pair: Guest) -> None:
     left, right = plain_pair.cpus
     fresh(left, A, HUGE)
     for _ in range(5):
-        assert left.vcpu.pre_fault(A, 16 * PAGE)[0] == 0
+        assert left.vcpu.pre_fault(A, 16 * PAGE).errno == 0
         right.run([Command(Op.FILL, (A, 16 * PAGE, SECRET, 0))])[0].check()
         gmem_of(plain_pair).punch_hole(A, 16 * PAGE)
-        assert right.vcpu.pre_fault(A, 16 * PAGE)[0] == 0
+        assert right.vcpu.pre_fault(A, 16 * PAGE).errno == 0
         assert empty(left, A, 16)

@@ -11,10 +11,10 @@ import pytest
 from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError
 from harness.vm.attestation import SIGNED_BY_NONE, SIGNED_BY_VCEK, VerificationError
-from harness.vm.errors import SevError
 from harness.vm.guest import Guest
 from harness.vm.guest_message import Messenger, key_request
 from harness.vm.host import Host
+from harness.vm.results import OK, attempt, failed
 from harness.vm.sevdev import SevPlatform
 from suites.guest_req.messaging import certificate, key_response, report_of
 
@@ -39,7 +39,8 @@ def test_reported_tcb(platform: SevPlatform, messenger: Messenger) -> None:
     older = before.committed_tcb - SNP
     platform.set_config(config(reported_tcb=older))
     report = report_of(messenger)
-    assert report.reported_tcb == platform.platform_status().reported_tcb_version == older
+    assert report.reported_tcb == older
+    assert platform.platform_status().reported_tcb_version == older
     assert report.current_tcb == before.current_tcb
     assert report.committed_tcb == before.committed_tcb
     assert report.chip_id == before.chip_id
@@ -84,9 +85,9 @@ def test_derived_keys_follow_the_reported_tcb(platform: SevPlatform, messenger: 
 def test_newer_tcb(platform: SevPlatform, messenger: Messenger, step: int) -> None:
     """A TCB newer than the committed one is refused, and the configuration stays."""
     report = report_of(messenger)
-    with pytest.raises(SevError) as caught:
-        platform.set_config(config(reported_tcb=report.committed_tcb + step, mask_chip_id=1))
-    assert (caught.value.errno, caught.value.fw_error) == (errno.EIO, SevFwError.INVALID_PARAM)
+    newer = config(reported_tcb=report.committed_tcb + step, mask_chip_id=1)
+    result = attempt("SNP_SET_CONFIG", platform.set_config, newer)
+    assert result == failed(errno.EIO, SevFwError.INVALID_PARAM)
     after = report_of(messenger)
     assert after.reported_tcb == report.reported_tcb
     assert after.chip_id == report.chip_id
@@ -95,22 +96,21 @@ def test_newer_tcb(platform: SevPlatform, messenger: Messenger, step: int) -> No
 @pytest.mark.parametrize("fields", [{"rsvd": 1}, {"rsvd": 1 << 29}, {"reported_tcb": 1 << 20}])
 def test_reserved_bits(platform: SevPlatform, fields: dict[str, int]) -> None:
     """Reserved bits are refused by the firmware."""
-    with pytest.raises(SevError) as caught:
-        platform.set_config(config(**fields))
-    assert (caught.value.errno, caught.value.fw_error) == (errno.EIO, SevFwError.INVALID_PARAM)
+    result = attempt("SNP_SET_CONFIG", platform.set_config, config(**fields))
+    assert result == failed(errno.EIO, SevFwError.INVALID_PARAM)
 
 
 def test_reserved_bytes(platform: SevPlatform) -> None:
     """The bytes behind the flags are reserved up to the last one."""
     raw = bytearray(bytes(config()))
     raw[-1] = 1
-    code, fw_error, _ = platform.call(sevapi.SNP_SET_CONFIG, bytes(raw))
-    assert (code, fw_error) == (errno.EIO, SevFwError.INVALID_PARAM)
+    result = platform.call(sevapi.SNP_SET_CONFIG, bytes(raw))
+    assert result.outcome == failed(errno.EIO, SevFwError.INVALID_PARAM)
 
 
 def test_no_structure(platform: SevPlatform) -> None:
     """A configuration has to be given."""
-    assert platform.call(sevapi.SNP_SET_CONFIG)[0] == errno.EINVAL
+    assert platform.call(sevapi.SNP_SET_CONFIG).errno == errno.EINVAL
 
 
 def test_mask_chip_id(platform: SevPlatform, messenger: Messenger) -> None:
@@ -157,8 +157,10 @@ def test_commit_of_newer_firmware(boot: Callable[..., Host]) -> None:
         assert before.committed_version < before.current_version
         host.sev.commit()
         after = report_of(messenger)
-    assert after.committed_tcb == after.current_tcb == before.current_tcb
-    assert after.committed_version == after.current_version == before.current_version
+    assert after.committed_tcb == before.current_tcb
+    assert after.current_tcb == before.current_tcb
+    assert after.committed_version == before.current_version
+    assert after.current_version == before.current_version
 
 
 def test_uncommitted_firmware(boot: Callable[..., Host]) -> None:
@@ -167,8 +169,8 @@ def test_uncommitted_firmware(boot: Callable[..., Host]) -> None:
     with Guest.launch(host) as guest:
         messenger = Messenger(guest.cpu())
         current = report_of(messenger).current_tcb
-        with pytest.raises(SevError):
-            host.sev.set_config(config(reported_tcb=current))
+        lower = attempt("SNP_SET_CONFIG", host.sev.set_config, config(reported_tcb=current))
+        assert lower != OK
         assert key_response(messenger, tcb_version=current).status == SevFwError.INVALID_PARAM
         host.sev.commit()
         host.sev.set_config(config(reported_tcb=current))

@@ -11,6 +11,7 @@ import pytest
 
 from harness.uapi import sev as sevapi
 from harness.vm.host import Host
+from harness.vm.results import failed
 from harness.vm.sevdev import SevPlatform
 
 pytestmark = [
@@ -43,7 +44,7 @@ def reader(host: Host) -> Iterator[SevPlatform]:
 def test_reader(reader: SevPlatform, command: int, without_snp: int) -> None:
     """Who has /dev/sev open for reading cannot change the platform."""
     before = bytes(reader.platform_status())
-    assert reader.call(command, STRUCT)[0] == errno.EPERM
+    assert reader.call(command, STRUCT).errno == errno.EPERM
     assert bytes(reader.platform_status()) == before
 
 
@@ -52,10 +53,10 @@ def test_reader(reader: SevPlatform, command: int, without_snp: int) -> None:
 def test_without_snp(boot: Callable[..., Host], command: int, without_snp: int) -> None:
     """Without SNP there is nothing to be changed, and the firmware is not asked."""
     host = boot(sev_snp=False)
-    assert host.sev.call(command, STRUCT)[:2] == (without_snp, 0)
+    assert host.sev.call(command, STRUCT).outcome == failed(without_snp)
 
 
 @pytest.mark.parametrize("command", [sevapi.SNP_RESUME_ATTESTATION + 50, 0xFFFFFFFF], ids=hex)
 def test_unknown_command(host: Host, command: int) -> None:
     """A command that the driver does not know is refused."""
-    assert host.sev.call(command, STRUCT)[0] == errno.EINVAL
+    assert host.sev.call(command, STRUCT).errno == errno.EINVAL

@@ -23,6 +23,7 @@ from harness.vm.attestation import Report
 from harness.vm.guest import Guest
 from harness.vm.guest_message import Messenger
 from harness.vm.host import Host
+from harness.vm.results import OK, Number
 
 pytestmark = [
     pytest.mark.patches(27),
@@ -54,25 +55,30 @@ def memory(host: Host) -> Iterator[int]:
 def get_id(host: Host, address: int, length: int) -> tuple[int, int, int]:
     """SEV_GET_ID2: errno, the firmware's error, the length that comes back."""
     wanted = sevapi.sev_user_data_get_id2(address=address, length=length)
-    error, fw_error, data = host.sev.call(sevapi.SEV_GET_ID2, bytes(wanted))
-    return error, fw_error, sevapi.sev_user_data_get_id2.from_buffer_copy(data).length
+    result = host.sev.call(sevapi.SEV_GET_ID2, bytes(wanted))
+    length = sevapi.sev_user_data_get_id2.from_buffer_copy(result.data).length
+    return result.errno, result.fw_error, Number(length, "SEV_GET_ID2 length")
 
 
 def export(host: Host, pdh: int, pdh_len: int, chain: int, chain_len: int) -> tuple[int, ...]:
     """SEV_PDH_CERT_EXPORT: errno, the firmware's error, the two lengths that come back."""
     wanted = sevapi.sev_user_data_pdh_cert_export(pdh, pdh_len, chain, chain_len)
-    error, fw_error, data = host.sev.call(sevapi.SEV_PDH_CERT_EXPORT, bytes(wanted))
-    after = sevapi.sev_user_data_pdh_cert_export.from_buffer_copy(data)
-    return error, fw_error, after.pdh_cert_len, after.cert_chain_len
+    result = host.sev.call(sevapi.SEV_PDH_CERT_EXPORT, bytes(wanted))
+    after = sevapi.sev_user_data_pdh_cert_export.from_buffer_copy(result.data)
+    lengths = (
+        Number(after.pdh_cert_len, "SEV_PDH_CERT_EXPORT pdh_cert_len"),
+        Number(after.cert_chain_len, "SEV_PDH_CERT_EXPORT cert_chain_len"),
+    )
+    return result.errno, result.fw_error, *lengths
 
 
 def test_status(host: Host, memory: int) -> None:
     """SEV's status and SNP's agree about the firmware; SEV is initialised beside SNP."""
     empty = bytes(sevapi.sev_user_data_status())
-    error, fw_error, data = host.sev.call(sevapi.SEV_PLATFORM_STATUS, empty)
-    status = sevapi.sev_user_data_status.from_buffer_copy(data)
+    result = host.sev.call(sevapi.SEV_PLATFORM_STATUS, empty)
+    status = sevapi.sev_user_data_status.from_buffer_copy(result.data)
     snp = host.sev.platform_status()
-    assert (error, fw_error) == (0, 0)
+    assert result.outcome == OK
     assert (status.api_major, status.api_minor) == (snp.api_major, snp.api_minor)
     assert status.state == sevapi.SEV_STATE_INIT
     assert snp.state == 1
@@ -177,7 +183,7 @@ def test_structure_to_nowhere(host: Host, memory: int, command: int) -> None:
 
 def test_snp_status_without_structure(host: Host) -> None:
     """SNP_PLATFORM_STATUS has to be given a structure."""
-    assert host.sev.call(sevapi.SNP_PLATFORM_STATUS)[0] == errno.EINVAL
+    assert host.sev.call(sevapi.SNP_PLATFORM_STATUS).errno == errno.EINVAL
 
 
 def test_other_requests(host: Host) -> None:

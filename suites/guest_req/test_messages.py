@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from harness.uapi.errors import SevFwError
+from harness.vm.errors import MessageError
 from harness.vm.guest import Guest
 from harness.vm.guest_message import (
     MAX_PAYLOAD,
-    MessageError,
     MessageHeader,
     MessageType,
     Messenger,

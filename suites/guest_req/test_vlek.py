@@ -18,10 +18,10 @@ from harness.vm.attestation import (
     VerificationError,
     verify_chain,
 )
-from harness.vm.errors import SevError
 from harness.vm.guest import Guest
 from harness.vm.guest_message import Messenger, report_request
 from harness.vm.host import Host
+from harness.vm.results import CallResult, attempt, failed
 from suites.guest_req.messaging import (
     VCEK,
     VLEK,
@@ -51,13 +51,9 @@ def hashstick(host: Host) -> bytes:
     return blob
 
 
-def load(host: Host, blob: bytes, version: int = 0) -> tuple[int | None, int]:
-    """What came of loading."""
-    try:
-        host.sev.vlek_load(blob, version)
-    except SevError as error:
-        return error.errno, error.fw_error
-    return 0, 0
+def load(host: Host, blob: bytes, version: int = 0) -> CallResult:
+    """SNP_VLEK_LOAD of a wrapped hashstick."""
+    return attempt("SNP_VLEK_LOAD", host.sev.vlek_load, blob, version)
 
 
 def test_running_guest(boot: Callable[..., Host], hashstick: bytes) -> None:
@@ -86,7 +82,8 @@ def test_loaded(vlek_host: Host) -> None:
         messenger = Messenger(guest.cpu())
         report = report_of(messenger)
         chosen = report_of(messenger, key_select=VLEK)
-    assert report.signing_key == chosen.signing_key == SIGNED_BY_VLEK
+    assert report.signing_key == SIGNED_BY_VLEK
+    assert chosen.signing_key == SIGNED_BY_VLEK
     vlek, asvk, ark = (certificate(vlek_host, name) for name in ("vlek", "asvk", "ark"))
     report.verify(vlek)
     chosen.verify(vlek)
@@ -131,7 +128,7 @@ def test_tampered(host: Host, hashstick: bytes, offset: int) -> None:
     """A hashstick of which one bit changed is refused, and none is loaded."""
     blob = bytearray(hashstick)
     blob[offset] ^= 1
-    assert load(host, bytes(blob)) == (errno.EIO, SevFwError.BAD_MEASUREMENT)
+    assert load(host, bytes(blob)) == failed(errno.EIO, SevFwError.BAD_MEASUREMENT)
     assert not host.sev.platform_status().vlek_en
 
 
@@ -140,14 +137,14 @@ def test_reserved_bytes(host: Host, hashstick: bytes, offset: int) -> None:
     """Reserved bytes of the hashstick must be zero."""
     blob = bytearray(hashstick)
     blob[offset] = 1
-    assert load(host, bytes(blob)) == (errno.EIO, SevFwError.INVALID_PARAM)
+    assert load(host, bytes(blob)) == failed(errno.EIO, SevFwError.INVALID_PARAM)
     assert not host.sev.platform_status().vlek_en
 
 
 @pytest.mark.parametrize("version", [1, 255])
 def test_unknown_version(host: Host, hashstick: bytes, version: int) -> None:
     """The driver knows hashsticks of version 0 only."""
-    assert load(host, hashstick, version) == (errno.EINVAL, 0)
+    assert load(host, hashstick, version) == failed(errno.EINVAL)
     assert not host.sev.platform_status().vlek_en
 
 
@@ -158,7 +155,7 @@ def test_wrong_length(host: Host, hashstick: bytes, difference: int) -> None:
     host.kernel.write(address, hashstick)
     size = ctypes.sizeof(sevapi.sev_user_data_snp_vlek_load)
     struct = sevapi.sev_user_data_snp_vlek_load(len=size + difference, vlek_wrapped_address=address)
-    assert host.sev.call(sevapi.SNP_VLEK_LOAD, bytes(struct))[0] == errno.EINVAL
+    assert host.sev.call(sevapi.SNP_VLEK_LOAD, bytes(struct)).errno == errno.EINVAL
     host.kernel.munmap(address, 4096)
     assert not host.sev.platform_status().vlek_en
 
@@ -168,10 +165,10 @@ def test_bad_address(host: Host, address: int, code: int) -> None:
     """A hashstick has to be there: address 0 means nothing, any other must be readable."""
     size = ctypes.sizeof(sevapi.sev_user_data_snp_vlek_load)
     struct = sevapi.sev_user_data_snp_vlek_load(len=size, vlek_wrapped_address=address)
-    assert host.sev.call(sevapi.SNP_VLEK_LOAD, bytes(struct))[0] == code
+    assert host.sev.call(sevapi.SNP_VLEK_LOAD, bytes(struct)).errno == code
     assert not host.sev.platform_status().vlek_en
 
 
 def test_no_structure(host: Host) -> None:
     """A structure has to be given."""
-    assert host.sev.call(sevapi.SNP_VLEK_LOAD)[0] == errno.EINVAL
+    assert host.sev.call(sevapi.SNP_VLEK_LOAD).errno == errno.EINVAL

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 
 from harness.kernel import Ioctl, Kernel, Result
@@ -11,13 +11,13 @@ from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.vm import boot, layout
 from harness.vm.attestation import Report
-from harness.vm.errors import SevError
 from harness.vm.gmem import GuestMemfd
 from harness.vm.guest import Guest
 from harness.vm.guest_message import Messenger
 from harness.vm.host import Host
 from harness.vm.id_block import OwnerKey, id_auth, id_block, owner_key
-from harness.vm.vm import DEFAULT_POLICY, SevResult, Vm, fill
+from harness.vm.results import OK, CallResult, SevResult, attempt
+from harness.vm.vm import DEFAULT_POLICY, Vm, fill
 
 PAGE: Final = layout.PAGE_SIZE
 BASE: Final = 0x100000
@@ -37,38 +37,21 @@ PAGE_TYPES: Final = {
     "cpuid": CPUID,
 }
 
-Outcome = tuple[int, int]
-"""errno, and the firmware's error; (0, 0) is success."""
-
-
-def outcome(result: SevResult) -> Outcome:
-    """What came of a command."""
-    return result.errno, result.fw_error
-
-
-def attempt(step: Callable[[], SevResult]) -> Outcome:
-    """What came of a step that raises."""
-    try:
-        return outcome(step())
-    except SevError as error:
-        return error.errno or 0, error.fw_error
-
-
 # -- commands ------------------------------------------------------------------------------
 
 
-def init2(vm: Vm, **fields: int) -> Outcome:
+def init2(vm: Vm, **fields: int) -> CallResult:
     """KVM_SEV_INIT2."""
-    return outcome(vm.sev_call(sevapi.KVM_SEV_INIT2, sevapi.kvm_sev_init(**fields)))
+    return vm.sev_call(sevapi.KVM_SEV_INIT2, sevapi.kvm_sev_init(**fields)).outcome
 
 
 def start(
     vm: Vm, policy: int = DEFAULT_POLICY, *, sev_fd: int | None = None, **fields: Any
-) -> Outcome:
+) -> CallResult:
     """KVM_SEV_SNP_LAUNCH_START."""
     command = vm.interface.launch_start
     struct = fill(command.struct, policy=policy, **fields)
-    return outcome(vm.sev_call(command.id, struct, sev_fd=sev_fd))
+    return vm.sev_call(command.id, struct, sev_fd=sev_fd).outcome
 
 
 def update_once(
@@ -91,27 +74,28 @@ def update_once(
     return vm.sev_call(vm.interface.launch_update.id, struct, sev_fd=sev_fd)
 
 
-def update(vm: Vm, gpa: int = BASE, type: int = NORMAL, **more: Any) -> Outcome:
+def update(vm: Vm, gpa: int = BASE, type: int = NORMAL, **more: Any) -> CallResult:
     """What came of one KVM_SEV_SNP_LAUNCH_UPDATE."""
-    return outcome(update_once(vm, gpa, type, **more))
+    return update_once(vm, gpa, type, **more).outcome
 
 
-def finish(vm: Vm, **fields: Any) -> Outcome:
+def finish(vm: Vm, **fields: Any) -> CallResult:
     """KVM_SEV_SNP_LAUNCH_FINISH."""
-    return attempt(lambda: vm.launch_finish(**fields))
+    return attempt("KVM_SEV_SNP_LAUNCH_FINISH", vm.launch_finish, **fields)
 
 
-def raw_finish(vm: Vm, **fields: Any) -> Outcome:
+def raw_finish(vm: Vm, **fields: Any) -> CallResult:
     """KVM_SEV_SNP_LAUNCH_FINISH with the structure's own fields only, addresses and all."""
     command = vm.interface.launch_finish
-    return outcome(vm.sev_call(command.id, fill(command.struct, **fields)))
+    return vm.sev_call(command.id, fill(command.struct, **fields)).outcome
 
 
-def command_at(vm: Vm, command: int, address: int) -> Outcome:
+def command_at(vm: Vm, command: int, address: int) -> CallResult:
     """A SEV command whose structure is said to lie at an address of the target."""
     request = sevapi.kvm_sev_cmd(id=command, data=address, sev_fd=vm.host.sev.fd)
     result = vm.kernel.ioctl(vm.fd, uapi.KVM_MEMORY_ENCRYPT_OP, bytes(request))
-    return result.errno, sevapi.kvm_sev_cmd.from_buffer_copy(result.data).error
+    fw_error = sevapi.kvm_sev_cmd.from_buffer_copy(result.data).error
+    return CallResult(result.errno, fw_error, sevapi.COMMAND_NAMES[command])
 
 
 # -- VMs -----------------------------------------------------------------------------------
@@ -184,7 +168,7 @@ def assert_measured(vm: Vm, digest: bytes) -> None:
 
     The firmware compares it with that of a signed ID block, so nothing needs to run.
     """
-    assert finish(vm, **id_fields(digest)) == (0, 0), "the firmware measured another digest"
+    assert finish(vm, **id_fields(digest)) == OK, "the firmware measured another digest"
 
 
 def vcpu_ioctl(kernel: Kernel, fd: int, request: int, arg: Any = b"") -> Result:

@@ -11,6 +11,7 @@ from harness.uapi.errors import SevFwError
 from harness.uapi.guest_message import snp_cpuid_fn, snp_cpuid_table
 from harness.vm import boot, layout
 from harness.vm.host import Host
+from harness.vm.results import OK, CallResult, failed
 from harness.vm.vm import Vm
 from suites.launch.launching import (
     BASE,
@@ -19,7 +20,6 @@ from suites.launch.launching import (
     PAGE,
     UNMEASURED,
     ZERO,
-    Outcome,
     launch_guest,
     update,
 )
@@ -43,9 +43,9 @@ def table(*leaves: snp_cpuid_fn, count: int | None = None) -> bytes:
     return bytes(made).ljust(PAGE, b"\0")
 
 
-def refused(vm: Vm) -> Outcome:
+def refused(vm: Vm) -> CallResult:
     """How a page that the firmware corrected is refused."""
-    return vm.interface.update_firmware_errno, SevFwError.INVALID_PARAM
+    return failed(vm.interface.update_firmware_errno, SevFwError.INVALID_PARAM)
 
 
 BAD_LEAVES = {
@@ -68,7 +68,7 @@ def test_bad_leaf_comes_back_corrected(started: Vm, leaf: snp_cpuid_fn) -> None:
     assert corrected != page
     assert corrected[: offset + size] == page[: offset + size], "the good leaf was touched"
     assert corrected[offset + 2 * size :] == page[offset + 2 * size :]
-    assert update(started, BASE, CPUID, source=source, length=PAGE) == (0, 0)
+    assert update(started, BASE, CPUID, source=source, length=PAGE) == OK
 
 
 def test_too_many_leaves(started: Vm) -> None:
@@ -83,7 +83,7 @@ def test_good_page_is_left_alone(started: Vm) -> None:
     """A page that the firmware accepts at once does not come back changed."""
     page = table(snp_cpuid_fn(eax_in=0x80000000, eax=0x80000021))
     source = started.stage(page)
-    assert update(started, BASE, CPUID, source=source, length=PAGE) == (0, 0)
+    assert update(started, BASE, CPUID, source=source, length=PAGE) == OK
     assert started.kernel.read(source, PAGE) == page
 
 
@@ -95,7 +95,7 @@ def test_functions_of_hypervisors_pass(started: Vm, leaf: int) -> None:
         snp_cpuid_fn(eax_in=leaf, eax=0x40000001, ebx=0x4B4D564B, ecx=0x564B4D56, edx=0x4D),
     )
     source = started.stage(page)
-    assert update(started, BASE, CPUID, source=source, length=PAGE) == (0, 0)
+    assert update(started, BASE, CPUID, source=source, length=PAGE) == OK
     assert started.kernel.read(source, PAGE) == page
 
 
@@ -104,7 +104,7 @@ def test_other_failures_do_not_touch_the_source(finished: Vm) -> None:
     page = table(BAD_LEAVES["TSC deadline timer"])
     source = finished.stage(page)
     outcome = update(finished, BASE + 8 * PAGE, CPUID, source=source, length=PAGE)
-    assert outcome[1] == SevFwError.INVALID_GUEST_STATE
+    assert outcome.fw_error == SevFwError.INVALID_GUEST_STATE
     assert finished.kernel.read(source, PAGE) == page
 
 
@@ -112,7 +112,7 @@ def test_other_types_are_not_written_back(finished: Vm) -> None:
     """A refused page of another type leaves the source as it was."""
     page = b"\x77" * PAGE
     source = finished.stage(page)
-    assert update(finished, BASE + 8 * PAGE, source=source, length=PAGE)[0]
+    assert update(finished, BASE + 8 * PAGE, source=source, length=PAGE) != OK
     assert finished.kernel.read(source, PAGE) == page
 
 

@@ -17,6 +17,7 @@ from harness.uapi.vmsa import SVM_SEV_FEAT_DEBUG_SWAP
 from harness.vm import boot, launch_digest
 from harness.vm.boot import LaunchPages
 from harness.vm.host import Host
+from harness.vm.results import OK
 from harness.vm.vcpu import Vcpu
 from harness.vm.vm import Vm
 from suites.launch.launching import (
@@ -134,7 +135,7 @@ def test_each_page_type(started: Vm, type: int) -> None:
     """A page of every type goes into the digest with its type and GPA."""
     data = bytes(PAGE) if type == CPUID else b"\x99" * PAGE
     part = LaunchPages(BASE + 5 * PAGE, data, type)
-    assert update(started, part.gpa, type, data=data) == (0, 0)
+    assert update(started, part.gpa, type, data=data) == OK
     assert_measured(started, launch_digest.launch_digest([part], []))
 
 
@@ -147,7 +148,7 @@ def test_content_counts(started: Vm) -> None:
     """The digest of a normal page is that of its content, not of any other."""
     other = launch_digest.launch_digest([LaunchPages(BASE, b"\x01" + bytes(PAGE - 1), NORMAL)], [])
     update(started, BASE, NORMAL, data=bytes(PAGE))
-    assert finish(started, **id_fields(other))[0]
+    assert finish(started, **id_fields(other)) != OK
     assert_measured(
         started, launch_digest.launch_digest([LaunchPages(BASE, bytes(PAGE), NORMAL)], [])
     )
@@ -157,8 +158,8 @@ def test_order_counts(started: Vm) -> None:
     """Pages are measured in the order of the commands, not of their addresses."""
     parts = [LaunchPages(BASE + at * PAGE, bytes([at]) * PAGE, NORMAL) for at in (3, 0, 2)]
     for part in parts:
-        assert update(started, part.gpa, part.type, data=part.data) == (0, 0)
-    assert finish(started, **id_fields(launch_digest.launch_digest(parts[::-1], [])))[0]
+        assert update(started, part.gpa, part.type, data=part.data) == OK
+    assert finish(started, **id_fields(launch_digest.launch_digest(parts[::-1], []))) != OK
     assert_measured(started, launch_digest.launch_digest(parts, []))
 
 
@@ -181,21 +182,21 @@ def test_any_sequence(started: Vm, rng: random.Random) -> None:
         type = rng.choice([NORMAL, ZERO, UNMEASURED, SECRETS, CPUID])
         data = bytes(PAGE) if type == CPUID else rng.randbytes(PAGE)
         parts.append(LaunchPages(gpa, data, type))
-        assert update(started, gpa, type, data=data) == (0, 0)
+        assert update(started, gpa, type, data=data) == OK
     assert_measured(started, launch_digest.launch_digest(parts, []))
 
 
 def test_refused_pages_do_not_count(started: Vm) -> None:
     """Commands that were refused leave no trace in the digest."""
     part = LaunchPages(BASE, b"\x11" * PAGE, NORMAL)
-    assert update(started, part.gpa, part.type, data=part.data) == (0, 0)
+    assert update(started, part.gpa, part.type, data=part.data) == OK
     update(started, BASE, ZERO, source=0, length=PAGE)
     update(started, BASE + PAGE, CPUID, data=b"\xff" * PAGE)
     update(started, BASE + PAGE, 7)
     update(started, BASE + PAGE, source=0x1000, length=PAGE)
     update(started, BASE + PAGES * PAGE)
     started.set_memory_attributes(BASE + PAGE, PAGE, private=False)
-    assert update(started, BASE + PAGE)[0]
+    assert update(started, BASE + PAGE) != OK
     assert_measured(started, launch_digest.launch_digest([part], []))
 
 

@@ -13,6 +13,7 @@ from harness.uapi.errors import SevFwError
 from harness.vm import boot, launch_digest
 from harness.vm.host import Host
 from harness.vm.id_block import id_auth, id_block, owner_key
+from harness.vm.results import OK, failed
 from harness.vm.vm import DEFAULT_POLICY, Vm
 from suites.launch.launching import BASE, NORMAL, PAGE, finish, id_fields, report_of
 from suites.launch.launching import launch_guest as launch
@@ -43,7 +44,7 @@ def loaded(started: Vm) -> Vm:
 def test_good_block(loaded: Vm, author: str | None) -> None:
     """A block that fits the launch is accepted, with and without an author key."""
     key = owner_key(author) if author else None
-    assert finish(loaded, **id_fields(DIGEST, author=key, **BLOCK)) == (0, 0)
+    assert finish(loaded, **id_fields(DIGEST, author=key, **BLOCK)) == OK
 
 
 @pytest.mark.parametrize("author", [None, "author"])
@@ -68,8 +69,10 @@ def test_wrong_digest(loaded: Vm, byte: int) -> None:
     """A block with a digest that differs in one bit is refused, and the right one still works."""
     wrong = bytearray(DIGEST)
     wrong[byte] ^= 1
-    assert finish(loaded, **id_fields(bytes(wrong))) == (errno.EIO, SevFwError.BAD_MEASUREMENT)
-    assert finish(loaded, **id_fields(DIGEST)) == (0, 0)
+    assert finish(loaded, **id_fields(bytes(wrong))) == failed(
+        errno.EIO, SevFwError.BAD_MEASUREMENT
+    )
+    assert finish(loaded, **id_fields(DIGEST)) == OK
 
 
 @pytest.mark.parametrize(
@@ -86,14 +89,14 @@ def test_wrong_digest(loaded: Vm, byte: int) -> None:
 def test_wrong_policy(loaded: Vm, policy: int) -> None:
     """A block for another policy than the guest's is refused."""
     outcome = finish(loaded, **id_fields(DIGEST, policy))
-    assert outcome == (errno.EIO, SevFwError.POLICY_FAILURE)
+    assert outcome == failed(errno.EIO, SevFwError.POLICY_FAILURE)
 
 
 @pytest.mark.parametrize("version", [0, 2, 0xFFFFFFFF])
 def test_unknown_version(loaded: Vm, version: int) -> None:
     """A block of another version is refused."""
     outcome = finish(loaded, **id_fields(DIGEST, version=version))
-    assert outcome == (errno.EIO, SevFwError.INVALID_PARAM)
+    assert outcome == failed(errno.EIO, SevFwError.INVALID_PARAM)
 
 
 def signed(tamper: str) -> dict[str, Any]:
@@ -141,8 +144,8 @@ def signed(tamper: str) -> dict[str, Any]:
 )
 def test_bad_signature(loaded: Vm, tamper: str) -> None:
     """A block whose signatures do not hold is refused, and a good one still works."""
-    assert finish(loaded, **signed(tamper)) == (errno.EIO, SevFwError.BAD_SIGNATURE)
-    assert finish(loaded, **id_fields(DIGEST)) == (0, 0)
+    assert finish(loaded, **signed(tamper)) == failed(errno.EIO, SevFwError.BAD_SIGNATURE)
+    assert finish(loaded, **id_fields(DIGEST)) == OK
 
 
 @pytest.mark.parametrize("field", ["id_key_algo", "auth_key_algo"])
@@ -155,17 +158,17 @@ def test_unknown_algorithm(loaded: Vm, field: str, algorithm: int) -> None:
     outcome = finish(
         loaded, id_block_en=1, auth_key_en=1, id_block=bytes(block), id_auth=bytes(auth)
     )
-    assert outcome == (errno.EIO, SevFwError.INVALID_PARAM)
+    assert outcome == failed(errno.EIO, SevFwError.INVALID_PARAM)
 
 
 def test_author_key_counts_only_when_enabled(loaded: Vm) -> None:
     """Without auth_key_en the author's signature is not looked at."""
     fields = signed("author's signature changed") | {"auth_key_en": 0}
-    assert finish(loaded, **fields) == (0, 0)
+    assert finish(loaded, **fields) == OK
 
 
 def test_vcpus_are_measured_before_the_block_is_judged(loaded: Vm) -> None:
     """The block's digest covers the VMSAs; after its refusal they cannot be measured again."""
     loaded.create_vcpu()
-    assert finish(loaded, **id_fields(DIGEST)) == (errno.EIO, SevFwError.BAD_MEASUREMENT)
-    assert finish(loaded) == (errno.EINVAL, 0)
+    assert finish(loaded, **id_fields(DIGEST)) == failed(errno.EIO, SevFwError.BAD_MEASUREMENT)
+    assert finish(loaded) == failed(errno.EINVAL)

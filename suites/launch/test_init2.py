@@ -10,6 +10,7 @@ import pytest
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.vm.host import Host
+from harness.vm.results import OK, failed
 from harness.vm.vm import Vm
 from suites.launch.launching import (
     command_at,
@@ -61,8 +62,8 @@ def test_snp_vm_offers_private_memory(vm: Vm) -> None:
 def test_flags_must_be_zero(vm: Vm) -> None:
     """Each of the 32 flags is refused, and the VM can be initialised afterwards."""
     for bit in range(32):
-        assert init2(vm, flags=1 << bit) == (errno.EINVAL, 0), f"flag {bit}"
-    assert init2(vm) == (0, 0)
+        assert init2(vm, flags=1 << bit) == failed(errno.EINVAL), f"flag {bit}"
+    assert init2(vm) == OK
 
 
 def test_unsupported_vmsa_features_are_refused(vm: Vm) -> None:
@@ -70,21 +71,21 @@ def test_unsupported_vmsa_features_are_refused(vm: Vm) -> None:
     supported = supported_features(vm.host)
     for bit in range(64):
         if not supported >> bit & 1:
-            assert init2(vm, vmsa_features=1 << bit) == (errno.EINVAL, 0), f"feature {bit}"
-    assert init2(vm, vmsa_features=supported | 1) == (errno.EINVAL, 0)
-    assert init2(vm) == (0, 0)
+            assert init2(vm, vmsa_features=1 << bit) == failed(errno.EINVAL), f"feature {bit}"
+    assert init2(vm, vmsa_features=supported | 1) == failed(errno.EINVAL)
+    assert init2(vm) == OK
 
 
 def test_supported_vmsa_features_are_accepted(vm: Vm) -> None:
     """All vmsa_features that /dev/kvm reports are accepted together."""
-    assert init2(vm, vmsa_features=supported_features(vm.host)) == (0, 0)
+    assert init2(vm, vmsa_features=supported_features(vm.host)) == OK
 
 
 def test_plain_sev_takes_no_vmsa_features(host: Host) -> None:
     """A SEV guest without encrypted state has no VMSA, so no feature of one is accepted."""
     with host.create_vm(uapi.KVM_X86_SEV_VM) as vm:
         for bit in range(64):
-            assert init2(vm, vmsa_features=1 << bit) == (errno.EINVAL, 0), f"feature {bit}"
+            assert init2(vm, vmsa_features=1 << bit) == failed(errno.EINVAL), f"feature {bit}"
 
 
 def test_unknown_device_attribute(host: Host) -> None:
@@ -101,7 +102,7 @@ def test_unknown_device_attribute(host: Host) -> None:
 def test_known_ghcb_versions(vm: Vm, version: int) -> None:
     """GHCB versions 1 and 2, and 0 for the default, are accepted; 1 while SNP may have it."""
     refused = version == 1 and not vm.interface.ghcb_version_1
-    assert init2(vm, ghcb_version=version) == ((errno.EINVAL, 0) if refused else (0, 0))
+    assert init2(vm, ghcb_version=version) == (failed(errno.EINVAL) if refused else OK)
 
 
 @pytest.mark.needs("init2_ghcb_version")
@@ -109,22 +110,22 @@ def test_known_ghcb_versions(vm: Vm, version: int) -> None:
 def test_known_ghcb_versions_of_sev_es(host: Host, version: int) -> None:
     """A SEV-ES guest may have either version of the GHCB protocol, whatever SNP may have."""
     with host.create_vm(uapi.KVM_X86_SEV_ES_VM) as vm:
-        assert init2(vm, ghcb_version=version) == (0, 0)
+        assert init2(vm, ghcb_version=version) == OK
 
 
 @pytest.mark.needs("init2_ghcb_version")
 def test_unknown_ghcb_versions(vm: Vm) -> None:
     """GHCB versions beyond 2 are refused."""
     for version in (3, 4, 0x100, 0xFFFF):
-        assert init2(vm, ghcb_version=version) == (errno.EINVAL, 0), f"version {version}"
-    assert init2(vm) == (0, 0)
+        assert init2(vm, ghcb_version=version) == failed(errno.EINVAL), f"version {version}"
+    assert init2(vm) == OK
 
 
 @pytest.mark.needs("init2_ghcb_version")
 def test_plain_sev_has_no_ghcb(host: Host) -> None:
     """A SEV guest without encrypted state takes no GHCB version."""
     with host.create_vm(uapi.KVM_X86_SEV_VM) as vm:
-        assert init2(vm, ghcb_version=2) == (errno.EINVAL, 0)
+        assert init2(vm, ghcb_version=2) == failed(errno.EINVAL)
 
 
 def test_guest_is_offered_ghcb_version_2(host: Host) -> None:
@@ -139,8 +140,8 @@ def test_guest_is_offered_ghcb_version_2(host: Host) -> None:
 def test_twice(initialised: Vm) -> None:
     """KVM_SEV_INIT2 on an initialised VM is refused, and the launch goes on."""
     expected = initialised.interface.legacy_command_errno or errno.EINVAL
-    assert init2(initialised) == (expected, 0)
-    assert start(initialised) == (0, 0)
+    assert init2(initialised) == failed(expected)
+    assert start(initialised) == OK
 
 
 @pytest.mark.parametrize(
@@ -149,20 +150,20 @@ def test_twice(initialised: Vm) -> None:
 def test_twice_on_other_types(host: Host, type: int) -> None:
     """A SEV guest is initialised once, too: INIT2 is one of the commands that it goes on taking."""
     with host.create_vm(type) as vm:
-        assert init2(vm) == (0, 0)
-        assert init2(vm) == (errno.EINVAL, 0)
+        assert init2(vm) == OK
+        assert init2(vm) == failed(errno.EINVAL)
 
 
 def test_after_a_vcpu_exists(vm: Vm) -> None:
     """KVM_SEV_INIT2 is refused once a vCPU was created."""
     vm.create_vcpu()
-    assert init2(vm) == (errno.EINVAL, 0)
+    assert init2(vm) == failed(errno.EINVAL)
 
 
 def test_unreadable_structure(vm: Vm) -> None:
     """A structure that cannot be read is EFAULT and changes nothing."""
-    assert command_at(vm, sevapi.KVM_SEV_INIT2, 0x1000) == (errno.EFAULT, 0)
-    assert init2(vm) == (0, 0)
+    assert command_at(vm, sevapi.KVM_SEV_INIT2, 0x1000) == failed(errno.EFAULT)
+    assert init2(vm) == OK
 
 
 @pytest.mark.parametrize("type", [uapi.KVM_X86_DEFAULT_VM, uapi.KVM_X86_SW_PROTECTED_VM])
@@ -171,7 +172,7 @@ def test_types_without_encryption(host: Host, type: int) -> None:
     if type not in host.vm_types:
         pytest.skip("this kernel does not offer the VM type")
     with host.create_vm(type) as vm:
-        assert init2(vm) == (errno.EINVAL, 0)
+        assert init2(vm) == failed(errno.EINVAL)
 
 
 def test_no_argument_probes_for_sev(vm: Vm) -> None:
@@ -186,8 +187,8 @@ def test_no_argument_probes_for_sev(vm: Vm) -> None:
 def test_old_initialisations_before_init2(vm: Vm, command: int) -> None:
     """KVM_SEV_INIT and KVM_SEV_ES_INIT are refused on an SNP VM, which INIT2 still initialises."""
     result = vm.sev_call(command)
-    assert (result.errno, result.fw_error) == (errno.EINVAL, 0)
-    assert init2(vm) == (0, 0)
+    assert result.outcome == failed(errno.EINVAL)
+    assert init2(vm) == OK
 
 
 @pytest.mark.parametrize("command", [sevapi.KVM_SEV_INIT, sevapi.KVM_SEV_ES_INIT])
@@ -195,7 +196,7 @@ def test_old_initialisations_after_init2(initialised: Vm, command: int) -> None:
     """KVM_SEV_INIT and KVM_SEV_ES_INIT are refused on an initialised SNP VM."""
     expected = initialised.interface.legacy_command_errno or errno.EINVAL
     result = initialised.sev_call(command)
-    assert (result.errno, result.fw_error) == (expected, 0)
+    assert result.outcome == failed(expected)
 
 
 @pytest.mark.parametrize("command", LEGACY_COMMANDS.values(), ids=LEGACY_COMMANDS)
@@ -203,7 +204,7 @@ def test_commands_of_sev_guests_before_start(initialised: Vm, command: int) -> N
     """No command of SEV or SEV-ES guests succeeds on an initialised SNP VM, which stays usable."""
     result = initialised.sev_call(command, bytes(64))
     assert result.errno
-    assert start(initialised) == (0, 0)
+    assert start(initialised) == OK
 
 
 @pytest.mark.needs("legacy_command_errno")
@@ -219,7 +220,7 @@ def test_commands_of_sev_guests_never_reach_the_firmware(started: Vm, command: i
 def test_unknown_commands(initialised: Vm, command: int) -> None:
     """Command ids that nobody defined are EINVAL."""
     result = initialised.sev_call(command, bytes(64))
-    assert (result.errno, result.fw_error) == (errno.EINVAL, 0)
+    assert result.outcome == failed(errno.EINVAL)
 
 
 def test_snp_commands_on_other_guests(host: Host) -> None:
@@ -227,8 +228,8 @@ def test_snp_commands_on_other_guests(host: Host) -> None:
     interface = host.interface
     for type in (uapi.KVM_X86_SEV_VM, uapi.KVM_X86_SEV_ES_VM):
         with host.create_vm(type) as vm:
-            assert init2(vm) == (0, 0)
-            assert start(vm) == (errno.ENOTTY, 0)
+            assert init2(vm) == OK
+            assert start(vm) == failed(errno.ENOTTY)
             update = vm.sev_call(interface.launch_update.id, interface.launch_update.struct())
             assert update.errno == errno.EINVAL
             finish = vm.sev_call(interface.launch_finish.id, interface.launch_finish.struct())

@@ -14,7 +14,7 @@ from functools import partial
 import pytest
 
 from harness.uapi import kvm as uapi
-from harness.uapi.ghcb import SVM_VMGEXIT_AP_DESTROY
+from harness.uapi.ghcb import SVM_VMGEXIT_AP_DESTROY, GhcbError
 from harness.vm.guest import Guest
 from harness.vm.host import Host
 from harness.vm.vm import Vm
@@ -85,6 +85,9 @@ def test_vmsas_of_the_guest_are_not_lost(host: Host, monkeypatch: pytest.MonkeyP
             guest.cpu().make_private(AREA, HUGE)
             for number in range(VMSAS):
                 bring_up(guest, 1, vmsa_page(number))
-                assert guest.cpu().ap_creation(1, 0, SVM_VMGEXIT_AP_DESTROY).malformed is None
+                assert (
+                    guest.cpu().ap_creation(1, 0, SVM_VMGEXIT_AP_DESTROY).malformed
+                    == GhcbError.NONE
+                )
 
     assert lost(host, work, rounds=1, warm=1) < VMSAS // 2

@@ -12,9 +12,9 @@ from harness.uapi.errors import SevFwError
 from harness.uapi.interfaces import Interface
 from harness.vm import layout
 from harness.vm.host import Host
+from harness.vm.results import OK, CallResult, failed
 from harness.vm.vm import DEFAULT_POLICY, Vm
 from suites.launch.launching import (
-    Outcome,
     add_private,
     command_at,
     launch_guest,
@@ -54,7 +54,7 @@ ACCEPTED = {
 }
 
 
-def refusal(interface: Interface, policy: int) -> Outcome:
+def refusal(interface: Interface, policy: int) -> CallResult:
     """Who refuses a bad policy: KVM where the interface looks at the bit, else the firmware.
 
     A single socket is a limit that the firmware can keep, where KVM lets it through.
@@ -62,16 +62,16 @@ def refusal(interface: Interface, policy: int) -> Outcome:
     unknown = 0 if interface.policy_valid is None else policy & ~interface.policy_valid
     missing = interface.policy_required & ~policy
     if unknown or missing or policy & interface.policy_refused:
-        return errno.EINVAL, 0
+        return failed(errno.EINVAL)
     if policy == SMT | MBO | SINGLE_SOCKET:
-        return 0, 0
-    return errno.EIO, SevFwError.POLICY_FAILURE
+        return OK
+    return failed(errno.EIO, SevFwError.POLICY_FAILURE)
 
 
 @pytest.mark.parametrize("policy", ACCEPTED.values(), ids=ACCEPTED)
 def test_good_policy(initialised: Vm, policy: int) -> None:
     """A policy that the platform can honour is accepted."""
-    assert start(initialised, policy) == (0, 0)
+    assert start(initialised, policy) == OK
 
 
 @pytest.mark.parametrize("policy", REFUSED.values(), ids=REFUSED)
@@ -97,8 +97,8 @@ def test_policy_bits_that_kvm_does_not_know(initialised: Vm) -> None:
     for bit in range(64):
         if not valid >> bit & 1:
             policy = DEFAULT_POLICY | 1 << bit
-            assert start(initialised, policy) == (errno.EINVAL, 0), f"bit {bit}"
-    assert start(initialised) == (0, 0)
+            assert start(initialised, policy) == failed(errno.EINVAL), f"bit {bit}"
+    assert start(initialised) == OK
 
 
 @pytest.mark.needs("policy_bits_attribute")
@@ -110,16 +110,16 @@ def test_policy_bits_that_kvm_publishes(initialised: Vm) -> None:
         if bits >> bit & 1:
             with initialised.host.create_vm(initialised.type) as vm:
                 vm.sev_init2()
-                code, error = start(vm, DEFAULT_POLICY | 1 << bit)
-                assert code in (0, errno.EIO), f"bit {bit}"
-                assert bool(code) == bool(error), f"bit {bit}"
+                result = start(vm, DEFAULT_POLICY | 1 << bit)
+                assert result.errno in (0, errno.EIO), f"bit {bit}"
+                assert bool(result.errno) == bool(result.fw_error), f"bit {bit}: {result}"
 
 
 def test_current_abi_version(initialised: Vm) -> None:
     """A policy may demand exactly the ABI version that the firmware has."""
     status = initialised.host.sev.platform_status()
     policy = DEFAULT_POLICY | status.api_major << 8 | status.api_minor
-    assert start(initialised, policy) == (0, 0)
+    assert start(initialised, policy) == OK
 
 
 @pytest.mark.parametrize(("major", "minor"), [(0, 1), (1, 0)], ids=["minor", "major"])
@@ -127,9 +127,9 @@ def test_later_abi_version(initialised: Vm, major: int, minor: int) -> None:
     """The firmware refuses a policy that demands a later ABI version, and KVM lets one retry."""
     status = initialised.host.sev.platform_status()
     wanted = status.api_major + major << 8 | status.api_minor + minor
-    refused = (errno.EIO, SevFwError.POLICY_FAILURE)
+    refused = failed(errno.EIO, SevFwError.POLICY_FAILURE)
     assert start(initialised, DEFAULT_POLICY | wanted) == refused
-    assert start(initialised) == (0, 0)
+    assert start(initialised) == OK
 
 
 @pytest.mark.parametrize("policy", [MBO, SMT | MBO | SINGLE_SOCKET], ids=["SMT", "socket"])
@@ -140,11 +140,11 @@ def test_again_after_kvm_refused(initialised: Vm, policy: int) -> None:
     """
     refused = refusal(initialised.interface, policy)
     assert start(initialised, policy) == refused
-    if refused != (errno.EINVAL, 0):
-        assert start(initialised) == ((errno.EINVAL, 0) if refused == (0, 0) else (0, 0))
+    if refused != failed(errno.EINVAL):
+        assert start(initialised) == (failed(errno.EINVAL) if refused == OK else OK)
         return
     good = initialised.interface.policy_checked_first
-    assert start(initialised) == ((0, 0) if good else (errno.EINVAL, 0))
+    assert start(initialised) == (OK if good else failed(errno.EINVAL))
 
 
 @pytest.mark.parametrize("policy", [SMT | MBO, SMT | MBO | DEBUG], ids=["default", "debug"])
@@ -163,47 +163,47 @@ def test_gosvw_reaches_the_guest(host: Host) -> None:
 
 def test_before_init2(vm: Vm) -> None:
     """LAUNCH_START before KVM_SEV_INIT2 is ENOTTY: the VM is no SNP guest yet."""
-    assert start(vm) == (errno.ENOTTY, 0)
+    assert start(vm) == failed(errno.ENOTTY)
     vm.sev_init2()
-    assert start(vm) == (0, 0)
+    assert start(vm) == OK
 
 
 def test_twice(initialised: Vm) -> None:
     """A second LAUNCH_START is refused, and the launch begun by the first goes on."""
     add_private(initialised)
-    assert start(initialised) == (0, 0)
-    assert start(initialised) == (errno.EINVAL, 0)
-    assert start(initialised, 0) == (errno.EINVAL, 0)
-    assert update(initialised) == (0, 0)
+    assert start(initialised) == OK
+    assert start(initialised) == failed(errno.EINVAL)
+    assert start(initialised, 0) == failed(errno.EINVAL)
+    assert update(initialised) == OK
 
 
 @pytest.mark.needs("launch_flags")
 def test_flags_must_be_zero(initialised: Vm) -> None:
     """Each of the 16 flags is refused, and the launch can begin afterwards."""
     for bit in range(16):
-        assert start(initialised, flags=1 << bit) == (errno.EINVAL, 0), f"flag {bit}"
-    assert start(initialised) == (0, 0)
+        assert start(initialised, flags=1 << bit) == failed(errno.EINVAL), f"flag {bit}"
+    assert start(initialised) == OK
 
 
 def test_unreadable_structure(initialised: Vm) -> None:
     """A structure that cannot be read is EFAULT and leaves no context behind."""
     command = initialised.interface.launch_start.id
-    assert command_at(initialised, command, 0x1000) == (errno.EFAULT, 0)
-    assert start(initialised) == (0, 0)
+    assert command_at(initialised, command, 0x1000) == failed(errno.EFAULT)
+    assert start(initialised) == OK
 
 
 def test_descriptor_that_is_not_dev_sev(initialised: Vm) -> None:
     """Without /dev/sev no context can be made (ENOTTY); with it the next start works."""
     for fd in (-1, initialised.fd, initialised.host.fd):
-        assert start(initialised, sev_fd=fd) == (errno.ENOTTY, 0)
-    assert start(initialised) == (0, 0)
+        assert start(initialised, sev_fd=fd) == failed(errno.ENOTTY)
+    assert start(initialised) == OK
 
 
 def test_firmware_counts_the_guest(initialised: Vm) -> None:
     """The firmware has one guest more from LAUNCH_START until the VM's end."""
     sev = initialised.host.sev
     before = sev.platform_status().guest_count
-    assert start(initialised) == (0, 0)
+    assert start(initialised) == OK
     assert sev.platform_status().guest_count == before + 1
     initialised.close()
     assert sev.platform_status().guest_count == before

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from harness.kernel import NO_PAGE
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError
 from harness.vm.host import Host
+from harness.vm.results import OK, failed
 from harness.vm.vm import Vm
 from suites.launch.launching import (
     BASE,
@@ -179,51 +181,51 @@ def test_memory_is_the_hosts_again(started: Vm) -> None:
     gmem = started.gmems[0]
     inspector = started.kernel.inspector
     assert inspector is not None
-    assert update(started, data=b"\x42" * PAGE) == (0, 0)
+    assert update(started, data=b"\x42" * PAGE) == OK
     gmem.punch_hole(0, PAGE)
-    assert inspector.gmem_rmp(gmem.fd, 0) is None
-    assert update(started) == (0, 0)
+    assert inspector.gmem_rmp(gmem.fd, 0) == NO_PAGE
+    assert update(started) == OK
 
 
 # -- after failures ------------------------------------------------------------------------
 
 
 def _refused_start(vm: Vm) -> None:
-    assert start(vm, 0)[0]
+    assert start(vm, 0) != OK
 
 
 def _start_the_firmware_refuses(vm: Vm) -> None:
     status = vm.host.sev.platform_status()
     too_late = (status.api_major + 1) << 8
     policy = sevapi.SNP_POLICY_MASK_SMT | sevapi.SNP_POLICY_MASK_RSVD_MBO | too_late
-    assert start(vm, policy) == (errno.EIO, SevFwError.POLICY_FAILURE)
+    assert start(vm, policy) == failed(errno.EIO, SevFwError.POLICY_FAILURE)
 
 
 def _start_without_device(vm: Vm) -> None:
-    assert start(vm, sev_fd=-1)[0]
+    assert start(vm, sev_fd=-1) != OK
 
 
 def _refused_cpuid_page(vm: Vm) -> None:
     vm.launch_start()
-    assert update(vm, BASE, CPUID, data=b"\xff" * PAGE)[0]
+    assert update(vm, BASE, CPUID, data=b"\xff" * PAGE) != OK
 
 
 def _update_without_device(vm: Vm) -> None:
     vm.launch_start()
-    assert update(vm, sev_fd=-1)[0]
+    assert update(vm, sev_fd=-1) != OK
 
 
 def _refused_id_block(vm: Vm) -> None:
     vm.launch_start()
-    assert update(vm) == (0, 0)
+    assert update(vm) == OK
     blank = vm.stage(bytes(2 * PAGE))
-    assert raw_finish(vm, id_block_en=1, id_block_uaddr=blank, id_auth_uaddr=blank + PAGE)[0]
+    assert raw_finish(vm, id_block_en=1, id_block_uaddr=blank, id_auth_uaddr=blank + PAGE) != OK
 
 
 def _finish_twice(vm: Vm) -> None:
     vm.launch_start()
-    assert finish(vm) == (0, 0)
-    assert finish(vm)[0]
+    assert finish(vm) == OK
+    assert finish(vm) != OK
 
 
 FAILURES = {
@@ -259,7 +261,7 @@ def test_refused_init2(host: Host, fields: dict[str, int]) -> None:
     """A KVM_SEV_INIT2 that is refused takes no ASID."""
     balance = Balance(host)
     with host.create_vm(uapi.KVM_X86_SNP_VM) as vm:
-        assert init2(vm, **fields)[0] == errno.EINVAL
+        assert init2(vm, **fields).errno == errno.EINVAL
         held = balance.now()
         assert held.get("asids") == balance.before.get("asids")
     balance.check()
@@ -283,10 +285,10 @@ def test_more_vms_at_once_than_asids(boot: Callable[..., Host]) -> None:
     """The guest that finds no ASID free is EBUSY, and gets one as soon as another has ended."""
     host = boot(asids=3)
     vms = [host.create_vm(uapi.KVM_X86_SNP_VM) for _ in range(4)]
-    assert [init2(vm) for vm in vms] == [(0, 0)] * 3 + [(errno.EBUSY, 0)]
+    assert [init2(vm) for vm in vms] == [OK] * 3 + [failed(errno.EBUSY)]
     vms[1].close()
-    assert init2(vms[3]) == (0, 0)
-    assert start(vms[3]) == (0, 0)
+    assert init2(vms[3]) == OK
+    assert start(vms[3]) == OK
     for vm in vms:
         vm.close()
     assert host.sev.platform_status().guest_count == 0
@@ -302,8 +304,8 @@ def test_asids_are_flushed_before_they_are_used_again(boot: Callable[..., Host])
     for _ in range(11):
         before = inspector.counters()["wbinvd"]
         with host.create_vm(uapi.KVM_X86_SNP_VM) as vm:
-            assert init2(vm) == (0, 0)
-            assert start(vm) == (0, 0)
+            assert init2(vm) == OK
+            assert start(vm) == OK
             flushes.append(inspector.counters()["wbinvd"] - before)
     once = max(flushes)  # on each CPU
     assert once > 0
@@ -344,7 +346,7 @@ def test_pages_of_many_guests(host: Host) -> None:
         bring_to(vm, stage)
     for vm in [*others[1::2], *others[0::2]]:
         vm.close()
-    assert update(staying, BASE + (PAGES - 1) * PAGE) == (0, 0)
-    assert finish(staying) == (0, 0)
+    assert update(staying, BASE + (PAGES - 1) * PAGE) == OK
+    assert finish(staying) == OK
     staying.close()
     balance.check()

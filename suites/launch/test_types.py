@@ -46,7 +46,8 @@ def boots(guest: Guest) -> None:
     for cpu in guest.cpus:
         cpu.boot()
     for number, cpu in enumerate(guest.cpus):
-        assert cpu.cpuid(1)[1] >> 24 == cpu.vcpu.id == number
+        assert cpu.cpuid(1)[1] >> 24 == number
+        assert cpu.vcpu.id == number
 
 
 @pytest.mark.parametrize("type", [*range(6), 31])
@@ -116,7 +117,8 @@ def test_vcpus_without_protection(host: Host, plain_type: int) -> None:
         before = vcpu.get_regs()
         guest.cpu().boot()
         after = vcpu.get_regs()
-        assert before.rip == guest.image.entry != after.rip
+        assert before.rip == guest.image.entry
+        assert after.rip != guest.image.entry
         after.r15 = 0x1234_5678_9ABC_DEF0
         vcpu.set_regs(after)
         assert vcpu.get_regs().r15 == after.r15

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from harness.kernel import Ticket
+from harness.kernel import RmpSize, Ticket
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError
 from harness.vm.gmem import GuestMemfd
 from harness.vm.host import Host
-from harness.vm.vm import SevResult, Vm
+from harness.vm.results import OK, SevResult, failed
+from harness.vm.vm import Vm
 from suites.launch.launching import (
     BASE,
     NORMAL,
@@ -50,7 +52,7 @@ def assigned(gmem: GuestMemfd) -> list[int]:
     inspector = gmem.kernel.inspector
     assert inspector is not None
     states = [inspector.gmem_rmp(gmem.fd, at * PAGE) for at in range(gmem.size // PAGE)]
-    return [at for at, state in enumerate(states) if state is not None and state[0]]
+    return [at for at, state in enumerate(states) if state.assigned]
 
 
 # -- what it does --------------------------------------------------------------------------
@@ -59,7 +61,7 @@ def assigned(gmem: GuestMemfd) -> list[int]:
 @pytest.mark.parametrize("type", PAGE_TYPES.values(), ids=PAGE_TYPES)
 def test_page_types(started: Vm, type: int) -> None:
     """A page of every type can be loaded."""
-    assert update(started, BASE, type) == (0, 0)
+    assert update(started, BASE, type) == OK
 
 
 @pytest.mark.needs("inspector")
@@ -68,13 +70,11 @@ def test_pages_become_the_guests(started: Vm, gmem: GuestMemfd, type: int) -> No
     """A loaded page is assigned to the guest's ASID at its GPA, validated, 4 KiB."""
     inspector = started.kernel.inspector
     assert inspector is not None
-    assert update(started, BASE + 2 * PAGE, type) == (0, 0)
+    assert update(started, BASE + 2 * PAGE, type) == OK
     assert assigned(gmem) == [2]
     state = inspector.gmem_rmp(gmem.fd, 2 * PAGE)
-    assert state is not None
-    _, asid, gpa, validated, size = state
-    assert asid > 0
-    assert (gpa, validated, size) == (BASE + 2 * PAGE, True, 0)
+    assert state == replace(state, gpa=BASE + 2 * PAGE, validated=True, size=RmpSize.SIZE_4K)
+    assert state.asid > 0
 
 
 @pytest.mark.needs("inspector")
@@ -86,11 +86,10 @@ def test_guests_have_asids_of_their_own(started: Vm, gmem: GuestMemfd) -> None:
         other.sev_init2()
         other_gmem = add_private(other)
         other.launch_start()
-        assert update(started) == update(other) == (0, 0)
+        assert update(started) == OK
+        assert update(other) == OK
         mine, theirs = (inspector.gmem_rmp(file.fd, 0) for file in (gmem, other_gmem))
-        assert mine is not None
-        assert theirs is not None
-        assert mine[1] != theirs[1]
+        assert mine.asid != theirs.asid
 
 
 @pytest.mark.needs("inspector")
@@ -104,26 +103,26 @@ def test_many_pages_at_once(initialised: Vm) -> None:
 
 def test_zero_pages_need_no_source(started: Vm) -> None:
     """Zero pages are loaded without looking at the source address."""
-    assert update(started, BASE, ZERO, source=0, length=2 * PAGE) == (0, 0)
+    assert update(started, BASE, ZERO, source=0, length=2 * PAGE) == OK
     gpa = BASE + 2 * PAGE
-    assert update(started, gpa, ZERO, source=BAD_ADDRESS, length=PAGE) == (0, 0)
+    assert update(started, gpa, ZERO, source=BAD_ADDRESS, length=PAGE) == OK
 
 
 def test_source_need_not_be_aligned(started: Vm) -> None:
     """The source may lie anywhere in the process's memory, or must be aligned (Linux 7.0)."""
     source = started.stage(bytes(2 * PAGE))
-    anywhere = (0, 0) if started.interface.update_any_source else (errno.EINVAL, 0)
+    anywhere = OK if started.interface.update_any_source else failed(errno.EINVAL)
     for number, offset in enumerate((0x123, 1, PAGE - 1), 1):
         gpa = BASE + number * PAGE
         assert update(started, gpa, source=source + offset, length=PAGE) == anywhere
-    assert update(started, source=source, length=PAGE) == (0, 0)
+    assert update(started, source=source, length=PAGE) == OK
 
 
 def test_zero_length(started: Vm) -> None:
     """An empty range loads nothing, as an error or without: the page can still be loaded."""
-    empty = (0, 0) if started.interface.update_any_source else (errno.EINVAL, 0)
+    empty = OK if started.interface.update_any_source else failed(errno.EINVAL)
     assert update(started, data=b"") == empty
-    assert update(started) == (0, 0)
+    assert update(started) == OK
 
 
 # -- progress ------------------------------------------------------------------------------
@@ -171,19 +170,19 @@ def test_range_that_ends_behind_the_slot(initialised: Vm) -> None:
     assert result.errno == 0
     assert (left.gfn_start, left.len) == (BASE // PAGE + 4, 3 * PAGE)
     beyond = update(initialised, BASE + 4 * PAGE, ZERO, source=0, length=left.len)
-    assert beyond == (errno.EINVAL, 0)
+    assert beyond == failed(errno.EINVAL)
 
 
 @pytest.mark.needs("update_writes_progress")
 def test_failure_behind_the_first_page(started: Vm) -> None:
     """Pages before a failure count as done; only a failure at the first page is reported."""
-    assert update(started, BASE + 3 * PAGE) == (0, 0)
+    assert update(started, BASE + 3 * PAGE) == OK
     result = update_once(started, BASE, ZERO, source=0, length=6 * PAGE)
     assert result.errno == 0
     left = returned(started, result)
     assert (left.gfn_start, left.len) == (BASE // PAGE + 3, 3 * PAGE)
     rest = update(started, BASE + 3 * PAGE, ZERO, source=0, length=3 * PAGE)
-    assert rest == (started.interface.update_assigned_errno, 0)
+    assert rest == failed(started.interface.update_assigned_errno)
 
 
 @pytest.mark.needs("update_writes_progress")
@@ -211,7 +210,7 @@ def test_signal_in_the_middle(initialised: Vm) -> None:
     more = update_once(initialised, at, ZERO, source=0, length=min(10, npages - done) * PAGE)
     assert more.errno == 0
     for loaded in {BASE, at - PAGE} if done else ():
-        assert update(initialised, loaded)[0] == initialised.interface.update_assigned_errno
+        assert update(initialised, loaded).errno == initialised.interface.update_assigned_errno
 
 
 def started_too_late(vm: Vm) -> int:
@@ -225,47 +224,47 @@ def started_too_late(vm: Vm) -> int:
 @pytest.mark.parametrize("type", [0, sevapi.SNP_PAGE_TYPE_VMSA, 7, 8, 0x80, 0xFF])
 def test_bad_type(started: Vm, type: int) -> None:
     """Page types that userspace may not load are refused by KVM, that of VMSAs included."""
-    assert update(started, BASE, type) == (errno.EINVAL, 0)
-    assert update(started) == (0, 0)
+    assert update(started, BASE, type) == failed(errno.EINVAL)
+    assert update(started) == OK
 
 
 @pytest.mark.needs("launch_flags")
 def test_flags_must_be_zero(started: Vm) -> None:
     """Each of the 16 flags is refused."""
     for bit in range(16):
-        assert update(started, flags=1 << bit) == (errno.EINVAL, 0), f"flag {bit}"
-    assert update(started) == (0, 0)
+        assert update(started, flags=1 << bit) == failed(errno.EINVAL), f"flag {bit}"
+    assert update(started) == OK
 
 
 @pytest.mark.parametrize("length", [1, 0x800, PAGE - 1, PAGE + 1])
 def test_length_that_is_not_whole_pages(started: Vm, length: int) -> None:
     """A length that is not a multiple of 4 KiB is refused."""
-    assert update(started, data=bytes(2 * PAGE), length=length) == (errno.EINVAL, 0)
-    assert update(started) == (0, 0)
+    assert update(started, data=bytes(2 * PAGE), length=length) == failed(errno.EINVAL)
+    assert update(started) == OK
 
 
 def test_before_init2_and_start(vm: Vm) -> None:
     """LAUNCH_UPDATE without a launch is refused."""
     add_private(vm)
-    assert update(vm) == (errno.EINVAL, 0)
-    assert init2(vm) == (0, 0)
-    assert update(vm) == (errno.EINVAL, 0)
-    assert start(vm) == (0, 0)
-    assert update(vm) == (0, 0)
+    assert update(vm) == failed(errno.EINVAL)
+    assert init2(vm) == OK
+    assert update(vm) == failed(errno.EINVAL)
+    assert start(vm) == OK
+    assert update(vm) == OK
 
 
 def test_memory_that_is_not_private(started: Vm) -> None:
     """A page without the private attribute is refused and stays with the host."""
     started.set_memory_attributes(BASE, PAGE, private=False)
-    assert update(started) == (started.interface.update_not_private_errno, 0)
+    assert update(started) == failed(started.interface.update_not_private_errno)
     started.set_memory_attributes(BASE, PAGE, private=True)
-    assert update(started) == (0, 0)
+    assert update(started) == OK
 
 
 @pytest.mark.parametrize("gpa", [0, BASE - PAGE, BASE + PAGES * PAGE, 1 << 45, (1 << 52) - PAGE])
 def test_no_slot(started: Vm, gpa: int) -> None:
     """A page that no slot holds is refused."""
-    assert update(started, gpa) == (errno.EINVAL, 0)
+    assert update(started, gpa) == failed(errno.EINVAL)
 
 
 def test_frame_number_beyond_all_memory(started: Vm) -> None:
@@ -283,20 +282,20 @@ def test_slot_without_guest_memfd(started: Vm) -> None:
     gpa = 4 << 20
     started.add_slot(1, gpa, 4 * PAGE)
     started.set_memory_attributes(gpa, 4 * PAGE, private=True)
-    assert update(started, gpa) == (errno.EINVAL, 0)
+    assert update(started, gpa) == failed(errno.EINVAL)
 
 
 def test_unreadable_structure(started: Vm) -> None:
     """A structure that cannot be read is EFAULT."""
     command = started.interface.launch_update.id
-    assert command_at(started, command, BAD_ADDRESS) == (errno.EFAULT, 0)
+    assert command_at(started, command, BAD_ADDRESS) == failed(errno.EFAULT)
 
 
 def test_unreadable_source(started: Vm) -> None:
     """A source that cannot be read is refused, and the page can be loaded afterwards."""
     expected = started.interface.update_errno or errno.EFAULT
-    assert update(started, source=BAD_ADDRESS, length=PAGE) == (expected, 0)
-    assert update(started) == (0, 0)
+    assert update(started, source=BAD_ADDRESS, length=PAGE) == failed(expected)
+    assert update(started) == OK
 
 
 @pytest.mark.parametrize("name", sorted(PAGE_TYPES.keys() - {"zero"}))
@@ -304,15 +303,15 @@ def test_no_source(started: Vm, name: str) -> None:
     """A page with content needs a source, and asking without one makes no kernel warn."""
     outcome = update(started, BASE, PAGE_TYPES[name], source=0, length=PAGE)
     if not started.interface.update_any_source:
-        assert outcome == (errno.EINVAL, 0)
-    assert outcome[0] in (started.interface.update_errno, errno.EINVAL, errno.EFAULT)
-    assert outcome[1] == 0
+        assert outcome == failed(errno.EINVAL)
+    errnos = (started.interface.update_errno, errno.EINVAL, errno.EFAULT)
+    assert outcome in [failed(each) for each in errnos if each is not None]
 
 
 def test_already_assigned(started: Vm) -> None:
     """A zero page over a page of the guest is no second page of it."""
-    assert update(started) == (0, 0)
-    expected = (started.interface.update_assigned_errno, 0)
+    assert update(started) == OK
+    expected = failed(started.interface.update_assigned_errno)
     assert update(started, BASE, ZERO, source=0, length=PAGE) == expected
 
 
@@ -320,8 +319,8 @@ def test_already_assigned(started: Vm) -> None:
 @pytest.mark.parametrize("type", PAGE_TYPES.values(), ids=PAGE_TYPES)
 def test_already_assigned_by_type(started: Vm, type: int) -> None:
     """A page of the guest cannot be loaded again, whatever the type."""
-    assert update(started) == (0, 0)
-    expected = (started.interface.update_assigned_errno, 0)
+    assert update(started) == OK
+    expected = failed(started.interface.update_assigned_errno)
     assert update(started, BASE, type, data=b"\xa5" * PAGE) == expected
 
 
@@ -330,7 +329,7 @@ def test_already_assigned_keeps_its_content(started: Vm, gmem: GuestMemfd) -> No
     """What the guest has in a page survives the attempt to load it again."""
     inspector = started.kernel.inspector
     assert inspector is not None
-    assert update(started, data=b"\x5a" * PAGE) == (0, 0)
+    assert update(started, data=b"\x5a" * PAGE) == OK
     before = inspector.gmem_bytes(gmem.fd, 0, PAGE)
     update(started, BASE, ZERO, source=0, length=PAGE)
     assert inspector.gmem_bytes(gmem.fd, 0, PAGE) == before
@@ -340,9 +339,9 @@ def test_already_assigned_keeps_its_content(started: Vm, gmem: GuestMemfd) -> No
 def test_descriptor_that_is_not_dev_sev(started: Vm) -> None:
     """Without /dev/sev the page is given back to the host, and can be loaded with it."""
     expected = started.interface.update_errno or errno.EBADF
-    assert update(started, sev_fd=-1)[0] == expected
-    assert update(started, sev_fd=started.fd)[0] == expected
-    assert update(started) == (0, 0)
+    assert update(started, sev_fd=-1).errno == expected
+    assert update(started, sev_fd=started.fd).errno == expected
+    assert update(started) == OK
 
 
 @pytest.mark.needs("inspector")
@@ -358,10 +357,10 @@ def test_refused_pages_go_back_to_the_host(started: Vm, gmem: GuestMemfd) -> Non
 
 def test_after_finish(finished: Vm) -> None:
     """The firmware refuses pages for a guest that is launched, and the page goes back."""
-    expected = (finished.interface.update_firmware_errno, SevFwError.INVALID_GUEST_STATE)
+    expected = failed(finished.interface.update_firmware_errno, SevFwError.INVALID_GUEST_STATE)
     for type in PAGE_TYPES.values():
         assert update(finished, BASE + 8 * PAGE, type) == expected
-    assert finish(finished)[0]
+    assert finish(finished) != OK
 
 
 def test_other_vm_types(host: Host) -> None:
@@ -370,4 +369,4 @@ def test_other_vm_types(host: Host) -> None:
         pytest.skip("this kernel has no KVM_X86_SW_PROTECTED_VM")
     with host.create_vm(uapi.KVM_X86_SW_PROTECTED_VM) as vm:
         add_private(vm)
-        assert update(vm) == (errno.EINVAL, 0)
+        assert update(vm) == failed(errno.EINVAL)

@@ -9,6 +9,7 @@ import pytest
 
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
+from harness.uapi.ghcb import GhcbError
 from harness.vm import layout
 from harness.vm.exits import RunError, SystemEventExit
 from harness.vm.guest import Guest
@@ -53,7 +54,7 @@ def test_unregistered_page(guest: Guest) -> None:
         )
         answer = VmgExitResult.of(cpu.run([other, event, own])[1].check())
         assert (answer.malformed, answer.info2) == (reason, reason)
-        assert cpu.vmgexit(abi.SVM_VMGEXIT_HV_FEATURES).malformed is None
+        assert cpu.vmgexit(abi.SVM_VMGEXIT_HV_FEATURES).malformed == GhcbError.NONE
         return
     cpu.start(
         Command(Op.VMGEXIT_MSR, (OTHER | abi.GHCB_MSR_REG_GPA_REQ,)),

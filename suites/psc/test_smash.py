@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from harness.kernel import Inspector
+from harness.kernel import Inspector, RmpSize, RmpState
 from harness.vm.guest import Guest
 from harness.vm.psc import PscOp
 from suites.psc.changing import HUGE, PAGE, A, B, C, entry, validate_2m
@@ -18,6 +20,7 @@ pytestmark = [
 
 WORD = 0xFACE
 FILLED = 16 * PAGE
+SIZE_4K, SIZE_2M = RmpSize.SIZE_4K, RmpSize.SIZE_2M
 
 
 def _inspector(guest: Guest) -> Inspector:
@@ -26,10 +29,14 @@ def _inspector(guest: Guest) -> Inspector:
     return inspector
 
 
-def _rmp(guest: Guest, gpa: int) -> tuple[bool, int, bool, int] | None:
-    """(assigned, gpa, validated, size) of the private page of a guest address."""
-    found = _inspector(guest).gmem_rmp(guest.vm.gmems[0].fd, gpa)
-    return None if found is None else (found[0], found[2], found[3], found[4])
+def _rmp(guest: Guest, gpa: int) -> RmpState:
+    """Look up the private page of a guest address."""
+    return _inspector(guest).gmem_rmp(guest.vm.gmems[0].fd, gpa)
+
+
+def _is(state: RmpState, gpa: int, *, validated: bool, size: RmpSize = SIZE_4K) -> RmpState:
+    """Return the state that the page should have: assigned, at its address."""
+    return replace(state, assigned=True, gpa=gpa, validated=validated, size=size, present=True)
 
 
 @pytest.fixture
@@ -37,7 +44,8 @@ def huge(guest: Guest) -> Guest:
     """A guest with a validated page of 2 MiB at A, its beginning filled."""
     validate_2m(guest, A)
     assert guest.cpu().fill(A, FILLED, WORD, 1).ok
-    assert _rmp(guest, A) == (True, A, True, 1)
+    state = _rmp(guest, A)
+    assert state == _is(state, A, validated=True, size=SIZE_2M)
     return guest
 
 
@@ -48,9 +56,11 @@ def test_rescinding_4k_splits(huge: Guest, number: int) -> None:
     before = _inspector(huge).counters().get("psmash", 0)
     huge.cpu().make_shared(gpa, PAGE)
     assert _inspector(huge).counters()["psmash"] == before + 1
-    assert _rmp(huge, gpa) == (True, gpa, False, 0)
+    state = _rmp(huge, gpa)
+    assert state == _is(state, gpa, validated=False)
     for other in {0, 1, 255, 511} - {number}:
-        assert _rmp(huge, A + other * PAGE) == (True, A + other * PAGE, True, 0)
+        state = _rmp(huge, A + other * PAGE)
+        assert state == _is(state, A + other * PAGE, validated=True)
     assert huge.cpu().verify(gpa, PAGE, 0, private=False).check().value == 0
 
 
@@ -66,9 +76,11 @@ def test_2m_stays_whole(huge: Guest) -> None:
     """A conversion of all 2 MiB, there and back, splits nothing."""
     before = _inspector(huge).counters().get("psmash", 0)
     huge.cpu().make_shared(A, HUGE, large=True)
-    assert _rmp(huge, A) == (True, A, False, 1)
+    state = _rmp(huge, A)
+    assert state == _is(state, A, validated=False, size=SIZE_2M)
     huge.cpu().make_private(A, HUGE, large=True)
-    assert _rmp(huge, A) == (True, A, True, 1)
+    state = _rmp(huge, A)
+    assert state == _is(state, A, validated=True, size=SIZE_2M)
     assert _inspector(huge).counters().get("psmash", 0) == before
     assert huge.cpu().verify(A, FILLED, WORD, 1).check().value == 0
 
@@ -92,19 +104,22 @@ def test_every_page_of_2m(guest: Guest, order: str) -> None:
     gpas = [B, B + 7 * PAGE, B + 510 * PAGE]
     for gpa in gpas if order == "up" else gpas[::-1]:
         assert cpu.pvalidate(gpa).check().value == 0
-        assert _rmp(guest, gpa) == (True, gpa, True, 0)
+        state = _rmp(guest, gpa)
+        assert state == _is(state, gpa, validated=True)
     untouched = _rmp(guest, B + PAGE)
-    assert untouched is None or not untouched[0]
+    assert not untouched.assigned, f"RMP of GPA {B + PAGE:#x}: {untouched}; want not assigned"
 
 
 def test_smash_entries_are_hints(huge: Guest) -> None:
     """SMASH and UNSMASH of a list leave the RMP as it was."""
     entries = [entry(A, PscOp.PSMASH, large=True), entry(A, PscOp.UNSMASH, large=True)]
     assert huge.cpu().psc(entries).ok
-    assert _rmp(huge, A) == (True, A, True, 1)
+    state = _rmp(huge, A)
+    assert state == _is(state, A, validated=True, size=SIZE_2M)
 
 
 def test_mapped_at_2m(guest: Guest) -> None:
     """The first access assigns the whole 2 MiB where all of it is private, not validated."""
     assert guest.cpu().load(C + 9 * PAGE).not_validated
-    assert _rmp(guest, C) == (True, C, False, 1)
+    state = _rmp(guest, C)
+    assert state == _is(state, C, validated=False, size=SIZE_2M)
