@@ -35,9 +35,9 @@ def target_program(*words: str) -> list[str]:
 
 def load(kernel: Kernel, what: str = "load", *parameters: str) -> None:
     """Load the kernel that runs once more, with its own command line and some parameters."""
-    assert kernel.image is not None
+    assert kernel.image is not None, "image of the kernel that runs: none, want one"
     line = kernel.read_file("/proc/cmdline")
-    assert line is not None
+    assert line is not None, "/proc/cmdline: no such file, want one"
     # Parameters behind "--" are init's own.
     own, dashes, init = line.strip().partition(" -- ")
     words = [word for word in own.split(" ") if not word.startswith("crashkernel=")]
@@ -46,13 +46,13 @@ def load(kernel: Kernel, what: str = "load", *parameters: str) -> None:
     said = done.failure or done.output.decode(errors="replace").strip()
     if done.status == 1 and "Function not implemented" in said:
         pytest.skip("this kernel has no kexec_file_load(2): CONFIG_KEXEC_FILE")
-    assert done.status == 0, said
+    assert done.status == 0, f"kexec_file_load: {said}, want success"
 
 
 def marked(kernel: Kernel) -> bool:
     """Whether the kernel that runs was started by kexec."""
     line = kernel.read_file("/proc/cmdline")
-    assert line is not None
+    assert line is not None, "/proc/cmdline: no such file, want one"
     return MARK in line.split()
 
 
@@ -60,7 +60,7 @@ def kexec(kernel: Kernel) -> None:
     """Start the kernel that runs once more, by kexec."""
     load(kernel)
     kernel.boot_anew(target_program("go"), NEXT_BOOT)
-    assert marked(kernel), "the machine was reset"
+    assert marked(kernel), "kexec: the machine was reset, want the kernel that was loaded"
 
 
 @dataclass
@@ -72,6 +72,10 @@ class State:
     """Pages of guests; 0 where nobody can look."""
     firmware: int
     """Pages of the firmware; 0 where nobody can look."""
+
+    def __str__(self) -> str:
+        """What is held, in words."""
+        return f"{self.guests} guests, {self.assigned} + {self.firmware} pages"
 
     @classmethod
     def of(cls, host: Host) -> State:
@@ -87,10 +91,12 @@ def snp_works(kernel: Kernel, interface: Interface) -> State:
     """Assert that a guest launches, runs and ends; return what SNP held before and holds after."""
     host = Host(kernel, interface)
     before = State.of(host)
-    assert (before.guests, before.assigned) == (0, 0)
+    assert before.guests == 0, f"guests in the firmware: {before.guests}, want none"
+    assert before.assigned == 0, f"pages assigned to guests: {before.assigned}, want none"
     with launch_guest(host) as guest:
         guest.cpu().boot()
-    assert State.of(host) == before
+    after = State.of(host)
+    assert after == before, f"after the guest: {after}, want {before}"
     host.close()
     return before
 

@@ -52,24 +52,25 @@ def crash(kernel: Kernel) -> None:
     """Have the kernel panic; the crash kernel runs then."""
     load(kernel, "load-crash", *CRASH_PARAMETERS)
     kernel.boot_anew(PANIC, NEXT_BOOT)
-    assert marked(kernel), "the machine was reset"
+    assert marked(kernel), "panic: the machine was reset, want the crash kernel"
 
 
 def dump(kernel: Kernel) -> None:
     """Assert that the dump can be read to its end, and is that of the kernel that died."""
     head = kernel.check(ReadFile("/proc/vmcore", NOTES)).data
-    assert head[:4] == b"\x7fELF"
+    assert head[:4] == b"\x7fELF", f"/proc/vmcore: begins with {head[:4].hex(' ')}, want ELF"
     release = re.search(rb"OSRELEASE=(\S+)", head)
-    assert release is not None, "no VMCOREINFO in the dump"
-    assert release[1].decode() == kernel.release
+    assert release is not None, "VMCOREINFO in the dump: none, want one"
+    found = release[1].decode(errors="replace")
+    assert found == kernel.release, f"release in the dump: {found}, want {kernel.release}"
     read = kernel.run_program(["dd", "if=/proc/vmcore", "of=/dev/null", "bs=1M"], NEXT_BOOT)
-    assert read.status == 0, read
+    assert read.status == 0, f"dd of /proc/vmcore: {read.failure or read.status}, want success"
 
 
 def reset(kernel: Kernel) -> None:
     """Have the crash kernel reset the machine, as kdump does when the dump is saved."""
     kernel.boot_anew(target_program("reset"), NEXT_BOOT, by_reset=True)
-    assert not marked(kernel)
+    assert not marked(kernel), "after the reset: a kernel that kexec started, want a cold boot"
 
 
 def test_before_any_guest(host: Host) -> None:

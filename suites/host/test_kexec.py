@@ -38,7 +38,8 @@ def test_after_guests(fresh: Fresh) -> None:
     host = fresh()
     before = snp_works(host.kernel, host.interface)
     kexec(host.kernel)
-    assert snp_works(host.kernel, host.interface) == before
+    after = snp_works(host.kernel, host.interface)
+    assert after == before, f"SNP after kexec: {after}, want {before}"
 
 
 def test_twice(fresh: Fresh) -> None:

@@ -7,7 +7,7 @@ import base64
 import re
 
 from harness.kbuild.config import read_config
-from harness.linuxguest.running import GuestError, RunningGuest
+from harness.linuxguest.running import End, GuestError, How, RunningGuest
 from harness.report import sanitize
 from harness.vm.attestation import REPORT_SIZE, Report
 
@@ -31,6 +31,13 @@ def report_of(guest: RunningGuest, data: bytes = bytes(64)) -> Report:
     if provider != "sev_guest":
         raise GuestError(f"the guest's tsm is {sanitize.line(provider, 40)}, want sev_guest")
     return Report.decode(base64.b64decode(rest)[:REPORT_SIZE])
+
+
+def assert_ended(guest: RunningGuest, how: How) -> End:
+    """Assert that a guest ends in one way; return its end."""
+    end = guest.end()
+    assert end.how is how, f"the guest {end}, want that it {how.value}"
+    return end
 
 
 def fields(output: str) -> dict[str, str]:

@@ -59,15 +59,17 @@ def test_device(start: Start, rng: random.Random) -> None:
     for command in ("report", "ext-report"):
         said = fields(guest.shell(f"guestreq {command} data={data.hex()}"))
         report = Report.decode(bytes.fromhex(said["report"]))
-        assert said["status"] == "0"
+        assert said["status"] == "0", f"{command}: status {said['status']}, want 0"
         assert report.report_data == data
     keys = {
         words: fields(guest.shell(f"guestreq key {words}"))["key"]
         for words in ("", "root=0", "fields=1", "fields=2", "fields=8")
     }
-    assert keys[""] == keys["root=0"]
-    assert len(set(keys.values())) == len(keys) - 1, keys
-    assert all(len(key) == 64 and int(key, 16) for key in keys.values())
+    assert keys[""] == keys["root=0"], "key of root=0: another one, want the default key"
+    assert len(set(keys.values())) == len(keys) - 1, f"derived keys: {keys}, want different ones"
+    for asked, key in keys.items():
+        assert len(key) == 64, f"key for {asked!r}: {len(key) // 2} bytes, want 32"
+        assert int(key, 16), f"key for {asked!r}: zeros, want a key"
 
 
 def test_refusals(start: Start) -> None:
@@ -77,9 +79,11 @@ def test_refusals(start: Start) -> None:
     """
     guest = start().userspace()
     refused = fields(guest.run("guestreq report vmpl=4").output)
-    assert int(refused["status"], 16) == SevFwError.INVALID_PARAM, refused
-    assert refused["report"] == ""
-    assert fields(guest.shell("guestreq report"))["status"] == "0"
+    status = int(refused["status"], 16)
+    assert status == SevFwError.INVALID_PARAM, f"report for VMPL4: {refused}, want INVALID_PARAM"
+    assert refused["report"] == "", f"report for VMPL4: {refused['report']}, want none"
+    following = fields(guest.shell("guestreq report"))["status"]
+    assert following == "0", f"the next report: status {following}, want 0"
 
 
 def test_readers_at_once(start: Start, rng: random.Random) -> None:
@@ -94,7 +98,7 @@ def test_readers_at_once(start: Start, rng: random.Random) -> None:
     for number, data in enumerate(asked):
         output = guest.shell(f"cat /tmp/{number}")
         lines = [line for line in output.splitlines() if line.startswith("report: ")]
-        assert len(lines) == 3, output[:300]
+        assert len(lines) == 3, f"reports of process {number}: {len(lines)}, want 3"
         for line in lines:
             report = Report.decode(bytes.fromhex(line.partition(" ")[2]))
             assert report.report_data == data
@@ -109,8 +113,8 @@ def test_generation_counts(start: Start) -> None:
         "cat a/generation && md5sum < a/outblob"
     )
     first, one, second, other = output.split("\n")[:4]
-    assert int(second) > int(first)
-    assert one != other
+    assert int(second) > int(first), f"generation: {second} after {first}, want a higher one"
+    assert one != other, f"report of another question: {one} again, want another one"
 
 
 @pytest.fixture
@@ -143,8 +147,12 @@ def test_keys_of_lower_levels(start: Start) -> None:
         report = Report.decode(bytes.fromhex(said["report"]))
         assert report.vmpl == level
         refused = guest.run("guestreq report vmpl=0")
-        assert refused.status != 0 or fields(refused.output)["status"] != "0", refused.output
-    assert guest.run(f"{RELOAD} vmpck_id=4").status != 0, "there is a fifth VMPCK"
+        assert refused.status != 0 or fields(refused.output)["status"] != "0", (
+            f"a report for VMPL0: {refused.output!r}, want an error"
+        )
+    assert guest.run(f"{RELOAD} vmpck_id=4").status != 0, (
+        "module loaded with vmpck_id=4: success, want an error"
+    )
 
 
 @pytest.mark.usefixtures("driver_module")
@@ -153,8 +161,11 @@ def test_key_is_wiped_after_a_message_that_went_wrong(start: Start) -> None:
     guest = start().userspace()
     guest.shell("guestreq report")
     refused = fields(guest.run("guestreq report version=255").output)
-    assert refused["errno"] != "0 none", refused
+    assert refused["errno"] != "0 none", "a request of version 255: success, want an error"
     after = fields(guest.run("guestreq report").output)
-    assert after["errno"].startswith(f"{errno.ENOTTY} "), after
+    assert after["errno"].startswith(f"{errno.ENOTTY} "), (
+        f"next request: errno {after['errno']}, want ENOTTY"
+    )
     # The key is gone from the secrets page, whoever loads the driver again.
-    assert guest.run(RELOAD).status != 0 or guest.run("test -e /dev/sev-guest").status != 0
+    loaded = guest.run(RELOAD).status == 0 and guest.run("test -e /dev/sev-guest").status == 0
+    assert not loaded, "/dev/sev-guest: there again, want that the driver refuses a key of zeros"

@@ -27,7 +27,7 @@ NMIS = 5
 def interrupts(guest: RunningGuest, name: str) -> list[int]:
     """Count the interrupts of a row of /proc/interrupts, by CPU."""
     row = re.search(rf"^ *{name}:((?: +\d+)+)", guest.shell("cat /proc/interrupts"), re.MULTILINE)
-    assert row is not None, f"/proc/interrupts has no row {name}"
+    assert row is not None, f"/proc/interrupts: no row {name}, want one"
     return [int(each) for each in row[1].split()]
 
 
@@ -51,7 +51,9 @@ def test_offline_and_online(start: Start) -> None:
     before = interrupts(guest, "LOC")
     guest.shell(f"for c in 0 {' '.join(others)}; do taskset -c $c usleep 100000; done")
     after = interrupts(guest, "LOC")
-    assert all(new > old for old, new in zip(before, after, strict=True)), (before, after)
+    assert all(new > old for old, new in zip(before, after, strict=True)), (
+        f"interrupts per CPU: {before} before and {after} after, want more on each"
+    )
     is_free_of_splats(guest)
 
 
@@ -66,10 +68,13 @@ def test_timers_and_ipis(start: Start) -> None:
         300,
     )
     after = interrupts(guest, "LOC")
-    assert len(after) == 4
-    assert all(new - old > 100 for old, new in zip(before, after, strict=True)), (before, after)
-    assert sum(interrupts(guest, "RES")) > 0
-    assert sum(interrupts(guest, "CAL")) > 0
+    assert len(after) == 4, f"CPUs with timer interrupts: {len(after)}, want 4"
+    assert all(new - old > 100 for old, new in zip(before, after, strict=True)), (
+        f"timer interrupts per CPU: {before} before and {after} after, want over 100 more on each"
+    )
+    for name in ("RES", "CAL"):
+        count = sum(interrupts(guest, name))
+        assert count > 0, f"interrupts {name}: {count}, want more than 0"
     is_free_of_splats(guest)
 
 
@@ -95,5 +100,5 @@ def test_nmi(start: Start) -> None:
     for _ in range(NMIS):
         guest.shell("echo l > /proc/sysrq-trigger")
     count = sum(interrupts(guest, "NMI")) - before
-    assert count == NMIS, f"{count} NMIs came of {NMIS}"
+    assert count == NMIS, f"NMIs: {count}, want {NMIS}"
     is_free_of_splats(guest)

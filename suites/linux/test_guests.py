@@ -15,7 +15,7 @@ from harness.linuxguest.parts import Parts
 from harness.linuxguest.running import How, RunningGuest
 from harness.target import Target
 from harness.vm.host import Host
-from suites.linux.attesting import report_of
+from suites.linux.attesting import assert_ended, report_of
 from suites.linux.conftest import BOOT_DEADLINE
 
 pytestmark = [
@@ -38,11 +38,14 @@ def test_beside_each_other(start: Start, count: int) -> None:
     """Guests at once get to userspace, each with a report of its own data and the same digest."""
     guests = [start(host_data=bytes([number]) * 32) for number in range(count)]
     reports = [report_of(guest.userspace(2 * BOOT_DEADLINE)) for guest in guests]
-    assert [report.host_data[0] for report in reports] == list(range(count))
-    assert len({report.measurement for report in reports}) == 1
+    numbers = [report.host_data[0] for report in reports]
+    assert numbers == list(range(count)), f"host_data: {numbers}, want each guest's own number"
+    digests = len({report.measurement for report in reports})
+    assert digests == 1, f"measurements: {digests} different ones, want one"
     for guest in guests:
         guest.begin("poweroff -f")
-    assert {guest.end().how for guest in guests} == {How.POWERED_OFF}
+    for guest in guests:
+        assert_ended(guest, How.POWERED_OFF)
 
 
 @pytest.mark.deadline(BOOT_DEADLINE)
@@ -52,11 +55,12 @@ def test_in_turn(boot: Callable[..., Host], linux_parts: Parts, target: Target) 
     starter = Starter(kernel, hosts.qemu(kernel, target.guest_qemu), linux_parts)
     for number in range(2 * ASIDS + 1):
         with starter.start(starter.guest()) as guest:
-            assert guest.ask("query-status", LAUNCH_TIMEOUT)["running"], f"guest {number}"
+            status = guest.ask("query-status", LAUNCH_TIMEOUT)
+            assert status["running"], f"guest {number}: {status['status']}, want it running"
             guest.kill()
     with starter.start(starter.guest()) as guest:
         guest.userspace().begin("poweroff -f")
-        assert guest.end().how is How.POWERED_OFF
+        assert_ended(guest, How.POWERED_OFF)
 
 
 @pytest.mark.deadline(3 * BOOT_DEADLINE)
@@ -70,6 +74,6 @@ def test_killed_at_any_time(start: Start, rng: random.Random) -> None:
         guest = start(vcpus=2)
         moment = life * (number + rng.random()) / KILLS
         time.sleep(max(moment - guest.seconds, 0))
-        assert not guest.ended, f"the guest {guest.end()} before it was killed"
+        assert not guest.ended, f"the guest {guest.end()}, want it running until it is killed"
         guest.kill()
-        assert guest.end().how is How.KILLED
+        assert_ended(guest, How.KILLED)

@@ -16,7 +16,7 @@ from harness.target import Target
 from harness.uapi.errors import SevFwError
 from harness.vm.id_block import id_auth, id_block, owner_key
 from harness.vm.vm import DEFAULT_POLICY
-from suites.linux.attesting import report_of
+from suites.linux.attesting import assert_ended, report_of
 from suites.linux.conftest import BOOT_DEADLINE
 from suites.linux.measuring import MORE_FILES, expected, small_parts
 
@@ -60,11 +60,11 @@ def test_the_right_guest_starts(
 
 def refused(guest: RunningGuest, error: SevFwError) -> None:
     """Assert that the firmware refused the launch, and that QEMU says by which error."""
-    end = guest.end()
-    assert end.how is How.FAILED, end
-    assert "SNP_LAUNCH_FINISH" in end.detail, end
-    assert f"fw_error={int(error)} " in end.detail, end
-    assert not guest.console.text, "the guest ran before its launch was finished"
+    detail = assert_ended(guest, How.FAILED).detail
+    assert "SNP_LAUNCH_FINISH" in detail, f"QEMU: {detail!r}, want that SNP_LAUNCH_FINISH fails"
+    wanted = f"fw_error={int(error)} "
+    assert wanted in detail, f"SNP_LAUNCH_FINISH: {detail!r}, want {wanted}({error.name})"
+    assert not guest.console.text, "the guest's console: output, want none before LAUNCH_FINISH"
 
 
 @pytest.mark.parametrize("changed", ["command line", "initrd", "vCPUs", "firmware"])

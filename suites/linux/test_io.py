@@ -69,8 +69,10 @@ def test_disk(start: Start) -> None:
         " | md5sum; wait; cat /tmp/memory",
         COMMAND_TIMEOUT,
     )
-    assert output.split()[0] == ZEROS, output
-    assert fields(output)["wrong"] == "0"
+    digest = output.split()[0]
+    assert digest == ZEROS, f"MD5 of the disk: {digest}, want {ZEROS}"
+    wrong = fields(output)["wrong"]
+    assert wrong == "0", f"words that differ: {wrong}, want none"
     is_free_of_splats(guest)
 
 
@@ -87,8 +89,8 @@ def test_network(start: Start) -> None:
         )
     ).userspace()
     sent, _, received, _, through, *_ = guest.shell(NETWORK, COMMAND_TIMEOUT).split()
-    assert received == sent
-    assert int(through) > FILE << 20, f"{through} bytes came in by eth0, want {FILE} MiB"
+    assert received == sent, f"MD5 received: {received}, want {sent}"
+    assert int(through) > FILE << 20, f"bytes that came in by eth0: {through}, want {FILE} MiB"
     is_free_of_splats(guest)
 
 
@@ -98,7 +100,7 @@ def shared(kernel: Kernel) -> Iterator[str]:
 
     def run(script: str) -> str:
         done = kernel.run_program(["sh", "-c", script], 60.0)
-        assert done.status == 0, f"{script}: {done.failure or done.output!r}"
+        assert done.status == 0, f"{script}: {done.failure or done.output!r}, want success"
         return done.output.decode()
 
     yield run(
@@ -119,9 +121,10 @@ def test_files_of_the_host(start: Start, kernel: Kernel, linux_parts: Parts, sha
             *("-device", f"virtio-9p-pci,fsdev=shared,mount_tag=shared,{VIRTIO}"),
         )
     ).userspace()
-    assert guest.shell(FILES, COMMAND_TIMEOUT).split()[0] == shared
+    digest = guest.shell(FILES, COMMAND_TIMEOUT).split()[0]
+    assert digest == shared, f"MD5 of the shared files: {digest}, want {shared}"
     compared = kernel.run_program(["cmp", "-n", "1000000", f"{SHARED}/data", f"{SHARED}/part"], 60)
-    assert compared.status == 0, compared.output
+    assert compared.status == 0, f"cmp of what was written: {compared.output!r}, want no difference"
     size = kernel.run_program(["stat", "-c", "%s", f"{SHARED}/part"], 60).output
-    assert size.strip() == b"1000000"
+    assert size.strip() == b"1000000", f"size of what was written: {size!r}, want 1000000"
     is_free_of_splats(guest)

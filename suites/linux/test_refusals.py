@@ -28,6 +28,7 @@ Start = Callable[..., RunningGuest]
 REWRITE = (Path(__file__).parent / "rewrite.py").read_text()
 REWRITE_TIMEOUT = 120.0
 BEFORE, AFTER = b"snptest.word=before", b"snptest.word=after."
+BOOTED = "console of the guest: it boots Linux, want that OVMF does not boot it"
 PART = 64
 """Bytes of a file by which it is found in QEMU's memory."""
 _numbers = itertools.count(1)
@@ -38,15 +39,17 @@ def change(kernel: Kernel, word: str, old: bytes, new: bytes) -> None:
     command = ["python3", "-c", REWRITE, word, old.hex(), new.hex()]
     done = kernel.run_program(command, REWRITE_TIMEOUT)
     said = done.output.decode(errors="replace").strip()
-    assert done.status == 0, done.failure or said
-    assert int(said) > 0, "QEMU's memory has no such bytes"
+    assert done.status == 0, f"changing QEMU's memory: {done.failure or said}, want it done"
+    assert int(said) > 0, "QEMU's memory: no such bytes, want the part that is measured"
 
 
 def middle(file: Path) -> bytes:
     """Return bytes of a compressed file that are there once."""
     data = file.read_bytes()
     found = data[len(data) // 2 :][:PART]
-    assert data.count(found) == 1
+    assert data.count(found) == 1, (
+        f"{file.name}: {data.count(found)} places with these bytes, want 1"
+    )
     return found
 
 
@@ -71,7 +74,8 @@ def held(start: Start, made: Parts) -> tuple[RunningGuest, str]:
     """Start a guest that is measured and does not run yet; return it and a word of its QEMU's."""
     word = f"snptest-refusals-{os.getpid()}-{next(_numbers)}"
     guest = start(BEFORE.decode(), parts=made, devices=("-S", "-name", word))
-    assert guest.ask("query-status", BOOT_DEADLINE)["status"] == "prelaunch"
+    status = guest.ask("query-status", BOOT_DEADLINE)["status"]
+    assert status == "prelaunch", f"QEMU's status: {status}, want prelaunch"
     return guest, word
 
 
@@ -92,13 +96,14 @@ def test_what_changes_after_its_hash_is_not_booted(
     attacked.ask("cont")
     other.ask("cont")
     other.userspace(2 * BOOT_DEADLINE)
-    assert BEFORE.decode() in other.shell("cat /proc/cmdline")
-    assert "Linux version" not in attacked.console.text
-    assert not attacked.ended, f"the guest {attacked.end()}"
+    line = other.shell("cat /proc/cmdline")
+    assert BEFORE.decode() in line, f"/proc/cmdline: {line!r}, want {BEFORE.decode()} in it"
+    assert "Linux version" not in attacked.console.text, BOOTED
+    assert not attacked.ended, f"the guest {attacked.end()}, want it standing still"
 
 
 def test_nothing_is_booted_without_hashes(target: Target, start: Start) -> None:
     """OVMF's AmdSev build does not boot a kernel that nobody has measured, and says so."""
     guest = start(parts=small_parts(target, "sid"), kernel_hashes=False)
     guest.see(r"BdsDxe: No bootable option", BOOT_DEADLINE)
-    assert "Linux version" not in guest.console.text
+    assert "Linux version" not in guest.console.text, BOOTED

@@ -9,6 +9,7 @@ import pytest
 
 from harness.linuxguest.definition import Kind
 from harness.linuxguest.running import How, RunningGuest
+from suites.linux.attesting import assert_ended
 from suites.linux.conftest import BOOT_DEADLINE
 
 pytestmark = [
@@ -27,9 +28,11 @@ def boots(guest: RunningGuest) -> None:
     guest.userspace()
     features = FEATURES[guest.guest.kind]
     log = guest.shell("dmesg | grep 'Memory Encryption'")
-    assert log.rstrip().endswith(f"Memory Encryption Features active: AMD {features}"), log
+    assert log.rstrip().endswith(f"Memory Encryption Features active: AMD {features}"), (
+        f"the guest says {log!r}, want {features!r}"
+    )
     guest.begin("poweroff -f")
-    assert guest.end().how is How.POWERED_OFF
+    assert_ended(guest, How.POWERED_OFF)
 
 
 @pytest.mark.parametrize("vcpus", [1, 2])
