@@ -18,7 +18,7 @@ from rich.text import Text
 
 from harness.compare.diff import REGRESSIONS, Change, Comparison, Kind, Side
 from harness.report import sanitize
-from harness.report.outcome import Outcome, Result
+from harness.report.outcome import FAILURE_WIDTH, Outcome, Result
 from harness.report.words import counted
 
 WIDTH = 72
@@ -182,7 +182,7 @@ def mail(comparison: Comparison, a: Side, b: Side, subjects: Mapping[str, str]) 
             lines += ["", f"  {sanitize.line(family.name)}"]
             if family.parameters:
                 lines += _wrapped(_listed(family), "    ")
-            lines += _wrapped(line_of(change), "    ")
+            lines += _change_lines(change)
             if change.kind in REGRESSIONS and change.sample.description:
                 lines += _wrapped(f"Must hold: {change.sample.description}", "    ")
         if len(made) > LISTED:
@@ -200,6 +200,15 @@ def mail(comparison: Comparison, a: Side, b: Side, subjects: Mapping[str, str]) 
         for text in remarks:
             lines += _wrapped(text)
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _change_lines(change: Change) -> list[str]:
+    """Say what happened to a test; the line of a failure stays whole, so that it can be found."""
+    text = sanitize.line(line_of(change))
+    reason = sanitize.line(change.sample.reason)
+    if len(text) <= WIDTH - 4 or len(reason) > FAILURE_WIDTH or not text.endswith(f": {reason}"):
+        return _wrapped(text, "    ")
+    return [*_wrapped(text.removesuffix(f" {reason}"), "    "), f"    {reason}"]
 
 
 def _table(found: Mapping[str, Sequence[Change]], kinds: Sequence[Kind]) -> Table:
