@@ -154,7 +154,7 @@ def test_every_outcome_is_told_apart(tmp_path: Path, workers: int) -> None:
     assert passed.description == "Two is two."
     assert (passed.suite, passed.patches, passed.areas) == ("made", (10, 11), ("psc",))
     failed = by_name["test_fail"]
-    assert failed.reason == "got \\x00 and red\\x85"
+    assert failed.reason == "1: 1, want 2 (got \\x00 and red\\x85)"
     assert "garbage \\x00\\x08" in failed.output
     assert "did not end within 0.4 s" in by_name["test_hang"].reason
     assert by_name["test_user_error"].reason == "no such kernel (build it)"
