@@ -29,6 +29,7 @@ from harness.history import record, runs
 from harness.history.store import History
 from harness.kernel import NO_PAGE, RmpSize, RmpState
 from harness.report import junit, kcidb, ktap, phrases
+from harness.report.events import result_of
 from harness.report.html import site
 from harness.report.live import PlainDisplay
 from harness.report.outcome import FAILURE_WIDTH, Outcome, Result
@@ -259,11 +260,8 @@ def run_suite(folder: Path, *tests: str) -> dict[str, Result]:
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 1, done.stdout + done.stderr
-    results = [
-        Result.from_dict({key: value for key, value in event.items() if key != "event"})
-        for event in map(json.loads, file.read_text().splitlines())
-        if event["event"] == "result"
-    ]
+    records = map(json.loads, file.read_text().splitlines())
+    results = [result_of(record) for record in records if record["event"] == "result"]
     return {each.id.partition("::")[2]: each for each in results if each.outcome.bad}
 
 
@@ -398,7 +396,7 @@ def test_broken_emulators_are_told_in_lines(tree: Path) -> None:
             assert text.count(mutant.old) == 1, mutant.name
             file.write_text(text.replace(mutant.old, mutant.new))
             tests |= set(mutant.tests)
-    bad = run_suite(tree, "--revision", "merged", "--deadline", "60", *sorted(tests))
+    bad = run_suite(tree, "--interface", "merged", "--deadline", "60", *sorted(tests))
     assert {each.suite for each in bad.values()} == {"launch", "psc", "gmem", "guest_req"}
     for name, each in bad.items():
         assert len(each.reason) <= FAILURE_WIDTH, (name, each.reason)
