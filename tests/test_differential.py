@@ -146,7 +146,7 @@ def test_a_refused_vmsa_has_the_low_half_of_the_exit_code() -> None:
         ),
     )
     fields = session.emulate(made).observations[1].fields
-    assert fields["stopped"] == "FailEntryExit(reason=4294967295)"
+    assert fields["stopped"] == "KVM_RUN: KVM_EXIT_FAIL_ENTRY (hardware reason 0xffffffff)"
 
 
 # -- comparing -------------------------------------------------------------------------------
