@@ -267,8 +267,8 @@ class Session:
                 facts.verdict, facts.reason = Outcome.ERROR, verdict.stood_still(stood)
             if isinstance(error, UserError):
                 report.longrepr = str(error)
-            if isinstance(error, BootError):
-                # No other test would fare better.
+            if isinstance(error, BootError) and self._pool is not None:
+                # No other test would fare better: it is our kernel that does not open.
                 facts.gave_up = item.session.shouldstop = facts.reason
         elif call.excinfo is not None and report.skipped and not hasattr(report, "wasxfail"):
             facts.reason = verdict.reason_of(call.excinfo.value)

@@ -5,11 +5,22 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from harness.interrupts import ENDING, Interrupts
+
+
+@pytest.fixture(autouse=True)
+def _not_ignored() -> Iterator[None]:
+    """Signals as a terminal's commands have them, whatever pytest was started with."""
+    before = [(number, signal.signal(number, signal.SIG_DFL)) for number in ENDING]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
@@ -27,13 +38,11 @@ def test_work_is_not_broken_off(number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
 def test_a_wait_is_broken_off(number: signal.Signals) -> None:
     began = time.monotonic()
+    later = threading.Timer(0.2, os.kill, (os.getpid(), number))
     with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.waiting():
-        pid = os.fork()
-        if pid == 0:
-            os.kill(os.getppid(), number)
-            os._exit(0)
+        later.start()
         time.sleep(60)
-    os.waitpid(pid, 0)
+    later.join()
     assert time.monotonic() - began < 60
 
 

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -321,6 +322,7 @@ def terminal() -> Iterator[Callable[..., tuple[int, int]]]:
     def start(words: Sequence[str], environment: dict[str, str]) -> tuple[int, int]:
         pid, master = os.forkpty()
         if pid == 0:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever we were started with
             os.execve(sys.executable, [sys.executable, "-P", "-m", "harness", *words], environment)
         opened.append(master)
         return pid, master

@@ -105,7 +105,7 @@ class AssertedLines:
         if statement is None:
             return ""
         message = str(error).partition("\n")[0] if statement.node.msg is not None else ""
-        if " want " in message:
+        if " want " in message or isinstance(statement.node.test, ast.Constant):
             return message
         if self._compared is not None and self._compared[0] is statement.node:
             return _with_remark(self._compared[1], message)
