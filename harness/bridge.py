@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from harness.agent import PIECE
 from harness.channel import Channel
-from harness.kernel import TargetError
+from harness.operations import TargetError
 
 
 def bridged(channel: Channel, wait_for_end: Callable[[], None]) -> socket.socket:

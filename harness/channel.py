@@ -5,24 +5,46 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 from harness import agent as protocol
-from harness.kernel import DEFAULT_TIMEOUT, TargetTimeoutError
+from harness.operations import DEFAULT_TIMEOUT, TargetTimeoutError
 
-if TYPE_CHECKING:
-    from harness.program import Program
+_T = TypeVar("_T")
+
+
+class Carrier(Protocol):
+    """What a channel needs of its program: harness/program.py."""
+
+    @property
+    def ended(self) -> object | None:
+        """How it ended, None while it runs."""
+
+    def until(
+        self,
+        take: Callable[[], _T | None],
+        timeout: float | None,
+        what: str,
+        began: float | None = None,
+    ) -> _T:
+        """Wait until `take` gives something."""
+
+    def send(
+        self, kind: bytes, head: struct.Struct, value: int, data: bytes | memoryview = b""
+    ) -> None:
+        """Send a frame about this program."""
 
 
 class Channel:
     """One of a program's byte streams; number 0 is what it prints, and takes no data."""
 
-    def __init__(self, program: Program, number: int, backlog: int) -> None:
+    def __init__(self, program: Carrier, number: int, backlog: int) -> None:
         self.number = number
         self.dropped = 0
         """Bytes that nobody received in time: the oldest go when the backlog is full."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TextIO
 
-from harness.kernel import TargetTimeoutError
+from harness.operations import TargetTimeoutError
 
 GRACE = 30.0
 """Seconds between the signal and the end of the process."""

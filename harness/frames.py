@@ -8,7 +8,7 @@ import os
 import struct
 
 from harness import agent as protocol
-from harness.kernel import (
+from harness.operations import (
     Close,
     Completed,
     Fallocate,

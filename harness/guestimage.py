@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The test guest's image: built with gcc and binutils into a cache, or taken prebuilt.
 
-`python -m harness.guestimage` builds both flavours and prints their sizes, hashes and the
+`python -m harness.vm` builds both flavours and prints their sizes, hashes and the
 launch digest of a one-vCPU guest; `--prebuilt` renews `guests/prebuilt/`.
 
 A build is keyed by the content of its sources, the numbers of `harness.vm.layout` and
@@ -11,13 +11,11 @@ prebuilt image is used, if it was made from the same sources and its hash is rig
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from enum import StrEnum
@@ -215,32 +213,3 @@ def _replace(path: Path, data: bytes) -> None:
         file.write(data)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
-
-
-def main() -> int:
-    """Print what the images are; the exit code is 3 when one can't be had."""
-    parser = argparse.ArgumentParser(prog="python -m harness.guestimage", description=__doc__)
-    parser.add_argument("--prebuilt", action="store_true", help="renew guests/prebuilt/")
-    options = parser.parse_args()
-    try:
-        if options.prebuilt:
-            write_prebuilt()
-        for flavour in Flavour:
-            image = load(flavour)
-            print(f"{flavour}: {len(image.data)} bytes, sha256 {image.sha256} ({image.origin})")
-        _print_digest()
-    except GuestImageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    return 0
-
-
-def _print_digest() -> None:
-    from harness.vm import launch_digest  # it imports this module
-
-    digest = launch_digest.default_digest(load(Flavour.SNP))
-    print(f"launch digest (1 vCPU, default features): {digest.hex()}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

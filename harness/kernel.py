@@ -14,208 +14,38 @@ that is how races are tested.
 from __future__ import annotations
 
 import abc
-import enum
-import errno as _errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-if TYPE_CHECKING:
-    from harness.program import Program
-    from harness.splats.symbols import Symbols
-
-DEFAULT_TIMEOUT = 30.0
-"""Seconds that a synchronous operation may take before it counts as hung."""
-
-DEFAULT_BACKLOG = 16 << 20
-"""Bytes that a program's channel keeps for somebody to receive them."""
-
-PROT_READ, PROT_WRITE = 1, 2
-MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE = 0x01, 0x02, 0x20, 0x4000
-FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """open(2); the value is the new file descriptor."""
-
-    path: str
-    flags: int = os.O_RDWR | os.O_CLOEXEC
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """close(2)."""
-
-    fd: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ioctl:
-    """ioctl(2): an int is passed as it is, bytes as a pointer to a buffer that holds them.
-
-    The buffer's content after the call comes back as `Result.data`.
-    """
-
-    fd: int
-    request: int
-    arg: int | bytes = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Mmap:
-    """mmap(2); the value is the address on the target.  Without a file: anonymous memory."""
-
-    length: int
-    prot: int = PROT_READ | PROT_WRITE
-    flags: int = MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE
-    fd: int = -1
-    offset: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Munmap:
-    """munmap(2)."""
-
-    address: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """Copy `length` bytes out of the target process's memory into `Result.data`."""
-
-    address: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """Copy `data` into the target process's memory."""
-
-    address: int
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Fallocate:
-    """fallocate(2)."""
-
-    fd: int
-    mode: int
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ftruncate:
-    """ftruncate(2)."""
-
-    fd: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReadFile:
-    """Read at most `limit` bytes of a (sysfs, proc) file into `Result.data`."""
-
-    path: str
-    limit: int = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class WriteFile:
-    """Write to a file that is there (sysfs, debugfs, /dev/kmsg); the value is the bytes taken."""
-
-    path: str
-    data: bytes
-
-
-Op = (
-    Open
-    | Close
-    | Ioctl
-    | Mmap
-    | Munmap
-    | Read
-    | Write
-    | Fallocate
-    | Ftruncate
-    | ReadFile
-    | WriteFile
+from harness.inspector import Inspector
+from harness.operations import (
+    DEFAULT_BACKLOG,
+    DEFAULT_TIMEOUT,
+    MAP_ANONYMOUS,
+    MAP_NORESERVE,
+    MAP_SHARED,
+    Close,
+    Completed,
+    Fallocate,
+    Ioctl,
+    Mmap,
+    Munmap,
+    Op,
+    Open,
+    OperationError,
+    Read,
+    ReadFile,
+    Result,
+    TargetError,
+    Ticket,
+    Write,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one operation gave: `value` of the call, `errno` (0 on success), bytes read back."""
-
-    value: int
-    errno: int = 0
-    data: bytes = b""
-
-    @property
-    def ok(self) -> bool:
-        """Whether the operation succeeded."""
-        return self.errno == 0
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """A program that ran on the target."""
-
-    status: int | None
-    """Exit status, negative for a signal; None where it was not started or did not end in time."""
-    output: bytes
-    """What it printed, stdout and stderr in one; untrusted."""
-    dropped: int
-    """Bytes of output beyond the limit."""
-    failure: str = ""
-    """Why there is no status."""
-
-
-class TargetError(Exception):
-    """The target failed as a whole: it died, hung or broke the protocol (not a test's failure)."""
-
-
-class TargetTimeoutError(TargetError):
-    """An operation missed its deadline; the message says which and what was seen last."""
-
-
-class OperationError(OSError):
-    """One operation failed on the target; carries the errno and names the operation."""
-
-    def __init__(self, op: Op, result: Result) -> None:
-        name = _errno.errorcode.get(result.errno, str(result.errno))
-        super().__init__(result.errno, f"{describe(op)}: {name}")
-        self.op = op
-        self.result = result
-
-
-def describe(op: Op) -> str:
-    """One line that names an operation for messages, without its payload."""
-    match op:
-        case Open(path=path) | ReadFile(path=path) | WriteFile(path=path):
-            return f"{type(op).__name__.lower()}({path})"
-        case Ioctl(fd=fd, request=request):
-            return f"ioctl(fd {fd}, {request:#x})"
-        case Write(address=address, data=data):
-            return f"write({address:#x}, {len(data)} bytes)"
-        case _:
-            return str(op)
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A batch under way on one of the target's threads."""
-
-    number: int
-    thread: int
-    what: str
-
+from harness.program import Program
+from harness.splats.symbols import Symbols
 
 STUCK_CALL = "stuck call"
 """Kind of a Death that is none: kernel and agent answer, and what was waited for did not come."""
@@ -231,101 +61,6 @@ class Death:
     """One line: what was seen.  Sanitised."""
     blameless: bool = False
     """Whether the kernel under test is as it was: the way to it was lost, nothing else."""
-
-
-class RmpSize(enum.IntEnum):
-    """Page size of an RMP entry."""
-
-    SIZE_4K = 0
-    SIZE_2M = 1
-
-
-@dataclass(frozen=True, slots=True)
-class RmpState:
-    """The RMP's entry of a page; `operation` names the page that was looked up."""
-
-    assigned: bool
-    asid: int
-    """ASID of the guest that the page is assigned to; 0 is the firmware or the host."""
-    gpa: int
-    """Guest physical address of the page itself, also within an entry of 2 MiB; bytes."""
-    validated: bool
-    size: RmpSize
-    present: bool = True
-    """Whether the file has a page at that offset; if not, the other fields mean nothing."""
-    operation: str = field(default="RMP", compare=False)
-
-    def __str__(self) -> str:
-        """Return the entry in words: `assigned, ASID 3, 4K, not validated`."""
-        if not self.present:
-            return "no page"
-        words = self._words()
-        del words["gpa"]
-        return ", ".join(words.values()) if self.assigned else "shared"
-
-    def _words(self) -> dict[str, str]:
-        return {
-            "assigned": "assigned",
-            "asid": f"ASID {self.asid}" if self.asid else "the firmware's",
-            "gpa": f"GPA {self.gpa:#x}",
-            "size": self.size.name.removeprefix("SIZE_"),
-            "validated": "validated" if self.validated else "not validated",
-        }
-
-    def unlike(self, came: RmpState) -> str:
-        """Return in words what of this state `came` does not have."""
-        if not (self.present and self.assigned and came.present and came.assigned):
-            return str(self)
-        words = self._words()
-        differing = (name for name in words if getattr(self, name) != getattr(came, name))
-        return ", ".join(words[name] for name in differing)
-
-    def beside(self, wanted: RmpState) -> str:
-        """Return this state in words, with the GPA if another one is wanted."""
-        if self.present and self.assigned and wanted.assigned and self.gpa != wanted.gpa:
-            return f"{self}, GPA {self.gpa:#x}"
-        return str(self)
-
-
-NO_PAGE = RmpState(False, 0, 0, False, RmpSize.SIZE_4K, present=False)
-"""Where the file has no page."""
-
-
-def rmp_operation(offset: int) -> str:
-    """Name the look-up of a page in the RMP by its offset in a guest_memfd."""
-    return f"RMP of guest_memfd offset {offset:#x}"
-
-
-class Inspector(abc.ABC):
-    """What a black box cannot show: the RMP and counters, where a backend has them."""
-
-    @abc.abstractmethod
-    def assigned_pages(self) -> int:
-        """Count the 4 KiB pages that the RMP holds as assigned to a guest ASID (ASID > 0)."""
-
-    def firmware_pages(self) -> int | None:
-        """Count the 4 KiB pages that are the firmware's (assigned, ASID 0); None where unknown."""
-        return None
-
-    @abc.abstractmethod
-    def gmem_rmp(self, fd: int, offset: int) -> RmpState:
-        """Look up the RMP's entry behind a guest_memfd offset; equals NO_PAGE without a page."""
-
-    @abc.abstractmethod
-    def gmem_bytes(self, fd: int, offset: int, length: int) -> bytes:
-        """What physical memory holds behind a guest_memfd offset (zeros where unpopulated)."""
-
-    @abc.abstractmethod
-    def counters(self) -> dict[str, int]:
-        """Count events since boot: rmpupdate, psmash, wbinvd, clflush, psp, leaked_pages, asids."""
-
-    def endorsement(self, name: str) -> bytes | None:
-        """What the vendor's key server has for this chip at its reported TCB; None where unknown.
-
-        "ark", "ask", "asvk", "vcek", "vlek": a certificate as DER; "hashstick": a wrapped VLEK
-        hashstick for SNP_VLEK_LOAD.
-        """
-        return None
 
 
 class Kernel(abc.ABC):

@@ -24,7 +24,8 @@ from harness import backends, features, standstill
 from harness.backends.base import Backend, Unconfigurable
 from harness.deadline import deadline
 from harness.errors import BootError, UserError
-from harness.kernel import Kernel, TargetTimeoutError
+from harness.kernel import Kernel
+from harness.operations import TargetTimeoutError
 from harness.orphan import die_with
 from harness.pool import KernelPool
 from harness.report import sanitize, verdict

@@ -25,7 +25,7 @@ from harness import agent as protocol
 from harness.bridge import bridged
 from harness.channel import Channel
 from harness.frames import failure_of
-from harness.kernel import TargetError, TargetTimeoutError
+from harness.operations import TargetError, TargetTimeoutError
 
 LONGEST = 30 * 86400.0
 """Seconds that a program may be given: a frame has 32 bits for milliseconds."""

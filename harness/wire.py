@@ -21,11 +21,11 @@ from typing import Any
 
 from harness import agent as protocol
 from harness.frames import completed, decode_results, drop_until_greeting, encode
-from harness.kernel import (
+from harness.kernel import Kernel
+from harness.operations import (
     DEFAULT_BACKLOG,
     DEFAULT_TIMEOUT,
     Completed,
-    Kernel,
     Op,
     Result,
     TargetError,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.kernel import Kernel, ReadFile, Result, TargetError
+from harness.kernel import Kernel
+from harness.operations import ReadFile, Result, TargetError
 from harness.report import about
 from harness.splats.watch import LogWatch
 

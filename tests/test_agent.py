@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from harness import agent, wire
 from harness.backends import local
-from harness.kernel import (
+from harness.operations import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
     MAP_ANONYMOUS,

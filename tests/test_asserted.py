@@ -27,7 +27,7 @@ from harness.compare import diff, render
 from harness.compare.diff import Side
 from harness.history import record, runs
 from harness.history.store import History
-from harness.kernel import NO_PAGE, RmpSize, RmpState
+from harness.inspector import NO_PAGE, RmpSize, RmpState
 from harness.report import junit, kcidb, ktap, phrases
 from harness.report.events import result_of
 from harness.report.html import site

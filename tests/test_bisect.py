@@ -18,7 +18,6 @@ from harness.bisect.search import History
 from harness.bisect.state import State
 from harness.bisect.verdicts import (
     FOLLOWED,
-    Rates,
     Seen,
     Trial,
     Verdict,
@@ -28,6 +27,7 @@ from harness.bisect.verdicts import (
 )
 from harness.errors import UserError
 from harness.report.outcome import BOOT, ExitCode, Outcome, Result
+from harness.report.rates import Rates
 from harness.suiterun import SuiteRun
 
 P, F, C, E = Outcome.PASS, Outcome.FAIL, Outcome.CRASH, Outcome.ERROR

@@ -15,8 +15,8 @@ import pytest
 from harness import backends
 from harness.backends import local
 from harness.frames import drop_until_greeting
-from harness.kernel import Close, Open, TargetError, TargetTimeoutError
 from harness.linuxguest.placement import place
+from harness.operations import Close, Open, TargetError, TargetTimeoutError
 from harness.target import Target
 from harness.vng.kinds import STOCK
 from harness.vng.machine import Paths

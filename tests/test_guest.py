@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from harness import kernel as seam
-from harness.kernel import Kernel, Result, TargetTimeoutError, Ticket
+from harness import operations as seam
+from harness.kernel import Kernel
+from harness.operations import Result, TargetTimeoutError, Ticket
 from harness.uapi import kvm as uapi
 from harness.uapi.ghcb import (
     VMGEXIT_PSC_ERROR_GENERIC,

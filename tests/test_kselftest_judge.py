@@ -11,10 +11,10 @@ import pytest
 from harness import agent
 from harness.errors import UserError
 from harness.frames import completed
-from harness.kernel import Completed
 from harness.kselftest import catalogue
 from harness.kselftest.judge import Verdict, judge, was_started
 from harness.kselftest.sources import KVM, Prints, prints
+from harness.operations import Completed
 from harness.report.outcome import Outcome
 
 TWO = "TAP version 13\n1..2\nok 1 a\n"

@@ -15,7 +15,7 @@ from harness.emulator.kvm.errors import KvmError
 from harness.emulator.kvm.sched import Blocked, Mutex, Scheduler
 from harness.emulator.kvm.usermem import UserMemory
 from harness.emulator.memory import PAGE_SIZE, FrameAllocator, PhysicalMemory
-from harness.kernel import TargetTimeoutError
+from harness.operations import TargetTimeoutError
 
 LIMIT = 64
 Span = tuple[int, int, bool]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from harness.emulator.emulator import Emulator
 from harness.emulator.machine import MachineConfig
-from harness.kernel import (
+from harness.operations import (
     Close,
     Fallocate,
     Ftruncate,

@@ -18,7 +18,8 @@ from harness.emulator.kvm.vm import Vm
 from harness.emulator.machine import MachineConfig
 from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.rmp import PageState
-from harness.kernel import Inspector, Ioctl, RmpSize, RmpState
+from harness.inspector import Inspector, RmpSize, RmpState
+from harness.operations import Ioctl
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as abi
 from harness.uapi.errors import SevFwError

@@ -13,10 +13,11 @@ import pytest
 
 from harness.backends import local
 from harness.errors import UserError
-from harness.kernel import Kernel, TargetError
+from harness.kernel import Kernel
 from harness.linuxguest import placement
 from harness.linuxguest.definition import Kind, LinuxGuest
 from harness.linuxguest.running import GuestError, How, RunningGuest
+from harness.operations import TargetError
 
 FAKE = Path(__file__).parent / "data/fake_qemu.py"
 GUEST = LinuxGuest(firmware="OVMF.fd", kernel="vmlinuz", initrd="initrd.gz")

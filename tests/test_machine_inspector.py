@@ -12,8 +12,9 @@ import pytest
 
 from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.rmp import PageSize, RmpCode
-from harness.kernel import NO_PAGE, Ioctl, Result, RmpSize, RmpState
+from harness.inspector import NO_PAGE, RmpSize, RmpState
 from harness.machine.inspector import DEVICE, MachineInspector
+from harness.operations import Ioctl, Result
 from tests.firmware_thread import FirmwareThread
 from tests.test_machine_psp import Device
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.deadline import deadline
-from harness.kernel import TargetTimeoutError
+from harness.operations import TargetTimeoutError
 from harness.places import ROOT
 from harness.report.outcome import Outcome
 from harness.runner import Run
@@ -25,7 +25,8 @@ FAKE_BACKEND = """
 from typing import Any
 from harness import backends
 from harness.backends.base import Backend
-from harness.kernel import Kernel, TargetError
+from harness.kernel import Kernel
+from harness.operations import TargetError
 
 opened = []
 
@@ -63,7 +64,7 @@ OUTCOMES = r'''
 import os, time
 import pytest
 from harness.errors import UserError
-from harness.kernel import Ioctl, OperationError, Result, TargetError
+from harness.operations import Ioctl, OperationError, Result, TargetError
 
 @pytest.mark.patches(10, 11)
 @pytest.mark.areas("psc")
@@ -303,7 +304,7 @@ def test_what_cannot_be_imported_is_an_error(tmp_path: Path) -> None:
 
 KERNELS = """
     import pytest
-    from harness.kernel import TargetError
+    from harness.operations import TargetError
     import conftest_fake
 
     @pytest.fixture(scope="module")
@@ -364,7 +365,8 @@ def test_a_dead_kernel_is_replaced(tmp_path: Path, workers: int) -> None:
 OWN = """
     import pytest
     import conftest_fake
-    from harness.kernel import Death, TargetError
+    from harness.kernel import Death
+    from harness.operations import TargetError
 
     conftest_fake.FakeBackend.reusable = True
     seen = []
@@ -409,7 +411,7 @@ def test_a_test_may_have_a_kernel_of_its_own(tmp_path: Path) -> None:
 
 REPEATED = """
     import pytest
-    from harness.kernel import TargetError
+    from harness.operations import TargetError
     import conftest_fake
 
     made = []

@@ -21,7 +21,7 @@ import pytest
 from harness import agent, wire
 from harness.backends import local
 from harness.channel import Channel
-from harness.kernel import Close, ReadFile, TargetError, TargetTimeoutError
+from harness.operations import Close, ReadFile, TargetError, TargetTimeoutError
 from harness.program import Link, Program, Programs
 
 MIB = 1 << 20

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from harness.errors import UsageError
-from harness.kernel import Kernel, TargetError
+from harness.kernel import Kernel
+from harness.operations import TargetError
 from harness.report import junit, summary
 from harness.report.outcome import BOOT, Outcome, Result
 from harness.splats import Kind, Splat, find_splats, known
@@ -71,7 +72,7 @@ link = "{LINK}"
 
 SUITE = r"""
 import pytest
-from harness.kernel import TargetError
+from harness.operations import TargetError
 
 CUT = "[   12.000000] ------------[ cut here ]------------\n"
 
@@ -193,7 +194,7 @@ BOOTING = (
     """
     def test_first(kernel): pass
     def test_kills(kernel):
-        from harness.kernel import TargetError
+        from harness.operations import TargetError
         raise TargetError("died")
     def test_on_the_next_one(kernel): pass
 """
@@ -219,7 +220,7 @@ def test_a_boot_that_warns_is_a_result_of_its_own(
 WITHOUT_SNP = (
     """
     import conftest_fake, pytest
-    from harness.kernel import Result
+    from harness.operations import Result
     log = "[    1.063674] ccp 0000:00:04.0: could not enable MSI-X (-22), trying MSI\\n"
     log += "[    7.546580] ccp 0000:00:04.0: SEV: INIT failed 0x1a, rc -5\\n"
     plain = conftest_fake.FakeKernel.__init__
@@ -548,7 +549,7 @@ def test_a_log_is_read_once_a_phase(tmp_path: Path) -> None:
     """A kernel that hangs answers each time after a deadline only."""
     source = """
         import conftest_fake
-        from harness.kernel import TargetError, TargetTimeoutError
+        from harness.operations import TargetError, TargetTimeoutError
         log = conftest_fake.FakeKernel.log
         reads = []
         def counting(self):

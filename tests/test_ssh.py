@@ -25,7 +25,7 @@ from harness import backends
 from harness.backends.base import Unconfigurable
 from harness.errors import HostError, UsageError
 from harness.kbuild import buildid
-from harness.kernel import Open, ReadFile, TargetError, TargetTimeoutError
+from harness.operations import Open, ReadFile, TargetError, TargetTimeoutError
 from harness.places import ROOT
 from harness.report.outcome import Outcome, Result
 from harness.runner import Run

@@ -112,7 +112,7 @@ def test_one_shot(bench: Bench) -> None:
 
 
 SUITE = """
-    from harness.kernel import WriteFile
+    from harness.operations import WriteFile
 
     def test_before(kernel):
         kernel.close(kernel.open("/dev/kvm"))

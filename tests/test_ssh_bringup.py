@@ -21,7 +21,7 @@ import pytest
 
 from harness.errors import BootError, HostError
 from harness.kbuild import KernelBuild
-from harness.kernel import TargetError
+from harness.operations import TargetError
 from harness.ssh import bringup, connection, hosts, kexec, remote
 from harness.ssh import install as ssh_install
 from harness.ssh import session as ssh_session

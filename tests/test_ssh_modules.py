@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness.errors import HostError
-from harness.kernel import Completed, Kernel, Op, Result, TargetError, Ticket
+from harness.kernel import Kernel
+from harness.operations import Completed, Op, Result, TargetError, Ticket
 from harness.ssh.hosts import Host
 from harness.ssh.install import Installed
 from harness.ssh.modules import load_modules, reload_kvm_amd

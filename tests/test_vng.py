@@ -28,18 +28,18 @@ from harness.deadline import deadline
 from harness.errors import BuildError, UsageError, UserError
 from harness.kbuild import cache, debsource
 from harness.kbuild.tree import KernelTree
-from harness.kernel import (
+from harness.kernel import Kernel
+from harness.machine.gmem_pages import MODULE, GmemPages
+from harness.operations import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
     Ioctl,
-    Kernel,
     Mmap,
     OperationError,
     ReadFile,
     TargetError,
     TargetTimeoutError,
 )
-from harness.machine.gmem_pages import MODULE, GmemPages
 from harness.splats import find_splats
 from harness.target import Target
 from harness.uapi import kvm as uapi

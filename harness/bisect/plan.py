@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from harness.bisect import search
 from harness.bisect.search import History, Suspects
-from harness.bisect.verdicts import MOST_RUNS, Findings, Seen, Trial, Verdict, findings
+from harness.bisect.verdicts import Findings, Seen, Trial, Verdict, findings
 from harness.report.outcome import Outcome
+from harness.report.rates import MOST_RUNS
 
 REPEATS = 10
 """Runs of the followed tests in one boot: next to that they cost little, and tell flaky ones."""

@@ -1,27 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What runs say of a revision: bad, good, skipped, or not sure yet because a test is flaky.
 
-Of tests that fail in K of N runs of bad revisions, p = K / (N + 1) is taken as the chance that a
-bad revision shows itself in a run: a revision is good after so many clean runs that a bad one
-would have passed them all with a chance below DOUBT.  As long as no bad revision has passed, one
-run is enough, but not of the revisions that the answer hangs on in the end.
+How many clean runs make a revision good is in harness/report/rates.py.  As long as no bad revision
+has passed, one is enough, but not of the revisions that the answer hangs on in the end.
 """
 
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from harness.report.outcome import BOOT, ExitCode, Outcome, Result
+from harness.report.rates import Rates
 from harness.splats import find_splats
 from harness.suiterun import SuiteRun, last_line
 
-DOUBT = 0.01
-MOST_RUNS = 60
-"""Clean runs after which even a test that fails once in hundreds is taken as good."""
 FOLLOWED = 5
 """Failing tests that are followed to the first patch with which one of them fails."""
 EXCERPT = 40
@@ -250,32 +245,6 @@ def interest(trials: Sequence[Trial]) -> Interest:
         chosen = [name for name in chosen if name in steady] or chosen
         return Interest(ignored, tuple(sorted(chosen)), trial.number, len(failing))
     return Interest(ignored)
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """How often the failures that count are seen."""
-
-    failed: int = 0
-    """Runs of bad revisions that failed."""
-    runs: int = 0
-    """Runs of bad revisions."""
-
-    @property
-    def flaky(self) -> bool:
-        """Whether a bad revision has passed."""
-        return self.failed < self.runs
-
-    def needed(self, least: int = 1) -> int:
-        """Return the clean runs after which a revision is good."""
-        return self.sure(least) if self.flaky else least
-
-    def sure(self, least: int = 1) -> int:
-        """Return those after which it is good for sure."""
-        if not self.failed:
-            return least
-        chance = self.failed / (self.runs + 1)
-        return max(least, min(MOST_RUNS, math.ceil(math.log(DOUBT) / math.log(1 - chance))))
 
 
 @dataclass(slots=True)

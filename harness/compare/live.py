@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness import suiterun
-from harness.bisect.verdicts import Rates
 from harness.compare.diff import Kind, Side, compare, grouped, to_repeat
 from harness.compare.stored import describe
 from harness.report.outcome import BOOT, Outcome, Result
+from harness.report.rates import Rates
 from harness.report.words import counted
 from harness.target import Target
 

@@ -8,7 +8,7 @@ from harness.differential.operations import Operation, Script, Start
 from harness.differential.trace import END, Observation, Trace
 from harness.differential.world import Fields, World, errno_name
 from harness.errors import UsageError
-from harness.kernel import OperationError
+from harness.operations import OperationError
 from harness.vm import layout
 from harness.vm.errors import GuestError
 from harness.vm.host import Host

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from harness.differential.operations import Operation
 from harness.differential.world import Fields, World, errno_name, sev_fields, touched
-from harness.kernel import Fallocate, Ftruncate, Ioctl, Read, Write
+from harness.operations import Fallocate, Ftruncate, Ioctl, Read, Write
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.vm import boot

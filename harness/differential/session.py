@@ -12,7 +12,7 @@ from harness.differential.drive import drive
 from harness.differential.operations import Script
 from harness.differential.shrink import shrink
 from harness.differential.trace import Trace
-from harness.kernel import TargetError
+from harness.operations import TargetError
 from harness.probe import probe
 from harness.uapi.interfaces import MERGED, Interface
 from harness.vm.host import Host

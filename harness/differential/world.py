@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness.differential.operations import Script, Start
-from harness.kernel import Inspector, OperationError, TargetTimeoutError
+from harness.inspector import Inspector
+from harness.operations import OperationError, TargetTimeoutError
 from harness.uapi import kvm as uapi
 from harness.uapi.errors import SevFwError
 from harness.vm import exits

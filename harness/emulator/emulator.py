@@ -19,15 +19,14 @@ from harness.emulator.machine import Machine, MachineConfig, PanicError
 from harness.emulator.memory import PAGE_SIZE
 from harness.emulator.psp.key_server import endorsement
 from harness.emulator.rmp import PageSize
-from harness.kernel import (
+from harness.inspector import NO_PAGE, Inspector, RmpSize, RmpState, rmp_operation
+from harness.kernel import Kernel
+from harness.operations import (
     DEFAULT_TIMEOUT,
-    NO_PAGE,
     Close,
     Fallocate,
     Ftruncate,
-    Inspector,
     Ioctl,
-    Kernel,
     Mmap,
     Munmap,
     Op,
@@ -35,14 +34,11 @@ from harness.kernel import (
     Read,
     ReadFile,
     Result,
-    RmpSize,
-    RmpState,
     TargetError,
     Ticket,
     Write,
     WriteFile,
     describe,
-    rmp_operation,
 )
 from harness.uapi.interfaces import INTERFACES, Interface
 

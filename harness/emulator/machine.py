@@ -14,7 +14,7 @@ from harness.emulator.memory import PAGE_SIZE, PAGE_SIZE_2M, FrameAllocator, Phy
 from harness.emulator.psp import Psp
 from harness.emulator.psp.tcb import Tcb
 from harness.emulator.rmp import Rmp
-from harness.kernel import TargetError
+from harness.operations import TargetError
 
 DEBUG_LINES = 10_000
 MAX_SEV_ASID = 509

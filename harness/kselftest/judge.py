@@ -8,10 +8,10 @@ import signal
 from dataclasses import dataclass
 
 from harness.frames import OVERDUE
-from harness.kernel import Completed
 from harness.kselftest.document import Document, Status
 from harness.kselftest.ktap_parse import parse
 from harness.kselftest.sources import Prints
+from harness.operations import Completed
 from harness.report import sanitize
 from harness.report.outcome import Outcome
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from harness.channel import Channel
-from harness.kernel import TargetError
+from harness.operations import TargetError
 from harness.report import sanitize
 
 KEPT = 4 << 20

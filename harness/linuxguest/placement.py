@@ -9,7 +9,8 @@ from pathlib import Path
 
 from harness.agent import MAX_DATA
 from harness.errors import UserError
-from harness.kernel import Kernel, WriteFile
+from harness.kernel import Kernel
+from harness.operations import WriteFile
 
 FOLDER = "/run/snptest"
 """Where files that were sent lie; in memory, gone with the next boot."""

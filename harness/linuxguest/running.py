@@ -14,9 +14,10 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Self
 
-from harness.kernel import Kernel, TargetError, TargetTimeoutError
+from harness.kernel import Kernel
 from harness.linuxguest.console import Console
 from harness.linuxguest.definition import CHANNELS, COMMANDS, CONSOLE, MONITOR, LinuxGuest
+from harness.operations import TargetError, TargetTimeoutError
 from harness.report import sanitize
 from harness.splats import find_splats
 from harness.vng.monitor import Monitor, MonitorError

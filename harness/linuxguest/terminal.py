@@ -12,8 +12,8 @@ import threading
 import tty
 from collections.abc import Iterator
 
-from harness.kernel import TargetError
 from harness.linuxguest.running import RunningGuest
+from harness.operations import TargetError
 
 LEAVE = b"\x1d"
 """Ctrl-], as of telnet and virsh: the guest is killed."""

@@ -7,7 +7,8 @@ import errno
 import os
 import struct
 
-from harness.kernel import Ioctl, Kernel, OperationError
+from harness.kernel import Kernel
+from harness.operations import Ioctl, OperationError
 
 MODULE = "snptest_gmem.ko"
 """Built beside each kernel that has SEV (kernels/modules)."""

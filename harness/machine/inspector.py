@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.kernel import NO_PAGE, Inspector, Kernel, RmpSize, RmpState, rmp_operation
+from harness.inspector import NO_PAGE, Inspector, RmpSize, RmpState, rmp_operation
+from harness.kernel import Kernel
 from harness.machine.control import ask
 from harness.machine.gmem_pages import GmemPages
 

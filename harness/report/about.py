@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 import struct
 
-from harness.kernel import Kernel, ReadFile, TargetError
+from harness.kernel import Kernel
+from harness.operations import ReadFile, TargetError
 from harness.report import sanitize
 from harness.splats.watch import LogWatch
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from harness.errors import UserError
-from harness.kernel import OperationError, TargetError
+from harness.operations import OperationError, TargetError
 from harness.report import sanitize
 from harness.report.facts import Facts, Subject
 from harness.report.outcome import FAILURE_WIDTH, Outcome, Result

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 
-from harness.kernel import Kernel, TargetError
+from harness.kernel import Kernel
+from harness.operations import TargetError
 from harness.splats.extract import Splat, find_splats
 
 _ANCHOR_LINES = 30

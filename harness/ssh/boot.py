@@ -7,7 +7,8 @@ import subprocess
 
 from harness.errors import BootError, HostError
 from harness.kbuild import KernelBuild
-from harness.kernel import Kernel, TargetError
+from harness.kernel import Kernel
+from harness.operations import TargetError
 from harness.report import sanitize
 from harness.ssh.hosts import Host
 from harness.ssh.install import Installed, command, said

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from harness.errors import BootError
 from harness.kbuild import KernelBuild
-from harness.kernel import TargetError
+from harness.operations import TargetError
 from harness.ssh.boot import TOKEN, carries, has_parameters, leave, power_cycle
 from harness.ssh.connection import RETRY, Connection
 from harness.ssh.console import Console

@@ -14,7 +14,8 @@ import paramiko
 
 from harness.errors import HostError
 from harness.kbuild import KernelBuild
-from harness.kernel import Completed, Kernel
+from harness.kernel import Kernel
+from harness.operations import Completed
 from harness.report import sanitize
 from harness.ssh.connection import Connection
 

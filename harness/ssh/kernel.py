@@ -7,7 +7,8 @@ import contextlib
 from typing import Protocol
 
 from harness.kbuild import KernelBuild
-from harness.kernel import Death, ReadFile, TargetError, Ticket, WriteFile
+from harness.kernel import Death
+from harness.operations import ReadFile, TargetError, Ticket, WriteFile
 from harness.report import sanitize
 from harness.splats.symbols import Symbols
 from harness.ssh.console import Console

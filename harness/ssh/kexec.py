@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from harness.kernel import Completed, Kernel
+from harness.kernel import Kernel
+from harness.operations import Completed
 from harness.report import sanitize
 from harness.ssh.install import command, said
 

@@ -11,7 +11,8 @@ import posixpath
 from collections.abc import Sequence
 
 from harness.errors import HostError
-from harness.kernel import Kernel, TargetError
+from harness.kernel import Kernel
+from harness.operations import TargetError
 from harness.ssh.hosts import Host
 from harness.ssh.install import Installed, command, said
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from harness.errors import BootError, HostError, UserError
 from harness.kbuild import KernelBuild, buildid
-from harness.kernel import Death, Kernel, Open, ReadFile, TargetError
+from harness.kernel import Death, Kernel
+from harness.operations import Open, ReadFile, TargetError
 from harness.preflight.judge import why_not
 from harness.report import sanitize
 from harness.ssh.boot import power_cycle

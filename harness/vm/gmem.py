@@ -3,14 +3,8 @@
 
 from __future__ import annotations
 
-from harness.kernel import (
-    FALLOC_FL_KEEP_SIZE,
-    FALLOC_FL_PUNCH_HOLE,
-    Close,
-    Ftruncate,
-    Kernel,
-    Op,
-)
+from harness.kernel import Kernel
+from harness.operations import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, Close, Ftruncate, Op
 from harness.vm.closing import Closing
 from harness.vm.errors import KvmIoctlError
 

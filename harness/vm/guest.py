@@ -19,8 +19,8 @@ from typing import Any
 
 from harness import guestimage
 from harness.guestimage import Flavour, GuestImage
-from harness.kernel import Op as KernelOp
-from harness.kernel import Read, TargetTimeoutError, Ticket, Write
+from harness.operations import Op as KernelOp
+from harness.operations import Read, TargetTimeoutError, Ticket, Write
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError
@@ -83,7 +83,7 @@ class GuestCpu(GuestCommands):
     """One vCPU of a test guest and its mailbox."""
 
     def __init__(self, guest: Guest, vcpu: Vcpu, index: int) -> None:
-        self.guest = guest
+        self._guest = guest
         self.vcpu = vcpu
         self.index = index
         self.exits: Counter[str] = Counter()
@@ -95,6 +95,11 @@ class GuestCpu(GuestCommands):
         self._mailbox = guest.vm.shared_address(layout.mailbox(index), layout.PAGE_SIZE)
 
     # -- commands --------------------------------------------------------------------------
+
+    @property
+    def guest(self) -> Guest:
+        """The guest whose vCPU it is."""
+        return self._guest
 
     def start(self, *commands: Command) -> Pending:
         """Begin a batch of commands; `Guest.wait` or `wait` ends it."""

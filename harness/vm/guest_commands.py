@@ -10,8 +10,9 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
+from harness.guestimage import GuestImage
 from harness.uapi import kvm as uapi
 from harness.uapi.ghcb import GHCB_SW_EXITINFO1_MALFORMED_INPUT, GhcbError
 from harness.uapi.sev import PVALIDATE_FAIL_SIZEMISMATCH
@@ -27,10 +28,8 @@ from harness.vm.guest_result import GuestResult, guest_errno
 from harness.vm.mailbox import Command, Op, VmgExit
 from harness.vm.psc import MAX_ENTRIES, PscEntry, PscOp, encode_list, entries_for
 from harness.vm.results import Memory, Number
-from harness.vm.vcpu import RUN_TIMEOUT
-
-if TYPE_CHECKING:
-    from harness.vm.guest import Guest
+from harness.vm.vcpu import RUN_TIMEOUT, Vcpu
+from harness.vm.vm import Vm
 
 GHCB_SHARED_BUFFER: Final = 0x800
 
@@ -122,11 +121,31 @@ def _infos(info1: int, info2: int, operation: str) -> tuple[Number, Number]:
     )
 
 
+class CommandedGuest(Protocol):
+    """What commands need of the guest whose vCPU runs them: harness/vm/guest.py."""
+
+    vm: Vm
+    image: GuestImage
+    vmsa_features: int
+
+    @property
+    def is_snp(self) -> bool:
+        """Whether it is an SNP guest."""
+
+    def cpu(self, index: int) -> GuestCommands:
+        """Return the vCPU of an index."""
+
+
 class GuestCommands(abc.ABC):
     """Commands over `run`; `private` chooses the view that an address is used through."""
 
     index: int
-    guest: Guest
+    vcpu: Vcpu
+
+    @property
+    @abc.abstractmethod
+    def guest(self) -> CommandedGuest:
+        """The guest whose vCPU it is."""
 
     @abc.abstractmethod
     def run(self, commands: Iterable[Command], timeout: float = RUN_TIMEOUT) -> list[GuestResult]:

@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
-from harness.kernel import Close, Ioctl, Munmap, Op, Result, Ticket, Write
+from harness.kernel import Kernel
+from harness.operations import Close, Ioctl, Munmap, Op, Result, Ticket, Write
 from harness.uapi import kvm as uapi
 from harness.uapi.errors import errno_name
 from harness.vm.closing import Closing
 from harness.vm.errors import KvmIoctlError
 from harness.vm.exits import Exit, parse
 from harness.vm.results import Number
-
-if TYPE_CHECKING:
-    from harness.vm.vm import Vm
+from harness.vm.system import System
 
 RUN_TIMEOUT = 20.0
 """Seconds that a guest may take from one exit to the next."""
@@ -38,6 +37,18 @@ class PreFault(NamedTuple):
     def operation(self) -> str:
         """The ioctl and the page that it began with."""
         return str(getattr(self.errno, "operation", ""))
+
+
+class Vm(Protocol):
+    """What a vCPU knows of its VM: harness/vm/vm.py."""
+
+    host: System
+    kernel: Kernel
+    thread_base: int
+
+    @property
+    def vcpus(self) -> Sequence[Vcpu]:
+        """The vCPUs that are open."""
 
 
 class Vcpu(Closing):

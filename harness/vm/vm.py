@@ -6,19 +6,17 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.kernel import Close, Ioctl, Munmap, Op, Read, Result, Write
+from harness.operations import Close, Ioctl, Munmap, Op, Read, Result, Write
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.vm.closing import Closing
 from harness.vm.errors import KvmIoctlError, NotSupportedError, SevError
 from harness.vm.gmem import GuestMemfd
 from harness.vm.results import Memory, SevResult
+from harness.vm.system import System
 from harness.vm.vcpu import Vcpu
-
-if TYPE_CHECKING:
-    from harness.vm.host import Host
 
 THREADS = 64
 """Thread numbers that a VM has for its vCPUs."""
@@ -48,7 +46,7 @@ class Vm(Closing):
     next_threads = 0
     """The first thread number of the next VM."""
 
-    def __init__(self, host: Host, fd: int, type: int) -> None:
+    def __init__(self, host: System, fd: int, type: int) -> None:
         self.host = host
         self.kernel = host.kernel
         self.interface = host.interface

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from harness import kbuild
 from harness.errors import BootError
-from harness.kernel import Death, TargetError, Ticket, WriteFile
+from harness.kernel import Death
 from harness.machine.gmem_pages import MODULE
 from harness.machine.inspector import MachineInspector
+from harness.operations import TargetError, Ticket, WriteFile
 from harness.report import sanitize
 from harness.splats.symbols import Symbols
 from harness.vng.consolelog import new_path

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TextIO
 
 from harness import leash as leash_program
-from harness.kernel import TargetError
+from harness.operations import TargetError
 from harness.vng.consolelog import ConsoleLog
 from harness.vng.init import MARK
 from harness.vng.machine import Paths

@@ -11,7 +11,8 @@ from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 
-from harness.kernel import Death, Kernel, ReadFile, TargetError
+from harness.kernel import Death, Kernel
+from harness.operations import ReadFile, TargetError
 from harness.vng.autopsy import CpuState, Evidence, Kind, judge
 from harness.vng.monitor import MonitorError
 from harness.vng.qemu import Qemu

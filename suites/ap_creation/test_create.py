@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.kernel import Inspector
+from harness.inspector import Inspector
 from harness.uapi import ghcb as abi
 from harness.uapi import kvm as uapi
 from harness.uapi.ghcb import GhcbError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.kernel import Inspector
+from harness.inspector import Inspector
 from harness.uapi import kvm as uapi
 from harness.vm.guest import Guest
 from harness.vm.host import Host

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.kernel import NO_PAGE, Inspector, RmpSize
+from harness.inspector import NO_PAGE, Inspector, RmpSize
 from harness.vm.guest import Guest
 from harness.vm.host import Host
 from suites.gmem.memory import HUGE, MEMORY, PAGE, A, B, fresh, gmem_of, use

@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from harness.kernel import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, Mmap
+from harness.operations import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, Mmap
 from harness.uapi import kvm as uapi
 from harness.vm.host import Host
 from harness.vm.results import attempt

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.kernel import Inspector, RmpSize
+from harness.inspector import Inspector, RmpSize
 from harness.uapi import kvm as uapi
 from harness.uapi.sev import PVALIDATE_FAIL_SIZEMISMATCH
 from harness.vm.exits import InterruptedExit

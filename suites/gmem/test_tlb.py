@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.kernel import Inspector
+from harness.inspector import Inspector
 from harness.vm.guest import Guest
 from harness.vm.host import Host
 from suites.gmem.memory import MEMORY, PAGE, A, B, gmem_of, use

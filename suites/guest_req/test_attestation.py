@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from harness.kernel import Ioctl
+from harness.operations import Ioctl
 from harness.uapi import sev as sevapi
 from harness.vm import exits
 from harness.vm.guest import Guest, GuestCpu
@@ -187,7 +187,7 @@ def test_change_on_another_thread(scheduled: Callable[[int], Host], seed: int) -
     with Guest.launch(other, vcpus=2) as guest:
         messengers = [Messenger(cpu, level=cpu.index) for cpu in guest.cpus]
         for _ in range(4):
-            pending = [one.cpu.guest.cpus[one.level].start(ready(one)) for one in messengers]
+            pending = [guest.cpus[one.level].start(ready(one)) for one in messengers]
             ticket = other.kernel.start([pause_op(other)], thread=PAUSING)
             left = [VmgExitResult.of(result) for (result,) in guest.wait(pending)]
             assert other.kernel.wait(ticket)[0].ok

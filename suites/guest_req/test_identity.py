@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from harness.kernel import Ioctl
+from harness.operations import Ioctl
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError

@@ -19,6 +19,7 @@ from harness.vm.guest_message import (
     seal,
     unseal,
 )
+from harness.vm.host import Host
 from suites.guest_req.messaging import PAGE, refused, report_of, report_page
 
 pytestmark = [
@@ -105,9 +106,9 @@ def test_unknown_vmpck(messenger: Messenger, level: int) -> None:
     assert_refused(messenger, page, SevFwError.INVALID_PARAM)
 
 
-def test_key_of_another_guest(messenger: Messenger) -> None:
+def test_key_of_another_guest(host: Host, messenger: Messenger) -> None:
     """A message sealed with another guest's VMPCK does not authenticate."""
-    with Guest.launch(messenger.cpu.guest.vm.host) as other:
+    with Guest.launch(host) as other:
         foreign = Messenger(other.cpu())
         assert foreign.key != messenger.key
         page = report_page(foreign)

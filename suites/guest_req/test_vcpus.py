@@ -52,9 +52,8 @@ def ready(messenger: Messenger, data: bytes) -> Command:
     return Command(Op.VMGEXIT, (REQUEST, messenger.request, messenger.response))
 
 
-def race(messengers: list[Messenger], datas: list[bytes]) -> list[VmgExitResult]:
+def race(guest: Guest, messengers: list[Messenger], datas: list[bytes]) -> list[VmgExitResult]:
     """Have the vCPUs of one guest send a request each at once: how each ended."""
-    guest = messengers[0].cpu.guest
     commands = [ready(one, data) for one, data in zip(messengers, datas, strict=True)]
     pending = [cpu.start(one) for cpu, one in zip(guest.cpus, commands, strict=True)]
     return [VmgExitResult.of(result) for (result,) in guest.wait(pending)]
@@ -95,7 +94,7 @@ def test_side_by_side(scheduled: Callable[[int], Host], seed: int) -> None:
         messengers = [Messenger(cpu, level=cpu.index) for cpu in guest.cpus]
         for turn in range(4):
             datas = [bytes([cpu.index, turn]) * 32 for cpu in guest.cpus]
-            left = race(messengers, datas)
+            left = race(guest, messengers, datas)
             assert [one.info2 for one in left] == [0] * VCPUS
             for messenger, data in zip(messengers, datas, strict=True):
                 report = received(messenger)
@@ -108,7 +107,7 @@ def test_race_for_a_number(scheduled: Callable[[int], Host], seed: int) -> None:
     """Of vCPUs that use one number of one VMPCK at once exactly one is answered."""
     with started(scheduled(seed)) as guest:
         messengers = [Messenger(cpu) for cpu in guest.cpus]
-        left = race(messengers, [bytes([index]) * 64 for index in range(VCPUS)])
+        left = race(guest, messengers, [bytes([index]) * 64 for index in range(VCPUS)])
         refusal = refused(guest.vm.interface, SevFwError.INVALID_PARAM)
         assert sorted(one.info2 for one in left) == [0] + [refusal] * (VCPUS - 1)
         winner = next(index for index, one in enumerate(left) if not one.info2)
@@ -125,8 +124,8 @@ def test_two_guests(scheduled: Callable[[int], Host], seed: int) -> None:
         messengers = [Messenger(guest.cpu()) for guest in (one, other)]
         commands = [ready(messenger, b"data") for messenger in messengers]
         pending = [
-            messenger.cpu.guest.cpu().start(command)
-            for messenger, command in zip(messengers, commands, strict=True)
+            guest.cpu().start(command)
+            for guest, command in zip((one, other), commands, strict=True)
         ]
         for guest, under_way in zip((one, other), pending, strict=True):
             ((result,),) = guest.wait([under_way])

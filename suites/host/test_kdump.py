@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.kernel import Kernel, ReadFile
+from harness.kernel import Kernel
+from harness.operations import ReadFile
 from harness.vm.host import Host
 from suites.host.conftest import DEADLINE
 from suites.host.restarting import (

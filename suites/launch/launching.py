@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from harness.kernel import Ioctl, Kernel, Result
+from harness.kernel import Kernel
+from harness.operations import Ioctl, Result
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.vm import boot, layout
@@ -17,6 +18,7 @@ from harness.vm.guest_message import Messenger
 from harness.vm.host import Host
 from harness.vm.id_block import OwnerKey, id_auth, id_block, owner_key
 from harness.vm.results import OK, CallResult, SevResult, attempt
+from harness.vm.system import System
 from harness.vm.vm import DEFAULT_POLICY, Vm, fill
 
 PAGE: Final = layout.PAGE_SIZE
@@ -177,12 +179,12 @@ def vcpu_ioctl(kernel: Kernel, fd: int, request: int, arg: Any = b"") -> Result:
     return kernel.call(op)
 
 
-def supported_features(host: Host) -> int:
+def supported_features(host: System) -> int:
     """The vmsa_features that /dev/kvm says INIT2 takes."""
     return device_attribute(host, *host.interface.vmsa_features_attribute)
 
 
-def policy_bits(host: Host) -> int:
+def policy_bits(host: System) -> int:
     """The policy bits that KVM lets through, asked of /dev/kvm where it tells them."""
     if host.interface.policy_bits_attribute is not None:
         return device_attribute(host, *host.interface.policy_bits_attribute)
@@ -190,7 +192,7 @@ def policy_bits(host: Host) -> int:
     return host.interface.policy_valid
 
 
-def device_attribute(host: Host, group: int, attribute: int) -> int:
+def device_attribute(host: System, group: int, attribute: int) -> int:
     """The value of an attribute of /dev/kvm."""
     address = host.kernel.mmap(4096)
     try:

@@ -18,6 +18,7 @@ from harness.vm import boot, launch_digest
 from harness.vm.boot import LaunchPages
 from harness.vm.host import Host
 from harness.vm.results import OK
+from harness.vm.system import System
 from harness.vm.vcpu import Vcpu
 from harness.vm.vm import Vm
 from suites.launch.launching import (
@@ -57,7 +58,7 @@ GENERAL = (
 )
 
 
-def need_debug_swap(host: Host) -> None:
+def need_debug_swap(host: System) -> None:
     """Skip where the host offers its guests no DebugSwap."""
     if not supported_features(host) & SVM_SEV_FEAT_DEBUG_SWAP:
         pytest.skip("the host offers no DebugSwap (KVM_X86_SEV_VMSA_FEATURES)")

@@ -47,9 +47,9 @@ def test_snp_type_is_reported(host: Host) -> None:
     assert types <= host.vm_types
 
 
-def test_snp_vm_offers_private_memory(vm: Vm) -> None:
+def test_snp_vm_offers_private_memory(host: Host, vm: Vm) -> None:
     """An SNP VM offers guest_memfd and the private attribute, a plain one no such attribute."""
-    with vm.host.create_vm(uapi.KVM_X86_DEFAULT_VM) as plain:
+    with host.create_vm(uapi.KVM_X86_DEFAULT_VM) as plain:
         assert not plain.extension(uapi.KVM_CAP_MEMORY_ATTRIBUTES)
     assert vm.extension(uapi.KVM_CAP_GUEST_MEMFD)
     attributes = vm.extension(uapi.KVM_CAP_MEMORY_ATTRIBUTES)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.kernel import Open
+from harness.operations import Open
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.vm import layout

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from harness.kernel import (
+from harness.kernel import Kernel
+from harness.operations import (
     FALLOC_FL_KEEP_SIZE,
     FALLOC_FL_PUNCH_HOLE,
     Fallocate,
     Ioctl,
-    Kernel,
     Op,
     Result,
     Ticket,

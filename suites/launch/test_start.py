@@ -102,13 +102,13 @@ def test_policy_bits_that_kvm_does_not_know(initialised: Vm) -> None:
 
 
 @pytest.mark.needs("policy_bits_attribute")
-def test_policy_bits_that_kvm_publishes(initialised: Vm) -> None:
+def test_policy_bits_that_kvm_publishes(host: Host, initialised: Vm) -> None:
     """Every policy bit that /dev/kvm reports is one that KVM lets through to the firmware."""
     bits = policy_bits(initialised.host)
     assert bits & DEFAULT_POLICY == DEFAULT_POLICY
     for bit in range(16, 64):
         if bits >> bit & 1:
-            with initialised.host.create_vm(initialised.type) as vm:
+            with host.create_vm(initialised.type) as vm:
                 vm.sev_init2()
                 result = start(vm, DEFAULT_POLICY | 1 << bit)
                 assert result.errno in (0, errno.EIO), f"bit {bit}"

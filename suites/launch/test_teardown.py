@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from harness.kernel import NO_PAGE
+from harness.inspector import NO_PAGE
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError

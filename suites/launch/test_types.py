@@ -7,7 +7,7 @@ import errno
 
 import pytest
 
-from harness.kernel import Ioctl
+from harness.operations import Ioctl
 from harness.uapi import kvm as uapi
 from harness.vm.guest import LOW_MEMORY, Guest
 from harness.vm.host import Host

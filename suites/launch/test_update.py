@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.kernel import RmpSize, Ticket
+from harness.inspector import RmpSize
+from harness.operations import Ticket
 from harness.uapi import kvm as uapi
 from harness.uapi import sev as sevapi
 from harness.uapi.errors import SevFwError
@@ -78,11 +79,11 @@ def test_pages_become_the_guests(started: Vm, gmem: GuestMemfd, type: int) -> No
 
 
 @pytest.mark.needs("inspector")
-def test_guests_have_asids_of_their_own(started: Vm, gmem: GuestMemfd) -> None:
+def test_guests_have_asids_of_their_own(host: Host, started: Vm, gmem: GuestMemfd) -> None:
     """Two guests that live at once never share an ASID."""
     inspector = started.kernel.inspector
     assert inspector is not None
-    with started.host.create_vm(uapi.KVM_X86_SNP_VM) as other:
+    with host.create_vm(uapi.KVM_X86_SNP_VM) as other:
         other.sev_init2()
         other_gmem = add_private(other)
         other.launch_start()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness.kernel import TargetTimeoutError
+from harness.operations import TargetTimeoutError
 from harness.uapi.ghcb import VMGEXIT_PSC_ERROR_INVALID_HDR
 from harness.vm import layout
 from harness.vm.exits import InterruptedExit, IoExit, MemoryFaultExit

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.kernel import Inspector, RmpSize, RmpState
+from harness.inspector import Inspector, RmpSize, RmpState
 from harness.vm.guest import Guest
 from harness.vm.psc import PscOp
 from suites.psc.changing import HUGE, PAGE, A, B, C, entry, validate_2m

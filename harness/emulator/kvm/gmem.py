@@ -17,7 +17,7 @@ from harness.emulator.kvm.files import File
 from harness.emulator.kvm.sched import Mutex, Steps, Task
 from harness.emulator.memory import PAGE_LINES, PAGE_SIZE, PAGE_SIZE_2M
 from harness.emulator.rmp import PageSize
-from harness.kernel import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
+from harness.operations import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
 if TYPE_CHECKING:
     from harness.emulator.kvm.slots import Slot

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
-from harness.kernel import TargetTimeoutError
+from harness.operations import TargetTimeoutError
 
 
 @dataclass(frozen=True, slots=True)

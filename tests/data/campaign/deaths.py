@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from harness import kbuild
-from harness.kernel import Kernel, ReadFile, TargetError, WriteFile
+from harness.kernel import Kernel
+from harness.operations import ReadFile, TargetError, WriteFile
 from harness.vng.boot import VngKernel
 
 pytestmark = pytest.mark.deadline(20)
