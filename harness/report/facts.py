@@ -68,10 +68,9 @@ class Facts:
         if "verdict" in said:
             said["verdict"] = Outcome(said["verdict"])
         if "test" in said:
-            test = Subject(**said["test"])
-            said["test"] = Subject(
-                test.suite, test.interface, test.description, tuple(test.patches), tuple(test.areas)
-            )
+            test = said["test"]
+            lists = {name: tuple(test[name]) for name in ("patches", "areas")}
+            said["test"] = Subject(**test | lists)
         if "boots" in said:
             said["boots"] = [result_of(each) for each in said["boots"]]
         return cls(**said)

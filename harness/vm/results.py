@@ -57,6 +57,12 @@ class CallResult:
     fw_error: int = 0
     operation: str = field(default="", compare=False)
 
+    @classmethod
+    def of(cls, operation: str, errno: int, fw_error: int = 0) -> Self:
+        """Make both errors know their operation."""
+        status = Number(fw_error, f"{operation} firmware status", status_name)
+        return cls(Number(errno, operation, errno_name), status, operation)
+
     def __str__(self) -> str:
         """Name the errors: `EIO, firmware INVALID_PARAM`."""
         firmware = f", firmware {status_name(self.fw_error)}" if self.fw_error else ""
@@ -75,12 +81,8 @@ class SevResult:
     @classmethod
     def of(cls, operation: str, errno: int, fw_error: int, data: bytes) -> SevResult:
         """Make both errors know their command."""
-        return cls(
-            Number(errno, operation, errno_name),
-            Number(fw_error, f"{operation} firmware status", status_name),
-            data,
-            operation,
-        )
+        outcome = CallResult.of(operation, errno, fw_error)
+        return cls(outcome.errno, outcome.fw_error, data, operation)
 
     @property
     def outcome(self) -> CallResult:
@@ -108,11 +110,7 @@ def attempt(
     try:
         step(*args, **more)
     except SevError as error:
-        return CallResult(
-            Number(error.errno or 0, error.what, errno_name),
-            Number(error.fw_error, f"{error.what} firmware status", status_name),
-            error.what,
-        )
+        return CallResult.of(error.what, error.errno or 0, error.fw_error)
     except KvmIoctlError as error:
-        return CallResult(Number(error.errno or 0, error.what, errno_name), 0, error.what)
-    return CallResult(Number(0, operation, errno_name), 0, operation)
+        return CallResult.of(error.what, error.errno or 0)
+    return CallResult.of(operation, 0)

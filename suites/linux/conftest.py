@@ -34,12 +34,17 @@ def linux_parts(target: Target) -> Parts:
     return parts(*wanted, say=lambda _: None)
 
 
-@pytest.fixture
-def starter(kernel: Kernel, linux_parts: Parts, target: Target) -> Starter:
-    """What starts guests on the host under test."""
+def starter_on(kernel: Kernel, linux_parts: Parts, target: Target) -> Starter:
+    """Return what starts guests on a host; skip where it cannot run QEMU."""
     if not kernel.runs_programs:
         pytest.skip("guests of Linux are run by QEMU, this backend runs no programs: --kernel NAME")
     return Starter(kernel, hosts.qemu(kernel, target.guest_qemu), linux_parts)
+
+
+@pytest.fixture
+def starter(kernel: Kernel, linux_parts: Parts, target: Target) -> Starter:
+    """What starts guests on the host under test."""
+    return starter_on(kernel, linux_parts, target)
 
 
 @pytest.fixture

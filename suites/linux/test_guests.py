@@ -9,14 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.linuxguest import host as hosts
-from harness.linuxguest.host import Starter
 from harness.linuxguest.parts import Parts
 from harness.linuxguest.running import How, RunningGuest
 from harness.target import Target
 from harness.vm.host import Host
 from suites.linux.attesting import assert_ended, report_of
-from suites.linux.conftest import BOOT_DEADLINE
+from suites.linux.conftest import BOOT_DEADLINE, starter_on
 
 pytestmark = [
     pytest.mark.patches(7, 8, 12, 21, 22),
@@ -51,8 +49,7 @@ def test_beside_each_other(start: Start, count: int) -> None:
 @pytest.mark.deadline(BOOT_DEADLINE)
 def test_in_turn(boot: Callable[..., Host], linux_parts: Parts, target: Target) -> None:
     """More guests than there are ASIDs run one after the other, the last to its end."""
-    kernel = boot(asids=ASIDS).kernel
-    starter = Starter(kernel, hosts.qemu(kernel, target.guest_qemu), linux_parts)
+    starter = starter_on(boot(asids=ASIDS).kernel, linux_parts, target)
     for number in range(2 * ASIDS + 1):
         with starter.start(starter.guest()) as guest:
             status = guest.ask("query-status", LAUNCH_TIMEOUT)
